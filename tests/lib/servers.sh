@@ -189,7 +189,9 @@ pg_kill() {
 	# Its shared memory and its socket must be let go before the next start.
 	# shellcheck disable=SC2086
 	ks_await_gone "$pid" $group
-	rm -f "$dir/data/postmaster.pid"
+	# Its lock files name a process id that a slow init may keep as a zombie for a while, which the next start takes
+	# for a living server.
+	rm -f "$dir/data/postmaster.pid" "$dir"/socket/.s.PGSQL.*
 }
 
 pg_restart() {
