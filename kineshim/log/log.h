@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The SQL log: implements ks_committer on a sqlbackends database. The only meeting of store and sqlbackends.
+ *
+ * Four threads, each with one database connection and one file: writer (writer.c: gather → evaluate → append → publish →
+ * answer; the only one that changes the store), tail (tail.c: waits for foreign appends and pokes the writer), reader
+ * (head.c: one head probe for all waiting linearizable reads; values the cache let go), side (housekeeper.c: keepalives, members, duty,
+ * lease expiry, trimming). Each is a loop around a step function (log_priv.h) that does one bounded piece of work and never
+ * sleeps, so that a simulation can drive several instances from one thread with a fake clock.
+ *
+ * Start: ks_log_start returns when the threads run, not when the database answered: until the log is loaded everything answers
+ * KS_UNAVAILABLE, and 'ready' is called once when it is served for the first time.
+ * The process never ends because of the database: AWAY is retried with back-off, BROKEN stops writing, is logged as an
+ * error that says what to do, and is tried again slowly.
+ */
+#ifndef KS_LOG_LOG_H
+#define KS_LOG_LOG_H
+
+#include "base/clock.h"
+#include "sqlbackends/sqlb.h"
+#include "store/committer.h"
+#include "store/store.h"
+
+struct ks_log;
+
+struct ks_log_config {
+	const struct sqlb_ops *backend;
+	struct sqlb_db *db;        /* borrowed: outlives the log */
+	size_t value_cache_bytes;
+	struct ks_clock *clock;
+	const char *name;          /* member name; copied */
+	const char *client_urls;   /* advertised, comma separated; copied */
+	uint64_t member_id;        /* not 0 */
+	int64_t writer_id;         /* unique for each process start; 0: random */
+	int request_timeout_ms;    /* 7000: how long a request may wait for the database (spec 11.1) */
+	int duty_ttl_ms;           /* housekeeper's row; default 5000 */
+	int member_ttl_ms;         /* default 10000 */
+	size_t max_batch_bytes;    /* default 4 MiB, at most SQLB_MAX_BYTES */
+	size_t max_batch_entries;  /* default 4096 */
+	size_t max_queue_bytes;    /* default 256 MiB: over it new writes get UNK "etcdserver: too many requests" */
+	void (*ready)(void *ctx);  /* on the writer thread */
+	void *ctx;
+};
+
+struct ks_log *ks_log_start(const struct ks_log_config *config, struct ks_err *err);
+/* Fails what waits (KS_UNAVAILABLE "etcdserver: server stopped"), gives the duty back, leaves the member table, joins. */
+void ks_log_stop(struct ks_log *log);
+struct ks_store *ks_log_store(struct ks_log *log);
+struct ks_committer *ks_log_committer(struct ks_log *log);
+
+#endif

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Accepts connections, looks at their first bytes and hands them on: the HTTP/2 preface goes to gRPC (ks_rpc_adopt), HTTP/1.x
+ * is answered by the HTTP/1.1 side (not there yet: 501 with a text), anything else is closed.
+ *
+ * Threads: one of its own (epoll). Owner: the listener owns sockets until they are handed over. Limits: at most
+ * max_half_open connections may be waiting for their first bytes, each for at most first_bytes_ms; the oldest one is
+ * closed for a new one. Running out of file descriptors pauses accepting for a moment and is logged, never fatal.
+ */
+#ifndef KS_NET_LISTENER_H
+#define KS_NET_LISTENER_H
+
+#include "base/status.h"
+#include "net/rpc.h"
+
+struct ks_listener;
+
+struct ks_listener_config {
+	const char *urls;       /* comma separated: http://host:port, unix:///path, unix://name; port 0 = any free one */
+	struct ks_rpc *rpc;
+	int first_bytes_ms;     /* default 10000 */
+	size_t max_half_open;   /* default 1024 */
+};
+
+/* KS_INVALID_ARGUMENT for a bad URL, KS_UNAVAILABLE when an address is in use; texts name the URL. */
+struct ks_listener *ks_listener_start(const struct ks_listener_config *config, struct ks_err *err);
+/* The addresses really listened on, comma separated ("http://127.0.0.1:2379"). Valid until stop. */
+const char *ks_listener_urls(const struct ks_listener *listener);
+void ks_listener_stop(struct ks_listener *listener); /* stops accepting and closes what was not handed over */
+
+#endif

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * gRPC serving on C core's completion queues: methods, calls, streams. The rest of kineshim sees struct ks_call and never a
+ * gRPC header.
+ *
+ * Threads: a fixed number of completion queue threads ("cq threads"). Each call belongs to one of them for life: handlers
+ * and stream call-backs of a call run there, one at a time, and must not block. ks_call_reply, ks_call_fail, ks_call_post,
+ * ks_stream_send and the getters may be called from any thread. ks_call_post is the way from the writer thread
+ * (or any other) back to the call's own thread; it is cheap and takes one leaf lock.
+ *
+ * Ownership: a unary call ends with exactly one ks_call_reply or ks_call_fail, after which the handler must not touch it.
+ * A stream is alive until its 'closed' call-back returned, which is always the last one. Request bytes are borrowed for the
+ * call-back, except unary requests: they stay valid until the call ends. Each call has an arena that dies with it.
+ *
+ * Limits: requests over max_request_bytes are refused with RESOURCE_EXHAUSTED and grpc-go's text (spec 0.4, 1). A stream reads
+ * its next message only while its queue of unsent responses is short. Unknown methods get UNIMPLEMENTED with etcd's text (spec 10).
+ */
+#ifndef KS_NET_RPC_H
+#define KS_NET_RPC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/out.h"
+#include "base/status.h"
+
+struct ks_rpc;
+struct ks_call;
+
+/* A piece of work for a cq thread; embedded in its owner, in at most one queue at a time. */
+struct ks_task {
+	struct ks_task *next;
+	void (*run)(struct ks_task *task);
+};
+
+typedef void ks_unary_fn(struct ks_call *call, struct ks_slice request);
+
+struct ks_stream_ops {
+	/* Start of the call: set the context with ks_call_set_context. Messages follow after it returned. */
+	void (*open)(struct ks_call *call);
+	void (*message)(struct ks_call *call, struct ks_slice message);
+	/* The client sent its last message. The stream stays open until ks_stream_finish or a cancel. */
+	void (*half_closed)(struct ks_call *call);
+	/* The queue of unsent responses ran empty after it had been filled. */
+	void (*writable)(struct ks_call *call);
+	/* Cancelled, broken, or finished: release everything. No call-back follows. */
+	void (*closed)(struct ks_call *call);
+};
+
+struct ks_rpc_method {
+	const char *path; /* "/etcdserverpb.KV/Range" */
+	ks_unary_fn *unary; /* exactly one of the two */
+	const struct ks_stream_ops *stream;
+	bool single_request; /* stream with one request message (server streaming): open, message, half_closed as usual */
+};
+
+struct ks_rpc_config {
+	const struct ks_rpc_method *methods; /* static lifetime */
+	size_t method_count;
+	void *context;              /* for ks_rpc_context */
+	int threads;                /* 0: one per core, at least 2 */
+	size_t max_request_bytes;   /* of one message, as in "larger than max (N vs. M)" */
+	size_t max_calls;           /* unary calls and streams in flight; over it: RESOURCE_EXHAUSTED. 0: a default */
+	size_t max_arena_bytes;     /* for each call */
+};
+
+struct ks_rpc *ks_rpc_start(const struct ks_rpc_config *config, struct ks_err *err);
+/* Serves an accepted, connected socket (plaintext HTTP/2); takes it over in any case. 'peer' is for the log. Any thread. */
+void ks_rpc_adopt(struct ks_rpc *rpc, int fd, const char *peer);
+/*
+ * Graceful end: no new calls, GOAWAY to clients, streams are ended with UNAVAILABLE "etcdserver: server stopped", running unary
+ * calls get up to drain_ms, then everything is cancelled. Returns when all calls are gone and the threads have ended.
+ */
+void ks_rpc_stop(struct ks_rpc *rpc, int drain_ms);
+
+void *ks_rpc_context(struct ks_rpc *rpc);
+struct ks_rpc *ks_call_rpc(struct ks_call *call);
+struct ks_arena *ks_call_arena(struct ks_call *call); /* cq thread of the call, or whoever is about to end the call */
+void ks_call_set_context(struct ks_call *call, void *context);
+void *ks_call_context(struct ks_call *call);
+const struct ks_rpc_method *ks_call_method(const struct ks_call *call);
+/* First value of a metadata key (lower case); data NULL when absent. Valid while the call lives. */
+struct ks_slice ks_call_metadata(struct ks_call *call, const char *key);
+const char *ks_call_peer(struct ks_call *call);
+
+/* Ends a unary call. Takes what 'out' holds, in every case; a failed 'out' becomes RESOURCE_EXHAUSTED. */
+void ks_call_reply(struct ks_call *call, struct ks_out *out);
+void ks_call_fail(struct ks_call *call, enum ks_status status, const char *text);
+/* Runs 'task' soon on the call's cq thread. For streams: not after 'closed' was called (the owner removes itself first). */
+void ks_call_post(struct ks_call *call, struct ks_task *task);
+
+/* Queues one response message; takes what 'out' holds. Silently dropped when the stream is already dead. */
+void ks_stream_send(struct ks_call *call, struct ks_out *out);
+/* Responses queued and not yet given to the transport, and their bytes. */
+size_t ks_stream_queued(struct ks_call *call, size_t *bytes);
+/* After what is queued: trailing status. 'closed' follows. Further sends are dropped; a second finish is ignored. */
+void ks_stream_finish(struct ks_call *call, enum ks_status status, const char *text);
+
+struct ks_rpc_stats {
+	uint64_t calls_started, calls_open;
+};
+void ks_rpc_stats(struct ks_rpc *rpc, struct ks_rpc_stats *stats);
+
+#endif
