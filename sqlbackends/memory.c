@@ -1,0 +1,1095 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The contract of sqlb.h in RAM, with faults and a clock that tests control. The state machine is tested and simulated
+ * on it, so it is as strict as the strictest database and does nothing by itself: no thread, no random number, and time
+ * moves only when somebody asks for it.
+ *
+ * A named database is one mutex, one sorted array of immutable counted rows, and three small sorted arrays. Reads
+ * collect references under the mutex (the snapshot) and call visitors without it. An append whose answer comes "late"
+ * waits as a deep copy in 'late' until enough other calls have passed, and is then tried like any other.
+ */
+#include "memory.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/list.h"
+#include "base/panic.h"
+#include "base/thread.h"
+#include "url.h"
+
+#define MEMBER_LINGER_MS (3600 * 1000)
+
+struct mem_row {
+	_Atomic uint32_t refs;
+	struct sqlb_row row; /* its slices point into data[] */
+	uint8_t data[];
+};
+
+struct mem_lease {
+	int64_t id;
+	int64_t ttl_ms;
+	int64_t deadline_ms;
+};
+
+struct mem_member {
+	struct sqlb_member member; /* its slices are malloc-ed */
+	int64_t deadline_ms;
+};
+
+/* An append that the "server" still has to try. */
+struct late_append {
+	struct ks_list link;
+	struct sqlb_append append;
+	struct mem_row **rows;
+	int calls_left;
+};
+
+struct database {
+	struct database *next;
+	char *name;
+	unsigned refs; /* opens, plus one until it is forgotten; under 'all.mutex' */
+
+	struct ks_mutex mutex; /* guards the rest */
+	struct ks_cond changed;
+	struct ks_clock *clock;
+	sqlb_memory_fault_fn *fault;
+	void *fault_ctx;
+	int late_calls;
+	struct ks_list late;
+	uint64_t cuts; /* how often all connections were cut */
+
+	struct mem_row **rows;
+	size_t row_count, row_room;
+	int64_t bytes_in_use, bytes_allocated;
+	struct mem_lease *leases; /* by id */
+	size_t lease_count, lease_room;
+	struct mem_member *members; /* by id */
+	size_t member_count;
+	int64_t duty_holder, duty_term, duty_deadline_ms;
+};
+
+struct sqlb_db {
+	struct database *database;
+};
+
+struct sqlb_conn {
+	struct database *database;
+	bool connected;
+	uint64_t cuts_seen;
+	bool cancelled; /* under database->mutex */
+};
+
+static struct {
+	pthread_mutex_t mutex;
+	struct database *first;
+} all = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+
+/* ---- databases by name ---- */
+
+static struct database *database_new(const char *name)
+{
+	struct database *database = ks_xcalloc(1, sizeof(*database));
+
+	database->name = ks_xstrdup(name);
+	database->refs = 1;
+	ks_mutex_init(&database->mutex);
+	ks_cond_init(&database->changed);
+	database->clock = ks_clock_system();
+	ks_list_init(&database->late);
+	database->duty_term = 1;
+	return database;
+}
+
+static struct database *database_get(const char *name, bool count)
+{
+	struct database *database;
+
+	pthread_mutex_lock(&all.mutex);
+	for (database = all.first; database && strcmp(database->name, name) != 0; database = database->next)
+		;
+	if (!database) {
+		database = database_new(name);
+		database->next = all.first;
+		all.first = database;
+	}
+	database->refs += count;
+	pthread_mutex_unlock(&all.mutex);
+	return database;
+}
+
+static void row_unref(struct mem_row *row)
+{
+	if (row && atomic_fetch_sub_explicit(&row->refs, 1, memory_order_acq_rel) == 1)
+		free(row);
+}
+
+static struct mem_row *row_ref(struct mem_row *row)
+{
+	atomic_fetch_add_explicit(&row->refs, 1, memory_order_relaxed);
+	return row;
+}
+
+static void rows_free(struct mem_row **rows, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		row_unref(rows[i]);
+	free(rows);
+}
+
+static void late_free(struct late_append *late)
+{
+	rows_free(late->rows, late->append.row_count);
+	free((void *)late->append.leases_new);
+	free((void *)late->append.leases_gone);
+	free((void *)late->append.leases_expired);
+	free(late);
+}
+
+static void member_clear(struct mem_member *member)
+{
+	free((void *)member->member.name.data);
+	free((void *)member->member.client_urls.data);
+}
+
+static void database_unref(struct database *database)
+{
+	unsigned refs;
+	struct ks_list *link;
+
+	pthread_mutex_lock(&all.mutex);
+	refs = --database->refs;
+	pthread_mutex_unlock(&all.mutex);
+	if (refs)
+		return;
+	while ((link = ks_list_pop(&database->late)))
+		late_free(ks_container_of(link, struct late_append, link));
+	rows_free(database->rows, database->row_count);
+	for (size_t i = 0; i < database->member_count; i++)
+		member_clear(&database->members[i]);
+	free(database->members);
+	free(database->leases);
+	ks_cond_fini(&database->changed);
+	ks_mutex_fini(&database->mutex);
+	free(database->name);
+	free(database);
+}
+
+static int64_t now_ms(struct database *database)
+{
+	return ks_clock_now(database->clock);
+}
+
+/* ---- the table ---- */
+
+static struct ks_slice copy_into(uint8_t **at, struct ks_slice from)
+{
+	struct ks_slice copy = {.data = from.data ? *at : NULL, .size = from.data ? from.size : 0};
+
+	if (copy.size)
+		memcpy(*at, from.data, copy.size);
+	*at += copy.size;
+	return copy;
+}
+
+static size_t row_bytes(const struct sqlb_row *row)
+{
+	return row->key.size + row->value.size + row->payload.size;
+}
+
+static struct mem_row *row_copy(const struct sqlb_row *from)
+{
+	/* One byte more, so that an empty slice at the end still points into the row. */
+	struct mem_row *row = malloc(sizeof(*row) + row_bytes(from) + 1);
+	uint8_t *at;
+
+	if (!row)
+		return NULL;
+	at = row->data;
+	atomic_init(&row->refs, 1);
+	row->row = *from;
+	row->row.key = copy_into(&at, from->key);
+	row->row.value = copy_into(&at, from->value);
+	row->row.payload = copy_into(&at, from->payload);
+	return row;
+}
+
+static struct mem_row **rows_copy(const struct sqlb_row *rows, size_t count)
+{
+	struct mem_row **copies = calloc(count ? count : 1, sizeof(struct mem_row *));
+
+	for (size_t i = 0; copies && i < count; i++) {
+		copies[i] = row_copy(&rows[i]);
+		if (!copies[i]) {
+			rows_free(copies, i);
+			return NULL;
+		}
+	}
+	return copies;
+}
+
+static int64_t head_position(const struct database *database)
+{
+	return database->row_count ? database->rows[database->row_count - 1]->row.position : 0;
+}
+
+/* The index of the first row at or behind (position, sub). */
+static size_t row_find(const struct database *database, int64_t position, int32_t sub)
+{
+	size_t low = 0, high = database->row_count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		const struct sqlb_row *row = &database->rows[middle]->row;
+
+		if (row->position < position || (row->position == position && row->sub < sub))
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static bool row_at(const struct database *database, size_t index, const struct sqlb_loc *loc)
+{
+	return index < database->row_count && database->rows[index]->row.position == loc->position &&
+	       database->rows[index]->row.sub == loc->sub;
+}
+
+/* ---- leases ---- */
+
+static size_t lease_slot(const struct database *database, int64_t id)
+{
+	size_t low = 0, high = database->lease_count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (database->leases[middle].id < id)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static struct mem_lease *lease_get(const struct database *database, int64_t id)
+{
+	size_t slot = lease_slot(database, id);
+
+	return slot < database->lease_count && database->leases[slot].id == id ? &database->leases[slot] : NULL;
+}
+
+static void lease_put(struct database *database, int64_t id, int64_t ttl_ms, int64_t now)
+{
+	struct mem_lease *lease = lease_get(database, id);
+	size_t slot = lease_slot(database, id);
+
+	if (!lease) {
+		if (database->lease_count == database->lease_room) {
+			database->lease_room = database->lease_room ? 2 * database->lease_room : 16;
+			database->leases =
+				ks_xrealloc(database->leases, database->lease_room * sizeof(*database->leases));
+		}
+		lease = &database->leases[slot];
+		memmove(lease + 1, lease, (database->lease_count - slot) * sizeof(*lease));
+		database->lease_count++;
+	}
+	*lease = (struct mem_lease){.id = id, .ttl_ms = ttl_ms, .deadline_ms = now + ttl_ms};
+}
+
+static void lease_remove(struct database *database, int64_t id)
+{
+	struct mem_lease *lease = lease_get(database, id);
+
+	if (!lease)
+		return;
+	database->lease_count--;
+	memmove(lease, lease + 1, (size_t)(&database->leases[database->lease_count] - lease) * sizeof(*lease));
+}
+
+/* ---- append ---- */
+
+static bool all_expired(const struct database *database, const int64_t *ids, size_t count, int64_t now)
+{
+	for (size_t i = 0; i < count; i++) {
+		const struct mem_lease *lease = lease_get(database, ids[i]);
+
+		if (!lease || lease->deadline_ms >= now)
+			return false;
+	}
+	return true;
+}
+
+/* The transaction. Takes the references in 'rows' when it is OK and appended. */
+static enum sqlb_outcome append_locked(struct database *database, const struct sqlb_append *append,
+				       struct mem_row **rows, bool *appended)
+{
+	int64_t now = now_ms(database);
+
+	*appended = false;
+	if (append->row_count && append->rows[0].position != head_position(database) + 1)
+		return SQLB_CONFLICT;
+	if (!all_expired(database, append->leases_expired, append->leases_expired_count, now))
+		return SQLB_OK;
+	if (database->row_count + append->row_count > database->row_room) {
+		size_t room = 2 * database->row_room + append->row_count;
+		struct mem_row **bigger = realloc(database->rows, room * sizeof(struct mem_row *));
+
+		if (!bigger)
+			return SQLB_AWAY;
+		database->rows = bigger;
+		database->row_room = room;
+	}
+	for (size_t i = 0; i < append->row_count; i++) {
+		database->rows[database->row_count++] = rows[i];
+		database->bytes_in_use += (int64_t)row_bytes(&rows[i]->row);
+		rows[i] = NULL;
+	}
+	if (database->bytes_allocated < database->bytes_in_use)
+		database->bytes_allocated = database->bytes_in_use;
+	for (size_t i = 0; i < append->leases_gone_count; i++)
+		lease_remove(database, append->leases_gone[i]);
+	for (size_t i = 0; i < append->leases_expired_count; i++)
+		lease_remove(database, append->leases_expired[i]);
+	for (size_t i = 0; i < append->leases_new_count; i++)
+		lease_put(database, append->leases_new[i].id, append->leases_new[i].ttl_ms, now);
+	*appended = true;
+	ks_cond_broadcast(&database->changed);
+	return SQLB_OK;
+}
+
+static void *array_copy(const void *from, size_t count, size_t size)
+{
+	void *copy = ks_xcalloc(count ? count : 1, size);
+
+	if (count)
+		memcpy(copy, from, count * size);
+	return copy;
+}
+
+/* Takes 'rows'. */
+static void late_add_locked(struct database *database, const struct sqlb_append *append, struct mem_row **rows)
+{
+	struct late_append *late = ks_xcalloc(1, sizeof(*late));
+
+	late->append = *append;
+	late->append.leases_new =
+		array_copy(append->leases_new, append->leases_new_count, sizeof(*append->leases_new));
+	late->append.leases_gone =
+		array_copy(append->leases_gone, append->leases_gone_count, sizeof(*append->leases_gone));
+	late->append.leases_expired =
+		array_copy(append->leases_expired, append->leases_expired_count, sizeof(*append->leases_expired));
+	late->append.rows = append->row_count ? &rows[0]->row : NULL; /* only its first position is looked at */
+	late->rows = rows;
+	late->calls_left = database->late_calls;
+	ks_list_append(&database->late, &late->link);
+}
+
+/* A call goes by: late appends come nearer, and those that are due are tried. */
+static void late_step_locked(struct database *database)
+{
+	struct ks_list *link = database->late.next;
+
+	while (link != &database->late) {
+		struct late_append *late = ks_container_of(link, struct late_append, link);
+		bool appended;
+
+		link = link->next;
+		if (late->calls_left-- > 0)
+			continue;
+		ks_list_remove(&late->link);
+		append_locked(database, &late->append, late->rows, &appended);
+		late_free(late);
+	}
+}
+
+/* ---- how every call begins ---- */
+
+/*
+ * Locks the database and lets a call begin, or leaves it unlocked and says why not. Calls that cannot do what a fault
+ * asks for do what comes nearest: those other than append may be done or not before their AWAY.
+ */
+static enum sqlb_outcome begin(struct sqlb_conn *conn, const char *op, enum sqlb_memory_fault *fault,
+			       struct ks_err *err)
+{
+	struct database *database = conn->database;
+	sqlb_memory_fault_fn *ask;
+	void *ctx;
+	bool cut;
+
+	ks_mutex_lock(&database->mutex);
+	ask = database->fault;
+	ctx = database->fault_ctx;
+	ks_mutex_unlock(&database->mutex);
+	*fault = ask ? ask(ctx, op, conn) : SQLB_FAULT_NONE;
+
+	ks_mutex_lock(&database->mutex);
+	late_step_locked(database);
+	cut = conn->connected && conn->cuts_seen != database->cuts;
+	conn->connected = true;
+	conn->cuts_seen = database->cuts;
+	if (!cut && *fault != SQLB_FAULT_AWAY && *fault != SQLB_FAULT_BROKEN)
+		return SQLB_OK;
+	ks_mutex_unlock(&database->mutex);
+	if (!cut && *fault == SQLB_FAULT_BROKEN) {
+		ks_fail(err, KS_DATA_LOSS, "memory://%s: %s: injected: broken", database->name, op);
+		return SQLB_BROKEN;
+	}
+	ks_fail(err, KS_UNAVAILABLE, "memory://%s: %s: %s", database->name, op, cut ? "connection cut" : "injected: away");
+	return SQLB_AWAY;
+}
+
+/* For the writing calls other than append: true when the fault says that nothing shall happen. */
+static bool lost_before(enum sqlb_memory_fault fault)
+{
+	return fault == SQLB_FAULT_DOUBT_LOST || fault == SQLB_FAULT_DOUBT_LATE || fault == SQLB_FAULT_CUT;
+}
+
+static enum sqlb_outcome end(struct sqlb_conn *conn, const char *op, enum sqlb_memory_fault fault, struct ks_err *err)
+{
+	ks_mutex_unlock(&conn->database->mutex);
+	if (fault == SQLB_FAULT_NONE)
+		return SQLB_OK;
+	ks_fail(err, KS_UNAVAILABLE, "memory://%s: %s: injected: connection lost", conn->database->name, op);
+	return SQLB_AWAY;
+}
+
+static enum sqlb_outcome no_memory(struct ks_err *err)
+{
+	ks_fail(err, KS_RESOURCE_EXHAUSTED, "memory backend: out of memory");
+	return SQLB_AWAY;
+}
+
+/* ---- sqlb_ops, in the order of the vtable ---- */
+
+static enum ks_status memory_open(const char *url, const char *data_dir, struct sqlb_db **db, struct ks_err *err)
+{
+	char scheme[16];
+	const char *name;
+
+	(void)data_dir;
+	*db = NULL;
+	if (!sqlb_url_scheme(url, scheme, sizeof(scheme), &name) || strcmp(scheme, "memory") != 0)
+		return ks_fail(err, KS_INVALID_ARGUMENT, "this endpoint must look like memory://NAME");
+	*db = ks_xcalloc(1, sizeof(**db));
+	(*db)->database = database_get(name, true);
+	return KS_OK;
+}
+
+static void memory_close(struct sqlb_db *db)
+{
+	if (!db)
+		return;
+	database_unref(db->database);
+	free(db);
+}
+
+static enum sqlb_outcome memory_connect(struct sqlb_db *db, struct sqlb_conn **conn, struct ks_err *err)
+{
+	*conn = calloc(1, sizeof(**conn));
+	if (!*conn)
+		return no_memory(err);
+	(*conn)->database = db->database;
+	return SQLB_OK;
+}
+
+static void memory_disconnect(struct sqlb_conn *conn)
+{
+	free(conn);
+}
+
+static enum sqlb_outcome memory_migrate(struct sqlb_conn *conn, uint64_t *cluster_id, struct ks_err *err)
+{
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "migrate", &fault, err);
+	uint64_t hash = 14695981039346656037u; /* FNV-1a of the name: the same in every run */
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	for (const char *p = conn->database->name; *p; p++)
+		hash = (hash ^ (uint8_t)*p) * 1099511628211u;
+	*cluster_id = hash ? hash : 1;
+	return end(conn, "migrate", fault, err);
+}
+
+static enum sqlb_outcome memory_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
+				       struct ks_err *err)
+{
+	struct database *database = conn->database;
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome;
+	struct mem_row **rows = rows_copy(append->rows, append->row_count);
+
+	*appended = false;
+	if (!rows)
+		return no_memory(err);
+	outcome = begin(conn, "append", &fault, err);
+	if (outcome != SQLB_OK) {
+		rows_free(rows, append->row_count);
+		return outcome;
+	}
+	switch (fault) {
+	case SQLB_FAULT_DOUBT_LATE:
+		late_add_locked(database, append, rows);
+		rows = NULL;
+		outcome = SQLB_DOUBT;
+		break;
+	case SQLB_FAULT_DOUBT_DONE:
+		append_locked(database, append, rows, appended);
+		*appended = false;
+		outcome = SQLB_DOUBT;
+		break;
+	case SQLB_FAULT_DOUBT_LOST:
+		outcome = SQLB_DOUBT;
+		break;
+	case SQLB_FAULT_CUT:
+		outcome = SQLB_AWAY;
+		break;
+	case SQLB_FAULT_NONE:
+	case SQLB_FAULT_AWAY:
+	case SQLB_FAULT_BROKEN:
+		outcome = append_locked(database, append, rows, appended);
+		break;
+	}
+	ks_mutex_unlock(&database->mutex);
+	if (rows)
+		rows_free(rows, append->row_count);
+	if (outcome == SQLB_DOUBT || outcome == SQLB_AWAY)
+		ks_fail(err, KS_UNAVAILABLE, "memory://%s: append: %s", database->name,
+			fault == SQLB_FAULT_NONE ? "out of memory" : "injected: connection lost");
+	return outcome;
+}
+
+static enum sqlb_outcome memory_read_head(struct sqlb_conn *conn, struct sqlb_head *head, struct ks_err *err)
+{
+	const struct database *database = conn->database;
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "read_head", &fault, err);
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	*head = (struct sqlb_head){0};
+	if (database->row_count) {
+		const struct sqlb_row *row = &database->rows[database->row_count - 1]->row;
+
+		*head = (struct sqlb_head){.position = row->position,
+					   .revision = row->revision,
+					   .writer = row->writer,
+					   .batch = row->batch};
+	}
+	return end(conn, "read_head", fault, err);
+}
+
+/* Visits without the mutex and drops the references. A cut connection shows the first half of the rows. */
+static enum sqlb_outcome visit_rows(struct sqlb_conn *conn, const char *op, struct mem_row **rows, size_t count,
+				    enum sqlb_memory_fault fault, sqlb_row_fn *visit, void *ctx, bool *stopped,
+				    struct ks_err *err)
+{
+	size_t shown = fault == SQLB_FAULT_NONE ? count : count / 2;
+	bool go_on = true;
+
+	for (size_t i = 0; i < shown && go_on; i++)
+		go_on = visit(ctx, &rows[i]->row);
+	rows_free(rows, count);
+	*stopped = !go_on;
+	if (fault == SQLB_FAULT_NONE || !go_on)
+		return SQLB_OK;
+	ks_fail(err, KS_UNAVAILABLE, "memory://%s: %s: injected: connection lost", conn->database->name, op);
+	return SQLB_AWAY;
+}
+
+static enum sqlb_outcome memory_read_rows(struct sqlb_conn *conn, int64_t after, int64_t to, size_t max_bytes,
+					  sqlb_row_fn *visit, void *ctx, bool *more, struct ks_err *err)
+{
+	struct database *database = conn->database;
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "read_rows", &fault, err);
+	size_t first, limit, past, bytes = 0;
+	struct mem_row **rows;
+	bool left, stopped;
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	first = after == INT64_MAX ? database->row_count : row_find(database, after + 1, INT32_MIN);
+	limit = to < 0 || to == INT64_MAX ? database->row_count : row_find(database, to + 1, INT32_MIN);
+	for (past = first; past < limit; past++) {
+		const struct sqlb_row *row = &database->rows[past]->row;
+
+		if (past > first && bytes >= max_bytes && database->rows[past - 1]->row.position != row->position)
+			break;
+		bytes += row_bytes(row);
+	}
+	left = past < limit;
+	rows = calloc(past > first ? past - first : 1, sizeof(struct mem_row *));
+	for (size_t i = first; rows && i < past; i++)
+		rows[i - first] = row_ref(database->rows[i]);
+	ks_mutex_unlock(&database->mutex);
+	if (!rows)
+		return no_memory(err);
+	outcome = visit_rows(conn, "read_rows", rows, past > first ? past - first : 0, fault, visit, ctx, &stopped, err);
+	*more = left || stopped;
+	return outcome;
+}
+
+static enum sqlb_outcome memory_read_at(struct sqlb_conn *conn, const struct sqlb_loc *locs, size_t count,
+					sqlb_row_fn *visit, void *ctx, struct ks_err *err)
+{
+	struct database *database = conn->database;
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "read_at", &fault, err);
+	struct mem_row **rows;
+	size_t found = 0;
+	bool stopped;
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	rows = calloc(count ? count : 1, sizeof(struct mem_row *));
+	for (size_t i = 0; rows && i < count; i++) {
+		size_t index = row_find(database, locs[i].position, locs[i].sub);
+
+		if (row_at(database, index, &locs[i]))
+			rows[found++] = row_ref(database->rows[index]);
+	}
+	ks_mutex_unlock(&database->mutex);
+	if (!rows)
+		return no_memory(err);
+	return visit_rows(conn, "read_at", rows, found, fault, visit, ctx, &stopped, err);
+}
+
+static enum sqlb_outcome memory_trim(struct sqlb_conn *conn, const struct sqlb_loc *locs, size_t count,
+				     struct ks_err *err)
+{
+	struct database *database = conn->database;
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "trim", &fault, err);
+	size_t kept, lowest;
+	char *gone;
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	lowest = database->row_count;
+	gone = ks_xcalloc(database->row_count + 1, 1); /* first all are found by a search in the whole array */
+	for (size_t i = 0; i < count && !lost_before(fault); i++) {
+		size_t index = row_find(database, locs[i].position, locs[i].sub);
+
+		if (!row_at(database, index, &locs[i]))
+			continue;
+		gone[index] = 1;
+		lowest = index < lowest ? index : lowest;
+	}
+	kept = lowest;
+	for (size_t i = lowest; i < database->row_count; i++) {
+		if (!gone[i]) {
+			database->rows[kept++] = database->rows[i];
+			continue;
+		}
+		database->bytes_in_use -= (int64_t)row_bytes(&database->rows[i]->row);
+		row_unref(database->rows[i]);
+	}
+	database->row_count = kept;
+	free(gone);
+	return end(conn, "trim", fault, err);
+}
+
+static enum sqlb_outcome memory_wait_for_change(struct sqlb_conn *conn, int64_t after, int wait_ms, struct ks_err *err)
+{
+	struct database *database = conn->database;
+	struct ks_clock *clock = ks_clock_system(); /* patience is real even where the database's time is not */
+	int64_t until = ks_clock_now(clock) + wait_ms;
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "wait_for_change", &fault, err);
+	int64_t left;
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	while (fault == SQLB_FAULT_NONE && !conn->cancelled && head_position(database) <= after &&
+	       conn->cuts_seen == database->cuts && (left = until - ks_clock_now(clock)) > 0)
+		ks_cond_wait(&database->changed, &database->mutex, left);
+	conn->cancelled = false;
+	return end(conn, "wait_for_change", fault, err);
+}
+
+static void memory_cancel(struct sqlb_conn *conn)
+{
+	ks_mutex_lock(&conn->database->mutex);
+	conn->cancelled = true;
+	ks_cond_broadcast(&conn->database->changed);
+	ks_mutex_unlock(&conn->database->mutex);
+}
+
+static enum sqlb_outcome memory_lease_touch(struct sqlb_conn *conn, struct sqlb_lease *leases, size_t count,
+					    struct ks_err *err)
+{
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "lease_touch", &fault, err);
+	int64_t now;
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	now = now_ms(conn->database);
+	for (size_t i = 0; i < count && !lost_before(fault); i++) {
+		struct mem_lease *lease = lease_get(conn->database, leases[i].id);
+
+		leases[i].found = lease && lease->deadline_ms >= now;
+		if (!leases[i].found)
+			continue;
+		lease->deadline_ms = now + lease->ttl_ms;
+		leases[i].ttl_ms = lease->ttl_ms;
+		leases[i].remaining_ms = lease->ttl_ms;
+	}
+	return end(conn, "lease_touch", fault, err);
+}
+
+static enum sqlb_outcome memory_lease_ensure(struct sqlb_conn *conn, const struct sqlb_lease *leases, size_t count,
+					     struct ks_err *err)
+{
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "lease_ensure", &fault, err);
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	for (size_t i = 0; i < count && !lost_before(fault); i++)
+		if (!lease_get(conn->database, leases[i].id))
+			lease_put(conn->database, leases[i].id, leases[i].ttl_ms, now_ms(conn->database));
+	return end(conn, "lease_ensure", fault, err);
+}
+
+static enum sqlb_outcome memory_lease_refresh_all(struct sqlb_conn *conn, struct ks_err *err)
+{
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "lease_refresh_all", &fault, err);
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	for (size_t i = 0; i < conn->database->lease_count && !lost_before(fault); i++)
+		conn->database->leases[i].deadline_ms = now_ms(conn->database) + conn->database->leases[i].ttl_ms;
+	return end(conn, "lease_refresh_all", fault, err);
+}
+
+static int by_deadline(const void *a, const void *b)
+{
+	const struct mem_lease *left = a, *right = b;
+
+	if (left->deadline_ms != right->deadline_ms)
+		return left->deadline_ms < right->deadline_ms ? -1 : 1;
+	return (left->id > right->id) - (left->id < right->id);
+}
+
+static enum sqlb_outcome memory_lease_list(struct sqlb_conn *conn, size_t limit, sqlb_lease_fn *visit, void *ctx,
+					   struct ks_err *err)
+{
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "lease_list", &fault, err);
+	struct mem_lease *leases;
+	size_t count;
+	int64_t now;
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	now = now_ms(conn->database);
+	count = conn->database->lease_count;
+	leases = array_copy(conn->database->leases, count, sizeof(*leases));
+	outcome = end(conn, "lease_list", fault, err);
+	qsort(leases, count, sizeof(*leases), by_deadline);
+	if (limit && count > limit)
+		count = limit;
+	if (outcome != SQLB_OK)
+		count /= 2;
+	for (size_t i = 0; i < count; i++) {
+		struct sqlb_lease lease = {.id = leases[i].id,
+					   .ttl_ms = leases[i].ttl_ms,
+					   .remaining_ms = leases[i].deadline_ms - now,
+					   .found = true};
+
+		if (!visit(ctx, &lease)) {
+			outcome = SQLB_OK;
+			break;
+		}
+	}
+	free(leases);
+	return outcome;
+}
+
+static enum sqlb_outcome memory_lease_read(struct sqlb_conn *conn, struct sqlb_lease *leases, size_t count,
+					   struct ks_err *err)
+{
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "lease_read", &fault, err);
+	int64_t now;
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	now = now_ms(conn->database);
+	for (size_t i = 0; i < count; i++) {
+		const struct mem_lease *lease = lease_get(conn->database, leases[i].id);
+
+		leases[i].found = lease != NULL;
+		if (!lease)
+			continue;
+		leases[i].ttl_ms = lease->ttl_ms;
+		leases[i].remaining_ms = lease->deadline_ms - now;
+	}
+	return end(conn, "lease_read", fault, err);
+}
+
+static enum sqlb_outcome memory_lease_drop(struct sqlb_conn *conn, const int64_t *ids, size_t count,
+					   struct ks_err *err)
+{
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "lease_drop", &fault, err);
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	for (size_t i = 0; i < count && !lost_before(fault); i++)
+		lease_remove(conn->database, ids[i]);
+	return end(conn, "lease_drop", fault, err);
+}
+
+static enum sqlb_outcome memory_duty_take(struct sqlb_conn *conn, int64_t self, int ttl_ms, struct sqlb_duty *duty,
+					  struct ks_err *err)
+{
+	struct database *database = conn->database;
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "duty_take", &fault, err);
+	int64_t now;
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	now = now_ms(database);
+	*duty = (struct sqlb_duty){0};
+	if (!lost_before(fault)) {
+		if (database->duty_holder != self &&
+		    (database->duty_holder == 0 || database->duty_deadline_ms < now)) {
+			database->duty_holder = self;
+			database->duty_term++;
+			duty->taken_now = true;
+		}
+		if (database->duty_holder == self)
+			database->duty_deadline_ms = now + ttl_ms;
+		duty->holder = database->duty_holder;
+		duty->term = database->duty_term;
+	}
+	return end(conn, "duty_take", fault, err);
+}
+
+static enum sqlb_outcome memory_duty_pass(struct sqlb_conn *conn, int64_t self, int64_t to, int ttl_ms,
+					  struct ks_err *err)
+{
+	struct database *database = conn->database;
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "duty_pass", &fault, err);
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	if (!lost_before(fault) && database->duty_holder == self) {
+		database->duty_holder = to;
+		database->duty_term += to != 0 && to != self;
+		database->duty_deadline_ms = now_ms(database) + ttl_ms;
+	}
+	return end(conn, "duty_pass", fault, err);
+}
+
+static struct ks_slice text_copy(struct ks_slice from)
+{
+	return ks_slice_of(array_copy(from.data, from.size, 1), from.size);
+}
+
+static void member_remove(struct database *database, size_t slot)
+{
+	member_clear(&database->members[slot]);
+	database->member_count--;
+	memmove(&database->members[slot], &database->members[slot + 1],
+		(database->member_count - slot) * sizeof(*database->members));
+}
+
+static enum sqlb_outcome memory_member_beat(struct sqlb_conn *conn, const struct sqlb_member *self, int ttl_ms,
+					    struct ks_err *err)
+{
+	struct database *database = conn->database;
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "member_beat", &fault, err);
+	size_t slot = 0;
+	int64_t now;
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	if (lost_before(fault))
+		return end(conn, "member_beat", fault, err);
+	now = now_ms(database);
+	for (size_t i = database->member_count; i-- > 0;)
+		if (database->members[i].member.id == self->id ||
+		    database->members[i].deadline_ms + MEMBER_LINGER_MS < now)
+			member_remove(database, i);
+	if (ttl_ms > 0) {
+		database->members =
+			ks_xrealloc(database->members, (database->member_count + 1) * sizeof(*database->members));
+		while (slot < database->member_count && database->members[slot].member.id < self->id)
+			slot++;
+		memmove(&database->members[slot + 1], &database->members[slot],
+			(database->member_count - slot) * sizeof(*database->members));
+		database->members[slot] = (struct mem_member){.member = *self, .deadline_ms = now + ttl_ms};
+		database->members[slot].member.name = text_copy(self->name);
+		database->members[slot].member.client_urls = text_copy(self->client_urls);
+		database->member_count++;
+	}
+	return end(conn, "member_beat", fault, err);
+}
+
+static enum sqlb_outcome memory_member_list(struct sqlb_conn *conn, sqlb_member_fn *visit, void *ctx,
+					    struct ks_err *err)
+{
+	struct database *database = conn->database;
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "member_list", &fault, err);
+	struct mem_member *alive;
+	size_t count = 0;
+	bool go_on = true;
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	alive = ks_xcalloc(database->member_count + 1, sizeof(*alive));
+	for (size_t i = 0; i < database->member_count; i++) {
+		if (database->members[i].deadline_ms < now_ms(database))
+			continue;
+		alive[count] = database->members[i];
+		alive[count].member.name = text_copy(alive[count].member.name);
+		alive[count].member.client_urls = text_copy(alive[count].member.client_urls);
+		count++;
+	}
+	outcome = end(conn, "member_list", fault, err);
+	for (size_t i = 0; i < count; i++) {
+		if (go_on && (outcome == SQLB_OK || i < count / 2))
+			go_on = visit(ctx, &alive[i].member);
+		member_clear(&alive[i]);
+	}
+	free(alive);
+	return go_on ? outcome : SQLB_OK;
+}
+
+static enum sqlb_outcome memory_size(struct sqlb_conn *conn, struct sqlb_size *size, struct ks_err *err)
+{
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "size", &fault, err);
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	size->allocated = conn->database->bytes_allocated;
+	size->in_use = conn->database->bytes_in_use;
+	return end(conn, "size", fault, err);
+}
+
+static enum sqlb_outcome memory_defragment(struct sqlb_conn *conn, struct ks_err *err)
+{
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = begin(conn, "defragment", &fault, err);
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	conn->database->bytes_allocated = conn->database->bytes_in_use;
+	return end(conn, "defragment", fault, err);
+}
+
+const struct sqlb_ops sqlb_memory_ops = {
+	.version = SQLB_VERSION,
+	.name = "memory",
+	.schemes = {"memory"},
+	.features = SQLB_NOTIFIES,
+	.open = memory_open,
+	.close = memory_close,
+	.connect = memory_connect,
+	.disconnect = memory_disconnect,
+	.migrate = memory_migrate,
+	.append = memory_append,
+	.read_head = memory_read_head,
+	.read_rows = memory_read_rows,
+	.read_at = memory_read_at,
+	.trim = memory_trim,
+	.wait_for_change = memory_wait_for_change,
+	.cancel = memory_cancel,
+	.lease_touch = memory_lease_touch,
+	.lease_ensure = memory_lease_ensure,
+	.lease_refresh_all = memory_lease_refresh_all,
+	.lease_list = memory_lease_list,
+	.lease_read = memory_lease_read,
+	.lease_drop = memory_lease_drop,
+	.duty_take = memory_duty_take,
+	.duty_pass = memory_duty_pass,
+	.member_beat = memory_member_beat,
+	.member_list = memory_member_list,
+	.size = memory_size,
+	.defragment = memory_defragment,
+};
+
+/* ---- what tests can do ---- */
+
+void sqlb_memory_set_clock(const char *name, struct ks_clock *clock)
+{
+	struct database *database = database_get(name, false);
+
+	ks_mutex_lock(&database->mutex);
+	database->clock = clock ? clock : ks_clock_system();
+	ks_mutex_unlock(&database->mutex);
+}
+
+void sqlb_memory_set_faults(const char *name, sqlb_memory_fault_fn *fault, void *ctx, int late_calls)
+{
+	struct database *database = database_get(name, false);
+
+	ks_mutex_lock(&database->mutex);
+	database->fault = fault;
+	database->fault_ctx = ctx;
+	database->late_calls = late_calls;
+	ks_mutex_unlock(&database->mutex);
+}
+
+void sqlb_memory_lose_tail(const char *name, int64_t keep)
+{
+	struct database *database = database_get(name, false);
+
+	ks_mutex_lock(&database->mutex);
+	while (database->row_count && database->rows[database->row_count - 1]->row.position > keep) {
+		struct mem_row *row = database->rows[--database->row_count];
+
+		database->bytes_in_use -= (int64_t)row_bytes(&row->row);
+		row_unref(row);
+	}
+	database->cuts++;
+	ks_cond_broadcast(&database->changed);
+	ks_mutex_unlock(&database->mutex);
+}
+
+void sqlb_memory_visit(const char *name, sqlb_row_fn *visit, void *ctx)
+{
+	struct database *database = database_get(name, false);
+	struct mem_row **rows;
+	size_t count;
+	bool go_on = true;
+
+	ks_mutex_lock(&database->mutex);
+	count = database->row_count;
+	rows = ks_xcalloc(count + 1, sizeof(struct mem_row *));
+	for (size_t i = 0; i < count; i++)
+		rows[i] = row_ref(database->rows[i]);
+	ks_mutex_unlock(&database->mutex);
+	for (size_t i = 0; i < count && go_on; i++)
+		go_on = visit(ctx, &rows[i]->row);
+	rows_free(rows, count);
+}
+
+void sqlb_memory_forget(const char *name)
+{
+	struct database **at;
+	struct database *database;
+
+	pthread_mutex_lock(&all.mutex);
+	for (at = &all.first; *at && strcmp((*at)->name, name) != 0; at = &(*at)->next)
+		;
+	database = *at;
+	if (database)
+		*at = database->next;
+	pthread_mutex_unlock(&all.mutex);
+	if (database)
+		database_unref(database);
+}
