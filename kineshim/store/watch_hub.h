@@ -40,9 +40,9 @@ struct ks_watcher {
 	struct ks_list link;          /* in group->idle while idle */
 	struct ks_list all_link;
 	uint64_t epoch; /* the hub's when added: a reset makes the two differ */
-	int64_t start;  /* as asked for; 0 was replaced by the revision after registration */
-	/* the hub's under its lock while idle, the owner's while pending */
-	int64_t next; /* first revision not yet seen */
+	int64_t start;  /* as asked for; 0 was replaced by the revision at registration */
+	bool compacted; /* its start was below the compact revision when it was added */
+	int64_t next; /* first revision not yet seen; while pending only its owner's calls move it */
 };
 
 struct ks_watch_hub *ks_watch_hub_new(struct ks_store *store, struct ks_err *err);
@@ -91,6 +91,12 @@ void ks_watch_hub_begin(struct ks_watch_hub *hub);
 void ks_watch_hub_publish(struct ks_watch_hub *hub, int64_t from, int64_t to);
 /* [writer] The store starts anew at 'revision': every watcher is woken to find KS_WATCH_RESET. */
 void ks_watch_hub_reset(struct ks_watch_hub *hub, int64_t revision);
+
+/*
+ * Does a pending watcher still need a revision below 'revision'? Compaction asks before it removes history for good, so that a
+ * compaction right behind a write does not take the event away from a watcher that is just about to read it.
+ */
+bool ks_watch_hub_needs(struct ks_watch_hub *hub, int64_t revision);
 
 struct ks_watch_stats {
 	size_t watchers, groups;

@@ -1,0 +1,846 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The Watch service: one gRPC stream carries many watchers; each is a position in the store's history (store/watch_hub.h).
+ *
+ *   message ──create──► watch in the hub ──► created response
+ *   publish ──wake────► ready list ──task──► pump(): reads forward for each active watch, as long as the stream's queue has
+ *                                            room ──► responses, shared event bytes by reference
+ *   queue ran empty ──► writable ──► pump()
+ *
+ * A slow client therefore holds at most one queue's worth of responses; what it has not taken stays in the history.
+ *
+ * A watch is in one of these places:
+ *   idle     in the hub, nothing to read       (neither list)
+ *   ready    woken, the task has not run yet   (stream->ready, under ready_lock)
+ *   active   has history to read               (stream->active)
+ *   parked   a batch waits for evicted values  (batch->watch)
+ *
+ * Threads: everything runs on the call's cq thread, except wake (writer thread, under the hub's lock), the fetch's done (any)
+ * and the timers; those only touch 'ready_lock' and post the task. Lock order: hub, then ready_lock.
+ */
+#include "api/watch.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "api/api.h"
+#include "api/errors.h"
+#include "base/diag.h"
+#include "base/list.h"
+#include "base/panic.h"
+#include "base/thread.h"
+#include "proto/rpc.pb-c.h"
+#include "store/watch_hub.h"
+
+/* Responses given to the transport before a client has to take some (spec 3.9 has the same purpose). */
+#define QUEUE_RESPONSES 128
+#define QUEUE_BYTES (4u << 20)
+/* One response during catch-up (spec 3.4), and one step under the store's lock. */
+#define BATCH_REVISIONS 1000
+#define BATCH_EVENTS 16384
+#define BATCH_BYTES (4u << 20)
+#define BATCH_SCANNED 16384
+/* Reads of one pump before other calls of the same thread get their turn. */
+#define PUMP_READS 256
+/* Watches on one stream; each costs a few hundred bytes and its key. */
+#define MAX_WATCHES 1000000
+#define MIN_PROGRESS_MS 100
+
+struct watch {
+	struct ks_watcher watcher; /* first: the hub hands it back */
+	struct stream *stream;
+	struct ks_list link; /* ready or active */
+	struct watch *next;  /* hash chain of stream->buckets */
+	size_t slot;         /* index in stream->watches */
+	int64_t id;
+	bool woken;    /* under ready_lock: in the ready list */
+	bool parked;   /* a batch of it waits for values */
+	bool unread;   /* while parked: becomes active when the batch is sent */
+	bool removed;  /* while parked: free it when the batch comes back */
+	bool live;     /* has caught up once: headers carry the event's revision (spec 3.8) */
+	bool fragment;
+	bool progress_notify;
+	bool sent_since_tick;
+	uint8_t bytes[]; /* key and range end */
+};
+
+/* Events read for one watch, and the values they may still lack. */
+struct batch {
+	struct stream *stream;
+	struct watch *watch;
+	struct ks_event *events; /* kv and prev are owned references; key is not used */
+	size_t count, capacity;
+	bool failed; /* out of memory while collecting */
+	int64_t header_revision;
+	struct ks_fetch fetch;
+	struct ks_task task;
+};
+
+struct stream {
+	struct ks_call *call;
+	struct ks_api *api;
+	struct ks_watch_hub *hub;
+	/* the cq thread's */
+	struct watch **buckets;
+	size_t bucket_count;
+	struct ks_watcher **watches; /* all of them, dense, for progress */
+	size_t watch_count, watch_capacity;
+	int64_t next_id;
+	struct ks_list active;
+	size_t parked;
+	bool finishing;      /* a status was sent: nothing may follow */
+	bool manual_progress; /* asked for, waits for nothing: answered or dropped in pump order */
+	struct ks_timer progress_timer;
+	int64_t progress_ms; /* 0: not armed yet */
+	/* under ready_lock */
+	struct ks_mutex ready_lock;
+	struct ks_list ready;
+	struct ks_task task;
+	bool posted;
+	bool tick;     /* the progress timer fired */
+	bool no_leader; /* the database has been away for too long for a client that asked to be told */
+	bool closed;
+	/* references: the open stream, a posted task, batches on their way */
+	unsigned refs;
+	struct ks_list leader_link; /* in api->leader_streams while "hasleader" */
+};
+
+static void pump(struct stream *stream);
+static void run_task(struct ks_task *task);
+
+/* ---- references and the way back to the cq thread ---- */
+
+static void stream_unref_locked(struct stream *stream) KS_NO_TSA
+{
+	bool last = --stream->refs == 0;
+
+	ks_mutex_unlock(&stream->ready_lock);
+	if (!last)
+		return;
+	ks_mutex_fini(&stream->ready_lock);
+	free(stream->buckets);
+	free(stream->watches);
+	free(stream);
+}
+
+static void stream_unref(struct stream *stream) KS_NO_TSA
+{
+	ks_mutex_lock(&stream->ready_lock);
+	stream_unref_locked(stream);
+}
+
+/* Runs run_task soon. ready_lock is held. */
+static void post_locked(struct stream *stream)
+{
+	if (stream->posted || stream->closed)
+		return;
+	stream->posted = true;
+	stream->refs++;
+	ks_call_post(stream->call, &stream->task);
+}
+
+static void wake(struct ks_watcher *watcher)
+{
+	struct watch *watch = ks_container_of(watcher, struct watch, watcher);
+	struct stream *stream = watch->stream;
+
+	ks_mutex_lock(&stream->ready_lock);
+	if (!watch->woken) {
+		watch->woken = true;
+		ks_list_append(&stream->ready, &watch->link);
+	}
+	post_locked(stream);
+	ks_mutex_unlock(&stream->ready_lock);
+}
+
+/* ---- the watches of a stream ---- */
+
+static struct watch **bucket_of(struct stream *stream, int64_t id)
+{
+	uint64_t hash = (uint64_t)id * 0x9e3779b97f4a7c15u;
+
+	return &stream->buckets[(hash >> 32) & (stream->bucket_count - 1)];
+}
+
+static struct watch *find_watch(struct stream *stream, int64_t id)
+{
+	struct watch *watch = stream->bucket_count ? *bucket_of(stream, id) : NULL;
+
+	while (watch && watch->id != id)
+		watch = watch->next;
+	return watch;
+}
+
+static bool grow_tables(struct stream *stream)
+{
+	size_t count = stream->bucket_count ? stream->bucket_count * 2 : 8;
+	struct ks_watcher **watches;
+	struct watch **buckets;
+
+	if (stream->watch_count < stream->watch_capacity)
+		return true;
+	watches = realloc(stream->watches, count * sizeof(struct ks_watcher *));
+	if (!watches)
+		return false;
+	stream->watches = watches;
+	buckets = calloc(count, sizeof(*buckets));
+	if (!buckets)
+		return false;
+	free(stream->buckets);
+	stream->buckets = buckets;
+	stream->bucket_count = stream->watch_capacity = count;
+	for (size_t i = 0; i < stream->watch_count; i++) {
+		struct watch *watch = ks_container_of(watches[i], struct watch, watcher);
+
+		watch->next = *bucket_of(stream, watch->id);
+		*bucket_of(stream, watch->id) = watch;
+	}
+	return true;
+}
+
+static void link_watch(struct stream *stream, struct watch *watch)
+{
+	watch->slot = stream->watch_count;
+	stream->watches[stream->watch_count++] = &watch->watcher;
+	watch->next = *bucket_of(stream, watch->id);
+	*bucket_of(stream, watch->id) = watch;
+}
+
+/* Takes 'watch' out of the hub, the tables and the lists, and frees it (later, when a batch of it is on its way). */
+static void remove_watch(struct stream *stream, struct watch *watch)
+{
+	struct watch **chain = bucket_of(stream, watch->id);
+	struct watch *last;
+
+	ks_watch_remove(stream->hub, &watch->watcher);
+	ks_mutex_lock(&stream->ready_lock);
+	ks_list_remove(&watch->link);
+	watch->woken = false;
+	ks_mutex_unlock(&stream->ready_lock);
+	while (*chain != watch)
+		chain = &(*chain)->next;
+	*chain = watch->next;
+	last = ks_container_of(stream->watches[--stream->watch_count], struct watch, watcher);
+	stream->watches[watch->slot] = &last->watcher;
+	last->slot = watch->slot;
+	if (watch->parked)
+		watch->removed = true;
+	else
+		free(watch);
+}
+
+/* ---- responses ---- */
+
+struct response {
+	int64_t revision; /* of the header; 0 leaves it out (spec 3.8) */
+	int64_t watch_id;
+	bool created, canceled, fragment;
+	int64_t compact_revision;
+	const char *cancel_reason;
+};
+
+static void write_response_head(struct stream *stream, struct ks_out *out, const struct response *response)
+{
+	ks_api_write_header(stream->api, &out->buf, 1, response->revision);
+	ks_wire_uint(&out->buf, 2, (uint64_t)response->watch_id);
+	ks_wire_uint(&out->buf, 3, response->created);
+	ks_wire_uint(&out->buf, 4, response->canceled);
+	ks_wire_uint(&out->buf, 5, (uint64_t)response->compact_revision);
+	if (response->cancel_reason)
+		ks_wire_bytes(&out->buf, 6, ks_slice_str(response->cancel_reason));
+	ks_wire_uint(&out->buf, 7, response->fragment);
+}
+
+static void send_response(struct stream *stream, const struct response *response)
+{
+	struct ks_out out;
+
+	ks_out_init(&out, 1024);
+	write_response_head(stream, &out, response);
+	ks_stream_send(stream->call, &out);
+}
+
+static void finish(struct stream *stream, enum ks_status status, const char *text)
+{
+	if (stream->finishing)
+		return;
+	stream->finishing = true;
+	ks_stream_finish(stream->call, status, text);
+}
+
+static size_t event_size(const struct ks_event *event)
+{
+	size_t size = ks_wire_uint_size(1, event->is_delete) + ks_wire_nested_size(2, event->kv.encoded->size);
+
+	if (event->prev.encoded)
+		size += ks_wire_nested_size(3, event->prev.encoded->size);
+	return size;
+}
+
+static void write_event(struct ks_out *out, const struct ks_event *event)
+{
+	ks_wire_nested(&out->buf, 11, event_size(event));
+	ks_wire_uint(&out->buf, 1, event->is_delete);
+	ks_wire_nested(&out->buf, 2, event->kv.encoded->size);
+	ks_out_bytes(out, event->kv.encoded);
+	if (event->prev.encoded) {
+		ks_wire_nested(&out->buf, 3, event->prev.encoded->size);
+		ks_out_bytes(out, event->prev.encoded);
+	}
+}
+
+/*
+ * Sends a batch, in fragments when the client asked for them (spec 3.5): pieces below the limit, at least one event
+ * each, all but the last marked.
+ */
+static void send_events(struct stream *stream, const struct batch *batch)
+{
+	const struct watch *watch = batch->watch;
+	size_t limit = watch->fragment ? stream->api->max_request_bytes + 512u * 1024 : SIZE_MAX;
+	struct response response = {.revision = batch->header_revision, .watch_id = watch->id};
+	size_t first = 0;
+
+	while (first < batch->count && !stream->finishing) {
+		size_t head = ks_api_header_size(stream->api, 1, response.revision) +
+			      ks_wire_uint_size(2, (uint64_t)watch->id) + ks_wire_uint_size(7, 1);
+		size_t size = head;
+		size_t end = first;
+		struct ks_out out;
+
+		while (end < batch->count) {
+			size_t next = ks_wire_nested_size(11, event_size(&batch->events[end]));
+
+			if (end > first && size + next >= limit)
+				break;
+			size += next;
+			end++;
+		}
+		response.fragment = end < batch->count;
+		ks_out_init(&out, SIZE_MAX);
+		ks_buf_reserve(&out.buf, size < 65536 ? size : 65536);
+		write_response_head(stream, &out, &response);
+		for (size_t i = first; i < end; i++)
+			write_event(&out, &batch->events[i]);
+		if (ks_out_failed(&out)) {
+			ks_out_fini(&out);
+			finish(stream, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory for a watch response");
+			return;
+		}
+		ks_stream_send(stream->call, &out);
+		first = end;
+	}
+}
+
+/* ---- reading forward ---- */
+
+static void batch_free(struct batch *batch)
+{
+	for (size_t i = 0; i < batch->count; i++) {
+		ks_bytes_unref(batch->events[i].kv.encoded);
+		ks_bytes_unref(batch->events[i].prev.encoded);
+	}
+	free(batch->events);
+	free(batch->fetch.refs);
+	free(batch);
+}
+
+/* Under the store's lock: takes references. */
+static void collect(void *ctx, const struct ks_event *event)
+{
+	struct batch *batch = ctx;
+	struct ks_event *copy;
+
+	if (batch->failed)
+		return;
+	if (batch->count == batch->capacity) {
+		size_t capacity = batch->capacity ? batch->capacity * 2 : 4;
+		struct ks_event *events = realloc(batch->events, capacity * sizeof(*events));
+
+		if (!events) {
+			batch->failed = true;
+			return;
+		}
+		batch->events = events;
+		batch->capacity = capacity;
+	}
+	copy = &batch->events[batch->count++];
+	*copy = *event;
+	copy->key = ks_slice_of(NULL, 0);
+	ks_bytes_ref(copy->kv.encoded);
+	ks_bytes_ref(copy->prev.encoded);
+}
+
+static void fetch_done(struct ks_fetch *fetch)
+{
+	struct batch *batch = ks_container_of(fetch, struct batch, fetch);
+	struct stream *stream = batch->stream;
+
+	ks_mutex_lock(&stream->ready_lock);
+	if (!stream->closed) {
+		ks_call_post(stream->call, &batch->task); /* run_fetched takes over the batch's reference */
+		ks_mutex_unlock(&stream->ready_lock);
+		return;
+	}
+	/* The stream is gone, and with it the thread that would free the watch. */
+	free(batch->watch);
+	batch_free(batch);
+	stream_unref_locked(stream);
+}
+
+static void run_fetched(struct ks_task *task)
+{
+	struct batch *batch = ks_container_of(task, struct batch, task);
+	struct stream *stream = batch->stream;
+	struct watch *watch = batch->watch;
+	bool closed;
+
+	ks_mutex_lock(&stream->ready_lock);
+	closed = stream->closed;
+	ks_mutex_unlock(&stream->ready_lock);
+	stream->parked--;
+	watch->parked = false;
+	if (watch->removed || closed) {
+		free(watch);
+	} else if (batch->fetch.err.status == KS_OUT_OF_RANGE) {
+		/* A compaction trimmed a row that the batch still needed. */
+		int64_t compacted = ks_store_committed(stream->api->store).compact_revision;
+
+		send_response(stream, &(struct response){
+					      .watch_id = watch->id, .canceled = true, .compact_revision = compacted});
+		remove_watch(stream, watch);
+	} else if (batch->fetch.err.status != KS_OK) {
+		/* The values cannot be had now: the client resumes where it was. */
+		finish(stream, KS_UNAVAILABLE, batch->fetch.err.text);
+	} else {
+		send_events(stream, batch);
+		if (watch->unread)
+			ks_list_append(&stream->active, &watch->link);
+	}
+	batch_free(batch);
+	if (!closed)
+		pump(stream);
+	stream_unref(stream);
+}
+
+/* True when values are missing and were asked for: the batch then belongs to the fetch. */
+static bool fetch_missing(struct stream *stream, struct batch *batch)
+{
+	size_t missing = 0;
+
+	for (size_t i = 0; i < batch->count; i++)
+		missing += (size_t)ks_kvref_missing(&batch->events[i].kv) +
+			   (size_t)ks_kvref_missing(&batch->events[i].prev);
+	if (!missing)
+		return false;
+	batch->fetch.refs = calloc(missing, sizeof(struct ks_kvref *));
+	if (!batch->fetch.refs) {
+		batch->failed = true;
+		return false;
+	}
+	for (size_t i = 0; i < batch->count; i++) {
+		if (ks_kvref_missing(&batch->events[i].kv))
+			batch->fetch.refs[batch->fetch.count++] = &batch->events[i].kv;
+		if (ks_kvref_missing(&batch->events[i].prev))
+			batch->fetch.refs[batch->fetch.count++] = &batch->events[i].prev;
+	}
+	batch->stream = stream;
+	batch->fetch.done = fetch_done;
+	batch->task.run = run_fetched;
+	batch->watch->parked = true;
+	stream->parked++;
+	ks_mutex_lock(&stream->ready_lock);
+	stream->refs++;
+	ks_mutex_unlock(&stream->ready_lock);
+	stream->api->committer->ops->fetch(stream->api->committer, &batch->fetch);
+	return true;
+}
+
+/* One read of an active watch. */
+static void read_watch(struct stream *stream, struct watch *watch)
+{
+	struct batch *batch = calloc(1, sizeof(*batch));
+	struct ks_watch_read read = {
+		.max_revisions = BATCH_REVISIONS,
+		.max_events = BATCH_EVENTS,
+		.max_bytes = BATCH_BYTES,
+		.max_scanned = BATCH_SCANNED,
+		.visit = collect,
+		.ctx = batch,
+	};
+
+	if (!batch) {
+		finish(stream, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory for a watch");
+		return;
+	}
+	batch->watch = watch;
+	switch (ks_watch_read(stream->hub, &watch->watcher, &read)) {
+	case KS_WATCH_READ:
+		break;
+	case KS_WATCH_COMPACTED:
+		send_response(stream, &(struct response){.watch_id = watch->id,
+							 .canceled = true,
+							 .compact_revision = read.compact_revision});
+		remove_watch(stream, watch);
+		goto out;
+	case KS_WATCH_RESET:
+		finish(stream, KS_UNAVAILABLE, KS_TEXT_NO_LEADER);
+		goto out;
+	}
+	if (batch->count) {
+		batch->header_revision = watch->live ? batch->events[batch->count - 1].revision : read.current;
+		watch->sent_since_tick = true;
+	}
+	if (read.caught_up)
+		watch->live = true;
+	watch->unread = !read.caught_up;
+	if (!batch->failed && batch->count && fetch_missing(stream, batch))
+		return;
+	if (watch->unread)
+		ks_list_append(&stream->active, &watch->link);
+	if (batch->failed)
+		finish(stream, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory for a watch");
+	else
+		send_events(stream, batch);
+out:
+	batch_free(batch);
+}
+
+static bool has_room(struct stream *stream)
+{
+	size_t bytes;
+
+	return ks_stream_queued(stream->call, &bytes) < QUEUE_RESPONSES && bytes < QUEUE_BYTES;
+}
+
+static void pump(struct stream *stream)
+{
+	for (int reads = 0; !stream->finishing && !ks_list_empty(&stream->active) && has_room(stream); reads++) {
+		if (reads == PUMP_READS) {
+			ks_mutex_lock(&stream->ready_lock);
+			post_locked(stream);
+			ks_mutex_unlock(&stream->ready_lock);
+			return;
+		}
+		read_watch(stream, ks_container_of(ks_list_pop(&stream->active), struct watch, link));
+	}
+}
+
+/* Woken watches become active; a parked one when its fetch ends. */
+static bool take_ready(struct stream *stream, bool *tick, bool *no_leader)
+{
+	struct ks_list ready;
+	struct ks_list *item;
+	bool closed;
+
+	ks_list_init(&ready);
+	ks_mutex_lock(&stream->ready_lock);
+	stream->posted = false;
+	closed = stream->closed;
+	*tick = stream->tick;
+	*no_leader = stream->no_leader;
+	stream->tick = false;
+	ks_list_splice(&ready, &stream->ready);
+	for (item = ready.next; item != &ready; item = item->next)
+		ks_container_of(item, struct watch, link)->woken = false;
+	ks_mutex_unlock(&stream->ready_lock);
+	while ((item = ks_list_pop(&ready))) {
+		struct watch *watch = ks_container_of(item, struct watch, link);
+
+		if (watch->parked)
+			watch->unread = true;
+		else
+			ks_list_append(&stream->active, item);
+	}
+	return !closed;
+}
+
+/* ---- progress (spec 3.7) ---- */
+
+static bool all_sent(struct stream *stream)
+{
+	bool ready;
+
+	ks_mutex_lock(&stream->ready_lock);
+	ready = !ks_list_empty(&stream->ready);
+	ks_mutex_unlock(&stream->ready_lock);
+	return !ready && !stream->parked && ks_list_empty(&stream->active);
+}
+
+static void answer_progress(struct stream *stream)
+{
+	int64_t revision;
+
+	if (!stream->manual_progress)
+		return;
+	stream->manual_progress = false;
+	if (stream->watch_count == 0 || !all_sent(stream) ||
+	    !ks_watch_progress(stream->hub, stream->watches, stream->watch_count, &revision))
+		return;
+	send_response(stream, &(struct response){.watch_id = -1, .revision = revision});
+}
+
+static void progress_tick(struct stream *stream)
+{
+	for (size_t i = 0; i < stream->watch_count && !stream->finishing; i++) {
+		struct watch *watch = ks_container_of(stream->watches[i], struct watch, watcher);
+		bool sent = watch->sent_since_tick;
+		int64_t revision;
+
+		watch->sent_since_tick = false;
+		if (!watch->progress_notify || sent || watch->parked ||
+		    !ks_watch_progress(stream->hub, &stream->watches[i], 1, &revision))
+			continue;
+		send_response(stream, &(struct response){.watch_id = watch->id, .revision = revision});
+	}
+	ks_timer_arm(stream->api->timers, &stream->progress_timer, stream->progress_ms);
+}
+
+static void progress_fired(struct ks_timer *timer)
+{
+	struct stream *stream = ks_container_of(timer, struct stream, progress_timer);
+
+	ks_mutex_lock(&stream->ready_lock);
+	stream->tick = true;
+	post_locked(stream);
+	ks_mutex_unlock(&stream->ready_lock);
+}
+
+/* One ticker for the stream, with up to 10 % of jitter chosen once, so that many streams do not tick together. */
+static void start_ticker(struct stream *stream)
+{
+	int64_t interval = stream->api->progress_interval_ms;
+	uint64_t random = (uint64_t)(uintptr_t)stream * 0x9e3779b97f4a7c15u >> 40;
+
+	if (stream->progress_ms)
+		return;
+	if (interval < MIN_PROGRESS_MS)
+		interval = MIN_PROGRESS_MS;
+	stream->progress_ms = interval + (int64_t)(random % (uint64_t)(interval / 10 + 1));
+	ks_timer_arm(stream->api->timers, &stream->progress_timer, stream->progress_ms);
+}
+
+static void run_task(struct ks_task *task)
+{
+	struct stream *stream = ks_container_of(task, struct stream, task);
+	bool tick, no_leader;
+
+	if (take_ready(stream, &tick, &no_leader)) {
+		if (no_leader)
+			finish(stream, KS_UNAVAILABLE, KS_TEXT_NO_LEADER);
+		pump(stream);
+		if (tick && !stream->finishing)
+			progress_tick(stream);
+		answer_progress(stream);
+	}
+	stream_unref(stream);
+}
+
+/* ---- requests ---- */
+
+static void refuse_create(struct stream *stream, const char *reason)
+{
+	send_response(stream, &(struct response){.revision = ks_store_committed(stream->api->store).revision,
+						 .watch_id = -1,
+						 .created = true,
+						 .canceled = true,
+						 .cancel_reason = reason});
+}
+
+/* Spec 3.1, step 1 and 4. False: the interval is empty. */
+static bool watch_interval(const Etcdserverpb__WatchCreateRequest *request, struct ks_interval *interval)
+{
+	static const uint8_t zero[1] = {0};
+
+	interval->key = ks_slice_of(request->key.data, request->key.len);
+	interval->end = ks_slice_of(request->range_end.data, request->range_end.len);
+	if (interval->key.size == 0)
+		interval->key = ks_slice_of(zero, 1);
+	if (interval->end.size == 0 || (interval->end.size == 1 && interval->end.data[0] == 0))
+		return true;
+	return ks_slice_cmp(interval->key, interval->end) < 0;
+}
+
+static struct watch *new_watch(struct stream *stream, const Etcdserverpb__WatchCreateRequest *request,
+			       const struct ks_interval *interval)
+{
+	struct watch *watch = calloc(1, sizeof(*watch) + interval->key.size + interval->end.size);
+
+	if (!watch)
+		return NULL;
+	memcpy(watch->bytes, interval->key.data, interval->key.size);
+	if (interval->end.size)
+		memcpy(watch->bytes + interval->key.size, interval->end.data, interval->end.size);
+	watch->stream = stream;
+	watch->watcher.interval.key = ks_slice_of(watch->bytes, interval->key.size);
+	watch->watcher.interval.end = ks_slice_of(watch->bytes + interval->key.size, interval->end.size);
+	watch->watcher.prev_kv = request->prev_kv;
+	for (size_t i = 0; i < request->n_filters; i++) {
+		watch->watcher.no_put |=
+			request->filters[i] == ETCDSERVERPB__WATCH_CREATE_REQUEST__FILTER_TYPE__NOPUT;
+		watch->watcher.no_delete |=
+			request->filters[i] == ETCDSERVERPB__WATCH_CREATE_REQUEST__FILTER_TYPE__NODELETE;
+	}
+	watch->watcher.wake = wake;
+	watch->fragment = request->fragment;
+	watch->progress_notify = request->progress_notify;
+	/* Whoever asks for nothing old is live from the start. */
+	watch->live = request->start_revision == 0;
+	ks_list_init(&watch->link);
+	return watch;
+}
+
+static void create_watch(struct stream *stream, const Etcdserverpb__WatchCreateRequest *request)
+{
+	struct ks_interval interval;
+	struct watch *watch = NULL;
+	int64_t current = 0;
+	int64_t id = request->watch_id;
+
+	if (request->start_revision < 0) {
+		refuse_create(stream, KS_TEXT_COMPACTED);
+		return;
+	}
+	if (!watch_interval(request, &interval)) {
+		refuse_create(stream, "mvcc: watcher range is empty");
+		return;
+	}
+	if (id != 0 && find_watch(stream, id)) {
+		refuse_create(stream, "mvcc: duplicate watch ID provided on the WatchStream");
+		return;
+	}
+	if (id == 0) {
+		while (find_watch(stream, stream->next_id))
+			stream->next_id++;
+		id = stream->next_id++;
+	}
+	if (stream->watch_count < MAX_WATCHES && grow_tables(stream))
+		watch = new_watch(stream, request, &interval);
+	if (!watch || ks_watch_add(stream->hub, &watch->watcher, request->start_revision, &current) != KS_OK) {
+		free(watch);
+		finish(stream, KS_RESOURCE_EXHAUSTED, "etcdserver: too many watchers on one stream, or out of memory");
+		return;
+	}
+	watch->id = id;
+	link_watch(stream, watch);
+	send_response(stream, &(struct response){.revision = current, .watch_id = id, .created = true});
+	if (request->start_revision > 0 && request->start_revision <= current)
+		ks_list_append(&stream->active, &watch->link);
+	if (watch->progress_notify)
+		start_ticker(stream);
+}
+
+static void cancel_watch(struct stream *stream, int64_t id)
+{
+	struct watch *watch = find_watch(stream, id);
+
+	if (!watch)
+		return;
+	remove_watch(stream, watch);
+	send_response(stream, &(struct response){.revision = ks_store_committed(stream->api->store).revision,
+						 .watch_id = id,
+						 .canceled = true});
+}
+
+static void watch_message(struct ks_call *call, struct ks_slice message)
+{
+	struct stream *stream = ks_call_context(call);
+	Etcdserverpb__WatchRequest *request;
+	struct ks_arena arena;
+
+	if (!stream || stream->finishing)
+		return;
+	ks_arena_init(&arena, 4 * message.size + 65536);
+	request = (Etcdserverpb__WatchRequest *)ks_api_unpack(&etcdserverpb__watch_request__descriptor, &arena, message);
+	if (!request) {
+		finish(stream, KS_INTERNAL, KS_TEXT_UNMARSHAL);
+		goto out;
+	}
+	switch (request->request_union_case) {
+	case ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_CREATE_REQUEST:
+		create_watch(stream, request->create_request);
+		break;
+	case ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_CANCEL_REQUEST:
+		cancel_watch(stream, request->cancel_request->watch_id);
+		break;
+	case ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_PROGRESS_REQUEST:
+		stream->manual_progress = true;
+		break;
+	default: /* an unknown kind is ignored (spec 3) */
+		break;
+	}
+	pump(stream);
+	if (stream->manual_progress) {
+		/* What was woken but not yet looked at may be all that keeps this stream from being in sync. */
+		ks_mutex_lock(&stream->ready_lock);
+		post_locked(stream);
+		ks_mutex_unlock(&stream->ready_lock);
+	}
+out:
+	ks_arena_fini(&arena);
+}
+
+/* ---- life of the stream ---- */
+
+static void watch_open(struct ks_call *call)
+{
+	struct ks_api *api = ks_rpc_context(ks_call_rpc(call));
+	struct stream *stream = calloc(1, sizeof(*stream));
+
+	ks_call_set_context(call, stream);
+	if (!stream) {
+		ks_stream_finish(call, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory for a watch stream");
+		return;
+	}
+	stream->call = call;
+	stream->api = api;
+	stream->hub = ks_store_hub(api->store);
+	stream->refs = 1;
+	stream->task.run = run_task;
+	ks_mutex_init(&stream->ready_lock);
+	ks_list_init(&stream->ready);
+	ks_list_init(&stream->active);
+	ks_list_init(&stream->leader_link);
+	ks_timer_init(&stream->progress_timer, progress_fired);
+}
+
+/* Spec 3.10: a client's half-close does not end a watch. */
+static void watch_half_closed(struct ks_call *call)
+{
+	(void)call;
+}
+
+static void watch_writable(struct ks_call *call)
+{
+	struct stream *stream = ks_call_context(call);
+
+	if (stream)
+		pump(stream);
+}
+
+static void watch_closed(struct ks_call *call)
+{
+	struct stream *stream = ks_call_context(call);
+
+	if (!stream)
+		return;
+	stream->finishing = true;
+	ks_timer_cancel(stream->api->timers, &stream->progress_timer);
+	/* First out of the hub: then no wake can come, and what was woken is forgotten with its watch. */
+	while (stream->watch_count > 0) {
+		struct watch *watch = ks_container_of(stream->watches[stream->watch_count - 1], struct watch, watcher);
+
+		remove_watch(stream, watch);
+	}
+	ks_mutex_lock(&stream->ready_lock);
+	stream->closed = true;
+	stream_unref_locked(stream);
+}
+
+const struct ks_stream_ops ks_api_watch_ops = {
+	.open = watch_open,
+	.message = watch_message,
+	.half_closed = watch_half_closed,
+	.writable = watch_writable,
+	.closed = watch_closed,
+};
