@@ -178,6 +178,17 @@ struct ks_range_result {
 	size_t kv_count;
 	int64_t count; /* spec 1.3 */
 	bool more;
+	/*
+	 * Sorting by VALUE met values that are not in memory: kvs are everything that matched, in key order. Fill the missing
+	 * ones (ks_range_result_each_missing), then call ks_range_result_finish, which sorts, cuts and strips values.
+	 * Results of ks_store_eval are never like this, those of ks_store_range and ks_store_read_txn may be.
+	 */
+	bool unsorted;
+	struct {
+		int64_t limit;
+		bool descend;
+		bool keys_only;
+	} pending;
 };
 
 struct ks_op_result {
@@ -219,6 +230,10 @@ void ks_result_fini(struct ks_result *result); /* also of a zeroed one */
 typedef void ks_kvref_fn(void *ctx, struct ks_kvref *ref);
 void ks_result_each_missing(struct ks_result *result, ks_kvref_fn *fill, void *ctx);
 void ks_range_result_each_missing(struct ks_range_result *result, ks_kvref_fn *fill, void *ctx);
+void ks_txn_result_each_missing(struct ks_txn_result *result, ks_kvref_fn *fill, void *ctx);
+/* Does what 'unsorted' left to do; nothing when it is not set. KS_UNAVAILABLE when a value is still missing. */
+enum ks_status ks_range_result_finish(struct ks_range_result *result, struct ks_err *err) KS_MUST_CHECK;
+enum ks_status ks_txn_result_finish(struct ks_txn_result *result, struct ks_err *err) KS_MUST_CHECK;
 
 /* ---- effects: what an entry of the log says; every replica applies them blindly (DESIGN.md, "effects") ---- */
 
@@ -278,8 +293,12 @@ enum ks_status ks_store_eval(struct ks_store *store, const struct ks_request *re
 /* Effects borrow keys and values from the request and from the store's tail: valid until publish or rollback. */
 void ks_effects_fini(struct ks_effects *effects);
 
-/* Extends the tail by an entry that somebody appended. KS_DATA_LOSS when it does not fit (position or revision not after
- * the tail's): the caller must reload. */
+/*
+ * Extends the tail by an entry that somebody appended. KS_DATA_LOSS, with nothing changed, when it does not fit: the caller
+ * must reload. It fits when its position is the tail's + 1 and its revision the tail's, + 1 when it has puts or deletes.
+ * While loading or jumping rows may have been trimmed: position and revision must only be greater (the revision of an
+ * entry without puts and deletes may be equal). What an effect says of a key's version is believed.
+ */
 enum ks_status ks_store_apply(struct ks_store *store, const struct ks_entry *entry, struct ks_err *err) KS_MUST_CHECK;
 /* Makes the tail the committed view and wakes the watch hub. */
 void ks_store_publish(struct ks_store *store);
@@ -287,13 +306,28 @@ void ks_store_rollback(struct ks_store *store);
 /* Back to an empty store (a lost tail was noticed, or a reload): every watcher is cancelled, KS_UNAVAILABLE. */
 void ks_store_reset(struct ks_store *store);
 /* Loading many entries: between begin and end readers must be kept away; skips what only readers need (the hub, the lock
- * per entry), and finishes the newest compaction at the end. */
+ * per entry), and finishes the newest compaction at the end. Each applied entry is committed at once: publish and rollback
+ * do nothing meanwhile, and after an error the caller resets. Nothing can be evaluated. */
 void ks_store_load_begin(struct ks_store *store);
 void ks_store_load_end(struct ks_store *store);
+/*
+ * Jumping over holes that a compaction tore into the log in front of us. Rows behind a hole do not tell which older keys and
+ * leases are gone, so a jump reads the log from its first row again: between begin and end ks_store_apply builds a
+ * second state from nothing, while readers go on with the old one; end replaces the one by the other in one step, like a
+ * publish (watchers go on when their revision is still there, else they find themselves compacted). Only from an empty
+ * tail. End fails with KS_DATA_LOSS, like abort, when the new state is older than the old one.
+ */
+enum ks_status ks_store_jump_begin(struct ks_store *store, struct ks_err *err) KS_MUST_CHECK;
+enum ks_status ks_store_jump_end(struct ks_store *store, struct ks_err *err) KS_MUST_CHECK;
+void ks_store_jump_abort(struct ks_store *store);
 
 /*
  * Removes up to 'max_records' records that the newest committed compaction made superfluous and reports them, so that the
- * housekeeper can trim their rows. Returns true while there is more to do. 'dropped' runs without the lock.
+ * housekeeper can trim their rows (also rows of leases that are gone and of older compactions). Returns true while there is
+ * more to do. 'dropped' runs without the lock; NULL is fine. One caller at a time.
+ * Trim in the order reported (several rows in one transaction are fine): a put comes before the delete that ended it, a grant
+ * before its revoke, so that an interruption never brings anything back to life. Only rows of entries before the newest
+ * compaction's own are reported, so a hole in the log always has a compaction after it.
  */
 typedef void ks_dropped_fn(void *ctx, const struct ks_loc *locs, size_t count);
 bool ks_store_compact_step(struct ks_store *store, size_t max_records, ks_dropped_fn *dropped, void *ctx);
@@ -311,10 +345,19 @@ struct ks_position ks_store_committed(struct ks_store *store); /* lock-free or n
  * the result is nevertheless of one revision. */
 enum ks_status ks_store_range(struct ks_store *store, const struct ks_range_req *req, struct ks_range_result *result,
 			      int64_t *revision, struct ks_err *err) KS_MUST_CHECK;
-/* Spec 2.5, 2.6: a read-only txn as one snapshot. KS_INVALID_ARGUMENT text as etcd. VALUE compares on evicted values: the
- * 'fetch' of the config is not used; instead KS_ABORTED and *miss says what to load with ks_store_cache_fill first. */
+/* Values that a call needed and did not find in memory. Starts zeroed. */
+struct ks_misses {
+	struct ks_kvref *refs;
+	size_t count;
+};
+void ks_misses_fini(struct ks_misses *misses);
+/*
+ * Spec 2.5, 2.6: a read-only txn as one snapshot. VALUE compares on values that are not in memory end in KS_ABORTED: fill those
+ * of misses->refs that are ks_kvref_missing (the array stays where it is until the next call) and call again with the
+ * same misses; in the end ks_misses_fini.
+ */
 enum ks_status ks_store_read_txn(struct ks_store *store, const struct ks_txn_req *req, struct ks_txn_result *result,
-				 int64_t *revision, struct ks_loc *miss, struct ks_err *err) KS_MUST_CHECK;
+				 int64_t *revision, struct ks_misses *misses, struct ks_err *err) KS_MUST_CHECK;
 void ks_txn_result_fini(struct ks_txn_result *result);
 /* Puts a fetched encoding back into the cache, if its record is still there. */
 void ks_store_cache_fill(struct ks_store *store, struct ks_bytes *encoded, struct ks_loc loc);
@@ -350,6 +393,9 @@ struct ks_event_scan {
 	int64_t from; /* first revision wanted, >= 1 */
 	int64_t to;   /* last revision wanted; clipped to the committed revision */
 	bool prev_kv, no_put, no_delete;
+	/* 'from' may lie below the compact revision as long as nothing was removed there yet. For a watcher that was up to date
+	 * when a batch with its events and the compaction behind them was published. */
+	bool live;
 	size_t max_revisions; /* stop after this many distinct matching revisions (between revisions) */
 	size_t max_events;    /* stop between revisions once this many events matched */
 	size_t max_bytes;     /* likewise for encoded bytes; evicted values count with their size */
@@ -373,6 +419,7 @@ struct ks_lease_info {
 	int64_t ttl; /* granted, seconds */
 	struct ks_bytes **keys; /* counted; only when asked for */
 	size_t key_count;
+	bool no_memory; /* for the keys that were asked for: there are none in here */
 };
 /* False when there is no such lease. */
 bool ks_store_lease(struct ks_store *store, int64_t id, bool want_keys, struct ks_lease_info *info);
@@ -380,7 +427,8 @@ void ks_lease_info_fini(struct ks_lease_info *info);
 /* Ids and ttls of all leases, malloc-ed, unordered. KS_RESOURCE_EXHAUSTED without memory. */
 enum ks_status ks_store_leases(struct ks_store *store, struct ks_lease_info **infos, size_t *count) KS_MUST_CHECK;
 
-/* Is this row still needed by the committed state (housekeeping after a restart)? */
+/* Is this row still needed by the committed state (housekeeping after a restart)? Trim in ascending order of position. Rows
+ * at or after the newest compaction's are always needed. */
 bool ks_store_row_needed(struct ks_store *store, enum ks_effect_kind kind, struct ks_slice key, int64_t lease,
 			 struct ks_loc loc);
 
