@@ -25,8 +25,8 @@ struct ks_arena {
 
 void ks_arena_init(struct ks_arena *arena, size_t limit);
 void ks_arena_fini(struct ks_arena *arena);
-void *ks_arena_alloc(struct ks_arena *arena, size_t size);  /* contents undefined */
-void *ks_arena_zalloc(struct ks_arena *arena, size_t size); /* zeroed */
+void *ks_arena_alloc(struct ks_arena *arena, size_t size);               /* contents undefined */
+void *ks_arena_zalloc(struct ks_arena *arena, size_t size);              /* zeroed */
 void *ks_arena_array(struct ks_arena *arena, size_t count, size_t size); /* zeroed, overflow-checked */
 
 #endif

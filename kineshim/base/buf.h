@@ -35,7 +35,7 @@ uint8_t *ks_buf_take(struct ks_buf *buf, size_t *size);
 /* Protobuf wire format: fields are written as proto3 does, that is, zero and empty ones are left out. */
 size_t ks_wire_varint_size(uint64_t value);
 void ks_wire_varint(struct ks_buf *buf, uint64_t value);
-void ks_wire_uint(struct ks_buf *buf, uint32_t field, uint64_t value);  /* also int64, bool, enum */
+void ks_wire_uint(struct ks_buf *buf, uint32_t field, uint64_t value); /* also int64, bool, enum */
 void ks_wire_bytes(struct ks_buf *buf, uint32_t field, struct ks_slice value);
 /* Tag and length of a nested message whose 'size' bytes the caller appends next; written even for size 0. */
 void ks_wire_nested(struct ks_buf *buf, uint32_t field, size_t size);

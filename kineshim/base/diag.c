@@ -116,8 +116,8 @@ static size_t utf8_size(const unsigned char *at)
 		if ((at[i] & 0xc0) != 0x80) /* the terminating NUL ends a cut sequence, too */
 			return 0;
 	}
-	if ((at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] > 0x9f) ||
-	    (at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] > 0x8f))
+	if ((at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] > 0x9f) || (at[0] == 0xf0 && at[1] < 0x90) ||
+	    (at[0] == 0xf4 && at[1] > 0x8f))
 		return 0;
 	return size;
 }

@@ -30,15 +30,15 @@ bool ks_diag_wants(enum ks_diag_level level);
 void ks_diag(enum ks_diag_level level, const char *module, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 bool ks_diag_pass(struct ks_diag_limit *limit, uint32_t *swallowed);
 
-#define KS_DIAG_LIMITED(level, module, ...)                                                                            \
-	do {                                                                                                           \
-		static struct ks_diag_limit limit__;                                                                   \
-		uint32_t swallowed__;                                                                                  \
-		if (ks_diag_wants(level) && ks_diag_pass(&limit__, &swallowed__)) {                                    \
-			if (swallowed__)                                                                               \
-				ks_diag(level, module, "(%u similar messages left out)", swallowed__);                 \
-			ks_diag(level, module, __VA_ARGS__);                                                           \
-		}                                                                                                      \
+#define KS_DIAG_LIMITED(level, module, ...)                                                            \
+	do {                                                                                           \
+		static struct ks_diag_limit limit__;                                                   \
+		uint32_t swallowed__;                                                                  \
+		if (ks_diag_wants(level) && ks_diag_pass(&limit__, &swallowed__)) {                    \
+			if (swallowed__)                                                               \
+				ks_diag(level, module, "(%u similar messages left out)", swallowed__); \
+			ks_diag(level, module, __VA_ARGS__);                                           \
+		}                                                                                      \
 	} while (0)
 
 #endif

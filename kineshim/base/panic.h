@@ -9,10 +9,10 @@
 
 #include <stddef.h>
 
-#define KS_ASSERT(condition)                                                                                           \
-	do {                                                                                                           \
-		if (__builtin_expect(!(condition), 0))                                                                 \
-			ks_panic(__FILE__, __LINE__, #condition);                                                      \
+#define KS_ASSERT(condition)                                      \
+	do {                                                      \
+		if (__builtin_expect(!(condition), 0))            \
+			ks_panic(__FILE__, __LINE__, #condition); \
 	} while (0)
 
 void ks_panic(const char *file, int line, const char *what) __attribute__((noreturn));

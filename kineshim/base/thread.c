@@ -87,8 +87,7 @@ void ks_cond_broadcast(struct ks_cond *cond)
 	KS_ASSERT(pthread_cond_broadcast(&cond->c) == 0);
 }
 
-enum ks_status ks_thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void *arg,
-			       struct ks_err *err)
+enum ks_status ks_thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void *arg, struct ks_err *err)
 {
 	char short_name[16]; /* what the kernel keeps */
 	sigset_t blocked, before;
@@ -104,8 +103,7 @@ enum ks_status ks_thread_start(pthread_t *thread, const char *name, void *(*run)
 	result = pthread_create(thread, NULL, run, arg);
 	KS_ASSERT(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0);
 	if (result)
-		return ks_fail(err, KS_RESOURCE_EXHAUSTED, "cannot start thread %s: %s", name,
-			       strerrordesc_np(result));
+		return ks_fail(err, KS_RESOURCE_EXHAUSTED, "cannot start thread %s: %s", name, strerrordesc_np(result));
 
 	/* A nicety for top -H; it may fail when the thread has already ended. */
 	strncpy(short_name, name, sizeof(short_name) - 1);

@@ -379,8 +379,7 @@ static void list_keeps_order_and_removes_twice(void)
 	ks_list_remove(&items[1].link);
 	for (int expected = 0; expected < 4; expected++) {
 		if (expected != 1)
-			CU_ASSERT_EQUAL(ks_container_of(ks_list_pop(&list), struct item, link)->number,
-					expected);
+			CU_ASSERT_EQUAL(ks_container_of(ks_list_pop(&list), struct item, link)->number, expected);
 	}
 	CU_ASSERT_TRUE(ks_list_empty(&list));
 }
@@ -675,8 +674,9 @@ static void diag_json_escapes_what_would_break_it(void)
 	char line[20000];
 
 	capture(KS_DIAG_JSON, "a\"b\\c\nd\x01 \xc3\xa4 \xff\xed\xa0\x80", line, sizeof(line));
-	CU_ASSERT_PTR_NOT_NULL(strstr(line, "\"level\":\"warn\",\"module\":\"base\",\"msg\":\"a\\\"b\\\\c\\u000ad\\u0001 "
-					    "\xc3\xa4 \xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"}\n"));
+	CU_ASSERT_PTR_NOT_NULL(strstr(line,
+				      "\"level\":\"warn\",\"module\":\"base\",\"msg\":\"a\\\"b\\\\c\\u000ad\\u0001 "
+				      "\xc3\xa4 \xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"}\n"));
 	CU_ASSERT_PTR_NULL(strstr(line, "too low"));
 	CU_ASSERT(strncmp(line, "{\"ts\":\"20", 9) == 0);
 }
