@@ -90,6 +90,11 @@ void ks_call_reply(struct ks_call *call, struct ks_out *out);
 void ks_call_fail(struct ks_call *call, enum ks_status status, const char *text);
 /* Runs 'task' soon on the call's cq thread. For streams: not after 'closed' was called (the owner removes itself first). */
 void ks_call_post(struct ks_call *call, struct ks_task *task);
+/*
+ * Takes back a task that was posted and has not run yet; cq thread of the call only. True when it was waiting: it will not run.
+ * For 'closed': stop others from posting, take the task back, then free what it is embedded in.
+ */
+bool ks_call_unpost(struct ks_call *call, struct ks_task *task);
 
 /* Queues one response message; takes what 'out' holds. Silently dropped when the stream is already dead. */
 void ks_stream_send(struct ks_call *call, struct ks_out *out);

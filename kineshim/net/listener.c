@@ -1,0 +1,470 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The accept loop, see listener.h. A connection's life here:
+ *
+ *	accepted ─► waiting ──PRI * HTTP/2.0──► handed to gRPC
+ *	               │ ──method──► request ──empty line──► answered: discards input until the client closes
+ *	               └──anything else, time is up, pushed out by newer ones──► closed
+ *
+ * First bytes are only peeked at, so that gRPC finds them. Sockets are watched edge-triggered: a peeked byte stays
+ * readable and would wake a level-triggered loop for ever. All states end at the connection's deadline.
+ */
+#include "net/listener.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/list.h"
+#include "base/panic.h"
+#include "base/thread.h"
+#include "net/address.h"
+#include "net/preface.h"
+
+#define DEFAULT_FIRST_BYTES_MS 10000
+#define DEFAULT_MAX_HALF_OPEN 1024
+#define ACCEPTS_PER_TURN 64
+#define ACCEPT_PAUSE_MS 100    /* when descriptors or memory ran out */
+#define LINGER_MS 1000         /* for the client to read our answer */
+#define MAX_HEADER_BYTES 65536 /* of an HTTP/1.x request; longer ones are answered as they are */
+#define MAX_DISCARDED (1024 * 1024)
+#define EVENTS_PER_TURN 64
+
+/* Dead peers are noticed by TCP: after 15 s of silence a probe every 15 s, nine times. */
+#define TCP_PROBE_S 15
+
+struct port {
+	int fd;
+	char *unlink_path; /* of a unix socket */
+};
+
+enum half_state { HALF_WAITING, HALF_REQUEST, HALF_ANSWERED };
+
+struct half {
+	struct ks_list node; /* of listener->waiting or ->answered */
+	int fd;
+	enum half_state state;
+	int64_t deadline_ms;
+	struct ks_header_end header;
+	size_t consumed;
+	bool head_request;
+	char peer[KS_ADDRESS_TEXT_MAX];
+};
+
+struct ks_listener {
+	struct ks_rpc *rpc;
+	int64_t first_bytes_ms;
+	size_t max_half_open;
+	struct port *ports;
+	size_t port_count;
+	char *urls;
+	pthread_t thread;
+	int epoll_fd, stop_fd;
+
+	/* listener thread */
+	struct ks_list waiting, answered; /* by deadline: all in a list have the same time to live */
+	size_t half_count;                /* of both */
+	int64_t resume_ms;                /* accepting pauses until then; 0: it does not */
+	bool stopping;
+};
+
+static int64_t now_ms(void)
+{
+	return ks_clock_now(ks_clock_system());
+}
+
+static void close_half(struct ks_listener *listener, struct half *half)
+{
+	ks_list_remove(&half->node);
+	listener->half_count--;
+	(void)close(half->fd);
+	free(half);
+}
+
+static void hand_over(struct ks_listener *listener, struct half *half)
+{
+	ks_list_remove(&half->node);
+	listener->half_count--;
+	(void)epoll_ctl(listener->epoll_fd, EPOLL_CTL_DEL, half->fd, NULL);
+	ks_rpc_adopt(listener->rpc, half->fd, half->peer);
+	free(half);
+}
+
+static void answer_http1(struct ks_listener *listener, struct half *half)
+{
+	static const char body[] = "This port speaks etcd's gRPC API (HTTP/2). "
+				   "The JSON gateway and the HTTP/1.1 endpoints are not there yet.\n";
+	char answer[512];
+	int size;
+
+	size = snprintf(answer, sizeof(answer),
+			"HTTP/1.1 501 Not Implemented\r\n"
+			"Content-Type: text/plain; charset=utf-8\r\n"
+			"Content-Length: %zu\r\n"
+			"X-Content-Type-Options: nosniff\r\n"
+			"Connection: close\r\n"
+			"\r\n%s",
+			sizeof(body) - 1, half->head_request ? "" : body);
+	/* A fresh socket takes this at once; one that does not is not worth a queue. */
+	if (send(half->fd, answer, (size_t)size, MSG_NOSIGNAL) != size || shutdown(half->fd, SHUT_WR) < 0) {
+		close_half(listener, half);
+		return;
+	}
+	half->state = HALF_ANSWERED;
+	half->deadline_ms = now_ms() + LINGER_MS;
+	ks_list_remove(&half->node);
+	ks_list_append(&listener->answered, &half->node);
+}
+
+/* Reads away what the client sends, to its end: closing with unread bytes would take our answer away from it. */
+static void read_http1(struct ks_listener *listener, struct half *half)
+{
+	char piece[4096];
+
+	for (;;) {
+		ssize_t size = recv(half->fd, piece, sizeof(piece), 0);
+
+		if (size < 0 && errno == EINTR)
+			continue;
+		if (size < 0 && errno == EAGAIN)
+			return;
+		if (size <= 0 || half->consumed > MAX_DISCARDED) {
+			close_half(listener, half);
+			return;
+		}
+		if (half->consumed == 0)
+			half->head_request = size >= 5 && memcmp(piece, "HEAD ", 5) == 0;
+		half->consumed += (size_t)size;
+		if (half->state == HALF_REQUEST &&
+		    (ks_header_end_seen(&half->header, ks_slice_of(piece, (size_t)size)) ||
+		     half->consumed >= MAX_HEADER_BYTES)) {
+			answer_http1(listener, half);
+			if (half->state != HALF_ANSWERED)
+				return;
+		}
+	}
+}
+
+static void look_at(struct ks_listener *listener, struct half *half, bool hung_up)
+{
+	uint8_t start[KS_PREFACE_MAX];
+	ssize_t size;
+
+	if (half->state != HALF_WAITING) {
+		read_http1(listener, half);
+		return;
+	}
+	do {
+		size = recv(half->fd, start, sizeof(start), MSG_PEEK);
+	} while (size < 0 && errno == EINTR);
+	if (size < 0 && errno == EAGAIN)
+		return;
+	if (size <= 0) {
+		close_half(listener, half);
+		return;
+	}
+	switch (ks_preface_classify(ks_slice_of(start, (size_t)size))) {
+	case KS_PREFACE_MORE:
+		if (hung_up) /* there will be no more */
+			close_half(listener, half);
+		break;
+	case KS_PREFACE_HTTP2:
+		hand_over(listener, half);
+		break;
+	case KS_PREFACE_HTTP1:
+		half->state = HALF_REQUEST;
+		read_http1(listener, half);
+		break;
+	case KS_PREFACE_FOREIGN:
+		KS_DIAG_LIMITED(KS_INFO, "listener", "neither HTTP/2 nor HTTP/1: closed peer=%s first_byte=0x%02x",
+				half->peer, start[0]);
+		close_half(listener, half);
+		break;
+	}
+}
+
+static void push_out_oldest(struct ks_listener *listener)
+{
+	struct ks_list *list = ks_list_empty(&listener->answered) ? &listener->waiting : &listener->answered;
+	struct half *oldest = ks_container_of(list->next, struct half, node);
+
+	KS_DIAG_LIMITED(KS_WARN, "listener", "too many half-open connections: closed the oldest peer=%s limit=%zu",
+			oldest->peer, listener->max_half_open);
+	close_half(listener, oldest);
+}
+
+static void set_tcp_options(int fd)
+{
+	int on = 1, probe_s = TCP_PROBE_S;
+
+	/* Failures only cost speed or a late notice. */
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &probe_s, sizeof(probe_s));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &probe_s, sizeof(probe_s));
+}
+
+static void add_half(struct ks_listener *listener, int fd, const struct ks_address *peer)
+{
+	struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET};
+	struct half *half;
+
+	if (peer->storage.ss_family != AF_UNIX)
+		set_tcp_options(fd);
+	while (listener->half_count >= listener->max_half_open)
+		push_out_oldest(listener);
+	half = ks_xmalloc(sizeof(*half));
+	*half = (struct half){.fd = fd, .deadline_ms = now_ms() + listener->first_bytes_ms};
+	ks_address_text(peer, half->peer);
+	ks_list_append(&listener->waiting, &half->node);
+	listener->half_count++;
+	event.data.ptr = half;
+	if (epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
+		KS_DIAG_LIMITED(KS_WARN, "listener", "epoll refuses a connection: %s", strerrordesc_np(errno));
+		close_half(listener, half);
+	}
+	/* Bytes that are there already raise an event at once. */
+}
+
+static void watch_ports(struct ks_listener *listener, uint32_t events)
+{
+	for (size_t i = 0; i < listener->port_count; i++) {
+		struct epoll_event event = {.events = events, .data.ptr = &listener->ports[i]};
+
+		KS_ASSERT(epoll_ctl(listener->epoll_fd, EPOLL_CTL_MOD, listener->ports[i].fd, &event) == 0);
+	}
+}
+
+static bool accept_failed(struct ks_listener *listener, int code)
+{
+	switch (code) {
+	case EMFILE:
+	case ENFILE:
+	case ENOBUFS:
+	case ENOMEM:
+		KS_DIAG_LIMITED(KS_WARN, "listener", "cannot accept connections for a moment: %s",
+				strerrordesc_np(code));
+		watch_ports(listener, 0);
+		listener->resume_ms = now_ms() + ACCEPT_PAUSE_MS;
+		return true;
+	case EAGAIN:
+		return true;
+	default:
+		return false; /* of this one connection: aborted, network trouble, a firewall's verdict */
+	}
+}
+
+static void accept_some(struct ks_listener *listener, struct port *port)
+{
+	for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
+		struct ks_address peer = {.size = sizeof(peer.storage)};
+		int fd = accept4(port->fd, (struct sockaddr *)&peer.storage, &peer.size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+		if (fd >= 0)
+			add_half(listener, fd, &peer);
+		else if (accept_failed(listener, errno))
+			return;
+	}
+}
+
+static bool is_port(const struct ks_listener *listener, const void *pointer)
+{
+	return (const struct port *)pointer >= listener->ports &&
+	       (const struct port *)pointer < listener->ports + listener->port_count;
+}
+
+static void expire_list(struct ks_listener *listener, struct ks_list *list, int64_t now, int64_t *next)
+{
+	while (!ks_list_empty(list)) {
+		struct half *oldest = ks_container_of(list->next, struct half, node);
+
+		if (oldest->deadline_ms > now) {
+			*next = oldest->deadline_ms < *next ? oldest->deadline_ms : *next;
+			return;
+		}
+		close_half(listener, oldest);
+	}
+}
+
+/* Does what is due; gives the milliseconds until the next deadline, -1 when there is none. */
+static int expire(struct ks_listener *listener)
+{
+	int64_t now = now_ms(), next = INT64_MAX;
+
+	if (listener->resume_ms && listener->resume_ms <= now) {
+		listener->resume_ms = 0;
+		watch_ports(listener, EPOLLIN);
+	}
+	if (listener->resume_ms)
+		next = listener->resume_ms;
+	expire_list(listener, &listener->waiting, now, &next);
+	expire_list(listener, &listener->answered, now, &next);
+	return next == INT64_MAX ? -1 : (int)(next - now);
+}
+
+static void turn(struct ks_listener *listener)
+{
+	struct epoll_event events[EVENTS_PER_TURN];
+	int count = epoll_wait(listener->epoll_fd, events, EVENTS_PER_TURN, expire(listener));
+
+	KS_ASSERT(count >= 0 || errno == EINTR);
+	/* Ports last: a new connection may push out one that has an event in this very turn. */
+	for (int i = 0; i < count; i++) {
+		if (events[i].data.ptr == listener)
+			listener->stopping = true;
+		else if (!is_port(listener, events[i].data.ptr))
+			look_at(listener, events[i].data.ptr, events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR));
+	}
+	for (int i = 0; i < count; i++) {
+		if (is_port(listener, events[i].data.ptr))
+			accept_some(listener, events[i].data.ptr);
+	}
+}
+
+static void *run(void *arg)
+{
+	struct ks_listener *listener = arg;
+
+	while (!listener->stopping)
+		turn(listener);
+	return NULL;
+}
+
+static void add_url_text(struct ks_listener *listener, const struct port *port)
+{
+	struct ks_address real = {.size = sizeof(real.storage)};
+	char text[KS_ADDRESS_TEXT_MAX], *urls = NULL;
+	const char *before = listener->urls ? listener->urls : "";
+
+	KS_ASSERT(getsockname(port->fd, (struct sockaddr *)&real.storage, &real.size) == 0);
+	ks_address_text(&real, text);
+	KS_ASSERT(asprintf(&urls, "%s%s%s%s", before, *before ? "," : "", port->unlink_path ? "unix://" : "http://",
+			   port->unlink_path ? port->unlink_path : text) >= 0);
+	free(listener->urls);
+	listener->urls = urls;
+}
+
+static enum ks_status open_port(struct ks_listener *listener, const char *url, struct ks_err *err)
+{
+	struct ks_address address;
+	struct port *port;
+	enum ks_status status = ks_address_parse(url, &address, err);
+	int fd;
+
+	if (status)
+		return status;
+	fd = ks_address_listen(url, &address, err);
+	if (fd < 0)
+		return KS_UNAVAILABLE;
+	port = &listener->ports[listener->port_count++];
+	port->fd = fd;
+	if (address.storage.ss_family == AF_UNIX)
+		port->unlink_path = ks_xstrdup(((const struct sockaddr_un *)&address.storage)->sun_path);
+	add_url_text(listener, port);
+	return KS_OK;
+}
+
+static enum ks_status open_ports(struct ks_listener *listener, const char *urls, struct ks_err *err)
+{
+	char *copy = ks_xstrdup(urls), *rest = copy, *url;
+	enum ks_status status = KS_OK;
+	size_t count = 1;
+
+	for (const char *at = urls; *at; at++)
+		count += *at == ',';
+	listener->ports = ks_xcalloc(count, sizeof(*listener->ports));
+	while (!status && (url = strsep(&rest, ",")))
+		status = open_port(listener, url, err);
+	free(copy);
+	return status;
+}
+
+static enum ks_status open_epoll(struct ks_listener *listener, struct ks_err *err)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = listener};
+
+	listener->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	listener->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (listener->epoll_fd < 0 || listener->stop_fd < 0)
+		return ks_fail(err, KS_RESOURCE_EXHAUSTED, "cannot create the listener: %s", strerrordesc_np(errno));
+	if (epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, listener->stop_fd, &event) < 0)
+		goto failed;
+	for (size_t i = 0; i < listener->port_count; i++) {
+		event.data.ptr = &listener->ports[i];
+		if (epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, listener->ports[i].fd, &event) < 0)
+			goto failed;
+	}
+	return KS_OK;
+
+failed:
+	return ks_fail(err, KS_RESOURCE_EXHAUSTED, "cannot watch the listener: %s", strerrordesc_np(errno));
+}
+
+static void close_fd(int fd)
+{
+	if (fd >= 0)
+		(void)close(fd);
+}
+
+static void free_listener(struct ks_listener *listener)
+{
+	struct ks_list *node;
+
+	while (!ks_list_empty(node = &listener->waiting) || !ks_list_empty(node = &listener->answered))
+		close_half(listener, ks_container_of(node->next, struct half, node));
+	for (size_t i = 0; i < listener->port_count; i++) {
+		close_fd(listener->ports[i].fd);
+		if (listener->ports[i].unlink_path)
+			(void)unlink(listener->ports[i].unlink_path);
+		free(listener->ports[i].unlink_path);
+	}
+	close_fd(listener->epoll_fd);
+	close_fd(listener->stop_fd);
+	free(listener->ports);
+	free(listener->urls);
+	free(listener);
+}
+
+struct ks_listener *ks_listener_start(const struct ks_listener_config *config, struct ks_err *err)
+{
+	struct ks_listener *listener = ks_xcalloc(1, sizeof(*listener));
+
+	*listener = (struct ks_listener){
+		.rpc = config->rpc,
+		.first_bytes_ms = config->first_bytes_ms > 0 ? config->first_bytes_ms : DEFAULT_FIRST_BYTES_MS,
+		.max_half_open = config->max_half_open ? config->max_half_open : DEFAULT_MAX_HALF_OPEN,
+		.epoll_fd = -1,
+		.stop_fd = -1,
+	};
+	ks_list_init(&listener->waiting);
+	ks_list_init(&listener->answered);
+	if (open_ports(listener, config->urls, err) || open_epoll(listener, err) ||
+	    ks_thread_start(&listener->thread, "listener", run, listener, err)) {
+		free_listener(listener);
+		return NULL;
+	}
+	return listener;
+}
+
+const char *ks_listener_urls(const struct ks_listener *listener)
+{
+	return listener->urls;
+}
+
+void ks_listener_stop(struct ks_listener *listener)
+{
+	uint64_t one = 1;
+
+	if (!listener)
+		return;
+	KS_ASSERT(write(listener->stop_fd, &one, sizeof(one)) == sizeof(one));
+	ks_thread_join(listener->thread);
+	free_listener(listener);
+}

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Life cycle of the gRPC server: its settings, its queues, connections, and the end. See rpc_priv.h for the other files.
+ *
+ * The core listens on nothing: connections come from the listener, by file descriptor. The core names them "fd:7", so
+ * the peer's address is kept in a table by descriptor.
+ */
+#include "net/rpc_priv.h"
+
+#include <grpc/grpc_posix.h>
+#include <grpc/grpc_security.h>
+#include <grpc/support/alloc.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/panic.h"
+
+#define DEFAULT_MAX_CALLS 100000
+/* Over our own limit, so that messages a little too large are refused by us, in etcd's words. */
+#define CORE_EXTRA_BYTES (16 * 1024 * 1024)
+#define MAX_METADATA_BYTES (64 * 1024)
+/* Pings, as etcd: spec 11.1. */
+#define PING_MIN_INTERVAL_MS 5000
+#define PING_STRIKES 2
+#define KEEPALIVE_MS (2 * 3600 * 1000)
+#define KEEPALIVE_TIMEOUT_MS (20 * 1000)
+
+static int core_limit(size_t max_request_bytes)
+{
+	return max_request_bytes > INT_MAX - CORE_EXTRA_BYTES ? INT_MAX : (int)max_request_bytes + CORE_EXTRA_BYTES;
+}
+
+static grpc_arg integer(const char *key, int value)
+{
+	/* The core's struct is not const-correct; it only reads the key. */
+	return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
+}
+
+static grpc_server *create_server(const struct ks_rpc *rpc)
+{
+	grpc_arg args[] = {
+		integer(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, core_limit(rpc->max_request_bytes)),
+		integer(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
+		integer(GRPC_ARG_MAX_METADATA_SIZE, MAX_METADATA_BYTES),
+		integer(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS),
+		integer(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
+		integer(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0),
+		integer(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, PING_MIN_INTERVAL_MS),
+		integer(GRPC_ARG_HTTP2_MAX_PING_STRIKES, PING_STRIKES),
+		/* etcd has no compressors; we answer compressed messages ourselves, in its words. */
+		integer(GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0),
+		integer(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
+		integer(GRPC_ARG_ENABLE_CHANNELZ, 0),
+		integer(GRPC_ARG_MAX_CHANNEL_TRACE_EVENT_MEMORY_PER_NODE, 0),
+	};
+	grpc_channel_args list = {.num_args = sizeof(args) / sizeof(args[0]), .args = args};
+
+	return grpc_server_create(&list, NULL);
+}
+
+/* Registers all methods, and gives each queue its slots for them. */
+static enum ks_status register_methods(struct ks_rpc *rpc, struct ks_err *err)
+{
+	for (size_t q = 0; q < rpc->queue_count; q++)
+		rpc->queues[q].slots = ks_xcalloc(rpc->method_count + 1, sizeof(struct rpc_slot));
+	for (size_t i = 0; i < rpc->method_count; i++) {
+		const struct ks_rpc_method *method = &rpc->methods[i];
+		void *handle;
+
+		KS_ASSERT(!method->unary != !method->stream);
+		handle = grpc_server_register_method(
+			rpc->server, method->path, NULL,
+			method->unary ? GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER : GRPC_SRM_PAYLOAD_NONE, 0);
+		if (!handle)
+			return ks_fail(err, KS_INTERNAL, "cannot register method %s", method->path);
+		for (size_t q = 0; q < rpc->queue_count; q++)
+			rpc->queues[q].slots[i] = (struct rpc_slot){.method = method, .handle = handle};
+	}
+	return KS_OK;
+}
+
+static size_t thread_count(int wanted)
+{
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+	if (wanted > 0)
+		return (size_t)wanted;
+	return cores > 2 ? (size_t)cores : 2;
+}
+
+static void gone_down(struct rpc_tag *tag, bool ok)
+{
+	struct ks_rpc *rpc = ks_container_of(tag, struct ks_rpc, down_tag);
+
+	(void)ok;
+	ks_mutex_lock(&rpc->lock);
+	rpc->down = true;
+	ks_cond_broadcast(&rpc->changed);
+	ks_mutex_unlock(&rpc->lock);
+}
+
+/* On the queue's thread, which alone touches slots and free lists from now on. */
+static void post_first_requests(struct ks_task *task)
+{
+	struct rpc_queue *queue = ks_container_of(task, struct rpc_queue, begin);
+
+	for (size_t i = 0; i <= queue->rpc->method_count; i++)
+		ks_rpc_post_requests(queue, &queue->slots[i]);
+}
+
+static void end_streams(struct ks_task *task)
+{
+	ks_rpc_end_streams(ks_container_of(task, struct rpc_queue, end));
+}
+
+static void free_rpc(struct ks_rpc *rpc)
+{
+	for (size_t i = 0; i < rpc->queue_count; i++)
+		ks_rpc_queue_fini(&rpc->queues[i]);
+	free(rpc->queues);
+	if (rpc->server)
+		grpc_server_destroy(rpc->server);
+	if (rpc->nowhere)
+		grpc_channel_destroy(rpc->nowhere);
+	if (rpc->credentials)
+		grpc_server_credentials_release(rpc->credentials);
+	for (size_t i = 0; i < rpc->peer_capacity; i++)
+		free(rpc->peers[i]);
+	free(rpc->peers);
+	ks_cond_fini(&rpc->changed);
+	ks_mutex_fini(&rpc->lock);
+	free(rpc);
+	grpc_shutdown();
+}
+
+static enum ks_status start(struct ks_rpc *rpc, struct ks_err *err)
+{
+	enum ks_status status;
+
+	rpc->credentials = grpc_insecure_server_credentials_create();
+	rpc->nowhere = grpc_lame_client_channel_create("nowhere", GRPC_STATUS_UNAVAILABLE, "leads nowhere");
+	rpc->server = create_server(rpc);
+	if (!rpc->credentials || !rpc->nowhere || !rpc->server)
+		return ks_fail(err, KS_INTERNAL, "cannot create the gRPC server");
+	for (size_t i = 0; i < rpc->queue_count; i++) {
+		ks_rpc_queue_init(&rpc->queues[i], rpc);
+		grpc_server_register_completion_queue(rpc->server, rpc->queues[i].cq, NULL);
+	}
+	status = register_methods(rpc, err);
+	if (status)
+		return status;
+	for (size_t i = 0; i < rpc->queue_count; i++) {
+		status = ks_rpc_queue_start(&rpc->queues[i], (int)i, err);
+		if (status)
+			return status;
+	}
+	grpc_server_start(rpc->server);
+	for (size_t i = 0; i < rpc->queue_count; i++) {
+		rpc->queues[i].begin.run = post_first_requests;
+		ks_rpc_queue_post(&rpc->queues[i], &rpc->queues[i].begin);
+	}
+	return KS_OK;
+}
+
+struct ks_rpc *ks_rpc_start(const struct ks_rpc_config *config, struct ks_err *err)
+{
+	struct ks_rpc *rpc = aligned_alloc(alignof(struct ks_rpc), sizeof(*rpc));
+
+	if (!rpc) {
+		(void)ks_fail(err, KS_RESOURCE_EXHAUSTED, "out of memory");
+		return NULL;
+	}
+	*rpc = (struct ks_rpc){
+		.methods = config->methods,
+		.method_count = config->method_count,
+		.context = config->context,
+		.max_request_bytes = config->max_request_bytes,
+		.max_calls = config->max_calls ? config->max_calls : DEFAULT_MAX_CALLS,
+		.max_arena_bytes = config->max_arena_bytes,
+		.queue_count = thread_count(config->threads),
+		.down_tag.complete = gone_down,
+	};
+	ks_mutex_init(&rpc->lock);
+	ks_cond_init(&rpc->changed);
+	rpc->queues = aligned_alloc(alignof(struct rpc_queue), rpc->queue_count * sizeof(*rpc->queues));
+	KS_ASSERT(rpc->queues);
+	memset(rpc->queues, 0, rpc->queue_count * sizeof(*rpc->queues));
+	grpc_init();
+	if (start(rpc, err)) {
+		/* Nothing was posted yet, so the threads that run can end at once. */
+		for (size_t i = 0; i < rpc->queue_count; i++)
+			ks_rpc_queue_join(&rpc->queues[i]);
+		free_rpc(rpc);
+		return NULL;
+	}
+	return rpc;
+}
+
+static void remember_peer(struct ks_rpc *rpc, int fd, const char *peer)
+{
+	size_t index = (size_t)fd, capacity = rpc->peer_capacity ? rpc->peer_capacity : 64;
+
+	if (index >= rpc->peer_capacity) {
+		while (capacity <= index)
+			capacity *= 2;
+		rpc->peers = ks_xrealloc(rpc->peers, capacity * sizeof(*rpc->peers));
+		memset(rpc->peers + rpc->peer_capacity, 0, (capacity - rpc->peer_capacity) * sizeof(*rpc->peers));
+		rpc->peer_capacity = capacity;
+	}
+	free(rpc->peers[index]);
+	rpc->peers[index] = ks_xstrdup(peer);
+}
+
+void ks_rpc_adopt(struct ks_rpc *rpc, int fd, const char *peer)
+{
+	/* Held throughout, so that the end of the server waits for a connection that is just being added. */
+	ks_mutex_lock(&rpc->lock);
+	if (atomic_load(&rpc->stopping)) {
+		(void)close(fd);
+	} else {
+		remember_peer(rpc, fd, peer);
+		grpc_server_add_channel_from_fd(rpc->server, fd, rpc->credentials);
+	}
+	ks_mutex_unlock(&rpc->lock);
+}
+
+const char *ks_call_peer(struct ks_call *call)
+{
+	struct ks_rpc *rpc = call->queue->rpc;
+	char *name;
+	int fd;
+
+	if (call->peer)
+		return call->peer;
+	name = grpc_call_get_peer(call->call);
+	ks_mutex_lock(&rpc->lock);
+	if (name && sscanf(name, "fd:%d", &fd) == 1 && fd >= 0 && (size_t)fd < rpc->peer_capacity && rpc->peers[fd])
+		call->peer = ks_xstrdup(rpc->peers[fd]);
+	else
+		call->peer = ks_xstrdup(name ? name : "unknown");
+	ks_mutex_unlock(&rpc->lock);
+	gpr_free(name);
+	return call->peer;
+}
+
+void ks_rpc_call_gone(struct ks_rpc *rpc)
+{
+	/* Sequentially consistent with the end, which sets 'stopping' and then looks at the count. */
+	if (atomic_fetch_sub(&rpc->calls_open, 1) == 1 && atomic_load(&rpc->stopping)) {
+		ks_mutex_lock(&rpc->lock);
+		ks_cond_broadcast(&rpc->changed);
+		ks_mutex_unlock(&rpc->lock);
+	}
+}
+
+/* Waits until the core has let go of everything and we have, too. False when 'wait_ms' ran out; negative: for ever. */
+static bool wait_down(struct ks_rpc *rpc, int64_t wait_ms)
+{
+	int64_t end_ms = ks_clock_now(ks_clock_system()) + wait_ms, left_ms = wait_ms;
+	bool down;
+
+	ks_mutex_lock(&rpc->lock);
+	while (!(down = rpc->down && atomic_load(&rpc->calls_open) == 0) && (wait_ms < 0 || left_ms > 0)) {
+		(void)ks_cond_wait(&rpc->changed, &rpc->lock, left_ms);
+		if (wait_ms >= 0)
+			left_ms = end_ms - ks_clock_now(ks_clock_system());
+	}
+	ks_mutex_unlock(&rpc->lock);
+	return down;
+}
+
+void ks_rpc_stop(struct ks_rpc *rpc, int drain_ms)
+{
+	if (!rpc)
+		return;
+	ks_mutex_lock(&rpc->lock);
+	atomic_store(&rpc->stopping, true);
+	ks_mutex_unlock(&rpc->lock);
+	grpc_server_shutdown_and_notify(rpc->server, rpc->queues[0].cq, &rpc->down_tag);
+	for (size_t i = 0; i < rpc->queue_count; i++) {
+		rpc->queues[i].end.run = end_streams;
+		ks_rpc_queue_post(&rpc->queues[i], &rpc->queues[i].end);
+	}
+	if (!wait_down(rpc, drain_ms > 0 ? drain_ms : 0)) {
+		ks_diag(KS_WARN, "rpc", "cancelling calls that did not end in time open=%llu drain_ms=%d",
+			(unsigned long long)atomic_load(&rpc->calls_open), drain_ms);
+		grpc_server_cancel_all_calls(rpc->server);
+		(void)wait_down(rpc, -1);
+	}
+	for (size_t i = 0; i < rpc->queue_count; i++)
+		ks_rpc_queue_join(&rpc->queues[i]);
+	free_rpc(rpc);
+}
+
+void *ks_rpc_context(struct ks_rpc *rpc)
+{
+	return rpc->context;
+}
+
+void ks_rpc_stats(struct ks_rpc *rpc, struct ks_rpc_stats *stats)
+{
+	stats->calls_started = atomic_load_explicit(&rpc->calls_started, memory_order_relaxed);
+	stats->calls_open = atomic_load_explicit(&rpc->calls_open, memory_order_relaxed);
+}

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Requests posted to the core, unary calls from arrival to end, refusals, and the getters that all calls share.
+ *
+ * A unary call costs two events: its arrival, together with the whole request message, and the end of the one batch that
+ * answers it. Calls to methods we do not know are answered here, too.
+ */
+#include "net/rpc_priv.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/panic.h"
+
+#define FIRST_WISH 4
+#define MOST_POSTED 128
+
+static void unary_arrived(struct rpc_tag *tag, bool ok);
+static void unary_ended(struct rpc_tag *tag, bool ok);
+
+static struct ks_call *new_call(struct rpc_queue *queue, struct rpc_slot *slot)
+{
+	struct ks_call *call = queue->free_calls;
+
+	if (call)
+		queue->free_calls = call->next_free;
+	else
+		call = ks_xmalloc(sizeof(*call));
+	ks_rpc_call_init(call, queue, slot);
+	return call;
+}
+
+static void recycle(struct ks_call *call)
+{
+	call->next_free = call->queue->free_calls;
+	call->queue->free_calls = call;
+}
+
+void ks_rpc_free_calls(struct rpc_queue *queue)
+{
+	struct ks_call *call;
+
+	while ((call = queue->free_calls)) {
+		queue->free_calls = call->next_free;
+		free(call);
+	}
+}
+
+void ks_rpc_call_init(struct ks_call *call, struct rpc_queue *queue, struct rpc_slot *slot)
+{
+	*call = (struct ks_call){.queue = queue, .slot = slot};
+	ks_arena_init(&call->arena, queue->rpc->max_arena_bytes);
+	call->text = grpc_empty_slice();
+}
+
+void ks_rpc_call_fini(struct ks_call *call)
+{
+	if (call->payload)
+		grpc_byte_buffer_destroy(call->payload);
+	ks_grpc_message_close(&call->request);
+	ks_arena_fini(&call->arena);
+	grpc_metadata_array_destroy(&call->metadata);
+	if (!call->slot->method)
+		grpc_call_details_destroy(&call->details);
+	grpc_slice_unref(call->text);
+	free(call->peer);
+	if (call->call) {
+		grpc_call_unref(call->call);
+		ks_rpc_call_gone(call->queue->rpc);
+	}
+}
+
+static void post_call(struct rpc_queue *queue, struct rpc_slot *slot)
+{
+	struct ks_call *call = new_call(queue, slot);
+	grpc_server *server = queue->rpc->server;
+	grpc_call_error error;
+
+	call->tag.complete = unary_arrived;
+	grpc_metadata_array_init(&call->metadata);
+	if (slot->method) {
+		error = grpc_server_request_registered_call(server, slot->handle, &call->call, &call->deadline,
+							    &call->metadata, &call->payload, queue->cq, queue->cq,
+							    &call->tag);
+	} else {
+		grpc_call_details_init(&call->details);
+		error = grpc_server_request_call(server, &call->call, &call->details, &call->metadata, queue->cq,
+						 queue->cq, &call->tag);
+	}
+	KS_ASSERT(error == GRPC_CALL_OK);
+}
+
+void ks_rpc_post_requests(struct rpc_queue *queue, struct rpc_slot *slot)
+{
+	if (slot->posted == 0 && slot->wish < MOST_POSTED)
+		slot->wish = slot->wish ? slot->wish * 2 : FIRST_WISH;
+	for (; slot->posted < slot->wish; slot->posted++) {
+		if (slot->method && slot->method->stream)
+			ks_rpc_post_stream(queue, slot);
+		else
+			post_call(queue, slot);
+	}
+}
+
+void ks_rpc_request_arrived(struct ks_call *call)
+{
+	struct ks_rpc *rpc = call->queue->rpc;
+
+	call->slot->posted--;
+	ks_rpc_post_requests(call->queue, call->slot);
+	atomic_fetch_add_explicit(&rpc->calls_started, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&rpc->calls_open, 1, memory_order_relaxed);
+}
+
+const char *ks_rpc_refusal(struct ks_rpc *rpc, enum ks_status *status)
+{
+	if (atomic_load_explicit(&rpc->stopping, memory_order_relaxed)) {
+		*status = KS_UNAVAILABLE;
+		return KS_TEXT_STOPPED;
+	}
+	if (atomic_load_explicit(&rpc->calls_open, memory_order_relaxed) > rpc->max_calls) {
+		*status = KS_RESOURCE_EXHAUSTED;
+		return "too many calls in flight";
+	}
+	return NULL;
+}
+
+enum ks_status ks_rpc_check_message(struct ks_rpc *rpc, grpc_byte_buffer *buffer, char *text, size_t size)
+{
+	size_t length = grpc_byte_buffer_length(buffer);
+
+	if (ks_grpc_bytes_compressed(buffer)) {
+		(void)snprintf(text, size, "grpc: Decompressor is not installed for grpc-encoding \"gzip\"");
+		return KS_UNIMPLEMENTED;
+	}
+	if (length > rpc->max_request_bytes) {
+		(void)snprintf(text, size, "grpc: received message larger than max (%zu vs. %zu)", length,
+			       rpc->max_request_bytes);
+		return KS_RESOURCE_EXHAUSTED;
+	}
+	return KS_OK;
+}
+
+/* Known is a service when one of its methods is registered. */
+static bool service_known(const struct ks_rpc *rpc, struct ks_slice service)
+{
+	for (size_t i = 0; i < rpc->method_count; i++) {
+		const char *name = rpc->methods[i].path + 1;
+		const char *end = strrchr(name, '/');
+
+		if (end && ks_slice_eq(service, ks_slice_of(name, (size_t)(end - name))))
+			return true;
+	}
+	return false;
+}
+
+static void refuse_unknown(struct ks_call *call)
+{
+	const char *path = (const char *)GRPC_SLICE_START_PTR(call->details.method);
+	int size = (int)GRPC_SLICE_LENGTH(call->details.method);
+	const char *slash = size > 0 ? memrchr(path, '/', (size_t)size) : NULL;
+	char text[512];
+	int service_size;
+
+	if (!slash || *path != '/' || slash == path) {
+		(void)snprintf(text, sizeof(text), "malformed method name: \"%.*s\"", size, path);
+		ks_call_fail(call, KS_UNIMPLEMENTED, text);
+		return;
+	}
+	service_size = (int)(slash - path) - 1;
+	if (service_known(call->queue->rpc, ks_slice_of(path + 1, (size_t)service_size)))
+		(void)snprintf(text, sizeof(text), "unknown method %.*s for service %.*s", size - service_size - 2,
+			       slash + 1, service_size, path + 1);
+	else
+		(void)snprintf(text, sizeof(text), "unknown service %.*s", service_size, path + 1);
+	ks_call_fail(call, KS_UNIMPLEMENTED, text);
+}
+
+static void serve(struct ks_call *call)
+{
+	struct ks_rpc *rpc = call->queue->rpc;
+	grpc_byte_buffer *payload = call->payload;
+	enum ks_status status;
+	char text[128];
+
+	if (!payload) {
+		ks_call_fail(call, KS_INTERNAL, "unexpected EOF"); /* as grpc-go, for a call without a message */
+		return;
+	}
+	status = ks_rpc_check_message(rpc, payload, text, sizeof(text));
+	if (status) {
+		ks_call_fail(call, status, text);
+		return;
+	}
+	call->payload = NULL;
+	if (!ks_grpc_message_open(&call->request, payload)) {
+		ks_call_fail(call, KS_RESOURCE_EXHAUSTED, "out of memory");
+		return;
+	}
+	call->slot->method->unary(call, call->request.slice);
+}
+
+static void unary_arrived(struct rpc_tag *tag, bool ok)
+{
+	struct ks_call *call = ks_container_of(tag, struct ks_call, tag);
+	enum ks_status status;
+	const char *refusal;
+
+	if (!ok) { /* the server shuts down, this request was never used */
+		ks_rpc_call_fini(call);
+		recycle(call);
+		return;
+	}
+	ks_rpc_request_arrived(call);
+	refusal = ks_rpc_refusal(call->queue->rpc, &status);
+	if (refusal)
+		ks_call_fail(call, status, refusal);
+	else if (!call->slot->method)
+		refuse_unknown(call);
+	else
+		serve(call);
+}
+
+grpc_op ks_rpc_op(grpc_op_type type)
+{
+	return (grpc_op){.op = type};
+}
+
+grpc_op ks_rpc_status_op(struct ks_call *call)
+{
+	grpc_op op = ks_rpc_op(GRPC_OP_SEND_STATUS_FROM_SERVER);
+
+	op.data.send_status_from_server.status = (grpc_status_code)call->status;
+	if (call->status)
+		op.data.send_status_from_server.status_details = &call->text;
+	return op;
+}
+
+void ks_rpc_start_batch(struct ks_call *call, const grpc_op *ops, size_t count, struct rpc_tag *tag)
+{
+	grpc_call_error error = grpc_call_start_batch(call->call, ops, count, tag, NULL);
+
+	KS_ASSERT(error == GRPC_CALL_OK);
+}
+
+void ks_rpc_set_status(struct ks_call *call, enum ks_status status, const char *text)
+{
+	call->status = status;
+	grpc_slice_unref(call->text);
+	call->text = status ? grpc_slice_from_copied_string(text) : grpc_empty_slice();
+}
+
+static void start_end(struct ks_call *call)
+{
+	grpc_op ops[4];
+	size_t count = 0;
+
+	ops[count++] = ks_rpc_op(GRPC_OP_SEND_INITIAL_METADATA);
+	if (call->status == KS_OK) {
+		ops[count] = ks_rpc_op(GRPC_OP_SEND_MESSAGE);
+		ops[count++].data.send_message.send_message = call->payload;
+	}
+	ops[count++] = ks_rpc_status_op(call);
+	ops[count] = ks_rpc_op(GRPC_OP_RECV_CLOSE_ON_SERVER);
+	ops[count++].data.recv_close_on_server.cancelled = &call->cancelled;
+	call->tag.complete = unary_ended;
+	ks_rpc_start_batch(call, ops, count, &call->tag);
+}
+
+static void unary_ended(struct rpc_tag *tag, bool ok)
+{
+	struct ks_call *call = ks_container_of(tag, struct ks_call, tag);
+
+	(void)ok; /* the client may have gone away; nobody would want to know */
+	ks_rpc_call_fini(call);
+	recycle(call);
+}
+
+static void end_here(struct ks_task *task)
+{
+	start_end(ks_container_of(task, struct ks_call, task));
+}
+
+/* Other threads only hand the reply over: sending costs a system call, and theirs is the scarcer time. */
+static void end_call(struct ks_call *call)
+{
+	if (ks_rpc_queue_is_mine(call->queue)) {
+		start_end(call);
+		return;
+	}
+	call->task.run = end_here;
+	ks_rpc_queue_post(call->queue, &call->task);
+}
+
+void ks_call_reply(struct ks_call *call, struct ks_out *out)
+{
+	size_t max = out->max;
+	char text[96];
+
+	KS_ASSERT(call->slot->method && call->slot->method->unary);
+	call->payload = ks_grpc_bytes_from_out(out);
+	if (!call->payload) {
+		(void)snprintf(text, sizeof(text), "grpc: response is larger than max (%zu)", max);
+		ks_rpc_set_status(call, KS_RESOURCE_EXHAUSTED, text);
+	}
+	end_call(call);
+}
+
+void ks_call_fail(struct ks_call *call, enum ks_status status, const char *text)
+{
+	KS_ASSERT(status != KS_OK);
+	ks_rpc_set_status(call, status, text);
+	end_call(call);
+}
+
+void ks_call_post(struct ks_call *call, struct ks_task *task)
+{
+	ks_rpc_queue_post(call->queue, task);
+}
+
+bool ks_call_unpost(struct ks_call *call, struct ks_task *task)
+{
+	KS_ASSERT(ks_rpc_queue_is_mine(call->queue));
+	return ks_rpc_queue_unpost(call->queue, task);
+}
+
+struct ks_rpc *ks_call_rpc(struct ks_call *call)
+{
+	return call->queue->rpc;
+}
+
+struct ks_arena *ks_call_arena(struct ks_call *call)
+{
+	return &call->arena;
+}
+
+void ks_call_set_context(struct ks_call *call, void *context)
+{
+	call->context = context;
+}
+
+void *ks_call_context(struct ks_call *call)
+{
+	return call->context;
+}
+
+const struct ks_rpc_method *ks_call_method(const struct ks_call *call)
+{
+	return call->slot->method;
+}
+
+struct ks_slice ks_call_metadata(struct ks_call *call, const char *key)
+{
+	for (size_t i = 0; i < call->metadata.count; i++) {
+		const grpc_metadata *entry = &call->metadata.metadata[i];
+
+		if (grpc_slice_str_cmp(entry->key, key) == 0)
+			return ks_slice_of(GRPC_SLICE_START_PTR(entry->value), GRPC_SLICE_LENGTH(entry->value));
+	}
+	return ks_slice_of(NULL, 0);
+}

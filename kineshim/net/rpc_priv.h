@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the rpc*.c files share: the server, its queues, calls.
+ *
+ * rpc.c        life cycle of the server, connections
+ * rpc_queue.c  completion queue threads, the inbox through which other threads reach them
+ * rpc_call.c   requests posted to the core, unary calls, refusals, getters
+ * rpc_stream.c streams
+ *
+ * A call moves like this; everything but the hand-over in ks_call_reply happens on its queue's thread:
+ *
+ *	free list ─► posted (waiting in the core for a client's call) ─► running ─► ending (one batch in the core) ─► free list
+ */
+#ifndef KS_NET_RPC_PRIV_H
+#define KS_NET_RPC_PRIV_H
+
+#include <grpc/grpc.h>
+#include <pthread.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+
+#include "base/list.h"
+#include "base/thread.h"
+#include "net/grpc_bytes.h"
+#include "net/rpc.h"
+
+#define KS_TEXT_STOPPED "etcdserver: server stopped"
+
+/* What a completion queue event points at. */
+struct rpc_tag {
+	void (*complete)(struct rpc_tag *tag, bool ok);
+};
+
+/* One method in one queue: how many requests for it wait in the core. The wish grows when they ran out. */
+struct rpc_slot {
+	const struct ks_rpc_method *method; /* NULL: any other method */
+	void *handle;                       /* the core's, NULL: any other method */
+	uint32_t posted, wish;
+};
+
+struct rpc_queue {
+	/* queue thread, or before it starts */
+	struct ks_rpc *rpc;
+	grpc_completion_queue *cq;
+	pthread_t thread;
+	bool running;
+	struct rpc_slot *slots; /* rpc->method_count, and one for any other method */
+	struct ks_call *free_calls;
+	struct rpc_stream *free_streams;
+	struct ks_list streams;    /* open ones, for the end */
+	struct rpc_stream *unsent; /* streams with something to send at the end of this turn */
+	struct ks_task *drained;   /* taken from the inbox, running one after the other */
+	struct ks_task begin, end; /* of the server */
+
+	/* any thread */
+	alignas(64) _Atomic(struct ks_task *) inbox; /* newest first */
+	atomic_bool wake_pending;                    /* a wake event is on its way */
+	grpc_call *wake_call;                        /* leads nowhere; an empty batch on it is an event for the queue */
+	struct rpc_tag wake_tag;
+};
+
+struct ks_rpc {
+	const struct ks_rpc_method *methods;
+	size_t method_count;
+	void *context;
+	size_t max_request_bytes, max_calls, max_arena_bytes;
+	grpc_server *server;
+	grpc_server_credentials *credentials;
+	grpc_channel *nowhere; /* of the wake calls */
+	struct rpc_queue *queues;
+	size_t queue_count;
+
+	struct ks_mutex lock;
+	struct ks_cond changed;
+	bool down;    /* the core says that all calls and connections are gone */
+	char **peers; /* by file descriptor */
+	size_t peer_capacity;
+	struct rpc_tag down_tag;
+
+	alignas(64) atomic_bool stopping;
+	_Atomic uint64_t calls_started, calls_open;
+};
+
+struct ks_call {
+	struct rpc_tag tag; /* of the posted request, later of the unary call's only batch */
+	struct rpc_queue *queue;
+	struct rpc_slot *slot;
+	grpc_call *call;
+	gpr_timespec deadline;
+	grpc_metadata_array metadata;
+	grpc_call_details details; /* any other method */
+	grpc_byte_buffer *payload; /* of the request, later of the reply */
+	struct ks_grpc_message request;
+	struct ks_arena arena;
+	void *context;
+	char *peer;
+	enum ks_status status; /* of the reply */
+	int cancelled;
+	grpc_slice text;     /* of the status; empty when OK */
+	struct ks_task task; /* hands a reply to the queue's thread */
+	struct ks_call *next_free;
+};
+
+/* rpc_queue.c */
+void ks_rpc_queue_init(struct rpc_queue *queue, struct ks_rpc *rpc);
+enum ks_status ks_rpc_queue_start(struct rpc_queue *queue, int index, struct ks_err *err) KS_MUST_CHECK;
+void ks_rpc_queue_join(struct rpc_queue *queue); /* all calls are gone, or none has ever come */
+void ks_rpc_queue_fini(struct rpc_queue *queue);
+bool ks_rpc_queue_is_mine(const struct rpc_queue *queue); /* called on its thread? */
+void ks_rpc_queue_post(struct rpc_queue *queue, struct ks_task *task);
+bool ks_rpc_queue_unpost(struct rpc_queue *queue, struct ks_task *task);
+
+/* rpc_call.c */
+void ks_rpc_post_requests(struct rpc_queue *queue, struct rpc_slot *slot);
+void ks_rpc_request_arrived(struct ks_call *call);
+/* Why a call that just arrived cannot be served; NULL when it can. */
+const char *ks_rpc_refusal(struct ks_rpc *rpc, enum ks_status *status);
+void ks_rpc_call_init(struct ks_call *call, struct rpc_queue *queue, struct rpc_slot *slot);
+void ks_rpc_call_gone(struct ks_rpc *rpc);   /* rpc.c: one call less */
+void ks_rpc_call_fini(struct ks_call *call); /* what a running call holds; the memory stays */
+void ks_rpc_set_status(struct ks_call *call, enum ks_status status, const char *text);
+grpc_op ks_rpc_op(grpc_op_type type);
+grpc_op ks_rpc_status_op(struct ks_call *call);
+void ks_rpc_start_batch(struct ks_call *call, const grpc_op *ops, size_t count, struct rpc_tag *tag);
+/* KS_OK when a received message can be handled; otherwise 'text' says why not. */
+enum ks_status ks_rpc_check_message(struct ks_rpc *rpc, grpc_byte_buffer *buffer, char *text, size_t size);
+void ks_rpc_free_calls(struct rpc_queue *queue);
+
+/* rpc_stream.c */
+void ks_rpc_post_stream(struct rpc_queue *queue, struct rpc_slot *slot);
+void ks_rpc_send_unsent(struct rpc_queue *queue); /* end of a turn of the queue's thread */
+void ks_rpc_end_streams(struct rpc_queue *queue);
+void ks_rpc_free_streams(struct rpc_queue *queue);
+
+#endif

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Completion queue threads. A turn of a thread is: one event of the core, then everything that other threads put into the
+ * inbox meanwhile, then what streams have to send after all that.
+ *
+ * The inbox is a stack that posters push to and the thread takes whole (so it is free of locks and of the ABA
+ * problem), then reverses. Whoever finds no wake event pending sends one: an empty batch on a call that leads
+ * nowhere, which the core puts straight into the completion queue. (C core has no alarms in its C interface.)
+ */
+#include "net/rpc_priv.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/panic.h"
+
+static _Thread_local struct rpc_queue *current;
+
+static void take_inbox(struct rpc_queue *queue)
+{
+	struct ks_task *newest = atomic_exchange(&queue->inbox, NULL);
+	struct ks_task *oldest = NULL, **end = &queue->drained;
+
+	while (newest) {
+		struct ks_task *next = newest->next;
+
+		newest->next = oldest;
+		oldest = newest;
+		newest = next;
+	}
+	while (*end)
+		end = &(*end)->next;
+	*end = oldest;
+}
+
+static void run_inbox(struct rpc_queue *queue)
+{
+	struct ks_task *task;
+
+	if (!atomic_load_explicit(&queue->inbox, memory_order_relaxed))
+		return;
+	take_inbox(queue);
+	while ((task = queue->drained)) {
+		queue->drained = task->next;
+		task->run(task);
+	}
+}
+
+static void woken(struct rpc_tag *tag, bool ok)
+{
+	struct rpc_queue *queue = ks_container_of(tag, struct rpc_queue, wake_tag);
+
+	(void)ok;
+	/* Before the inbox is taken: what is pushed after this sends a wake event of its own. */
+	(void)atomic_exchange(&queue->wake_pending, false);
+}
+
+void ks_rpc_queue_post(struct rpc_queue *queue, struct ks_task *task)
+{
+	struct ks_task *newest = atomic_load_explicit(&queue->inbox, memory_order_relaxed);
+	grpc_call_error error;
+
+	do {
+		task->next = newest;
+	} while (!atomic_compare_exchange_weak(&queue->inbox, &newest, task));
+	if (atomic_exchange(&queue->wake_pending, true))
+		return;
+	error = grpc_call_start_batch(queue->wake_call, NULL, 0, &queue->wake_tag, NULL);
+	KS_ASSERT(error == GRPC_CALL_OK);
+}
+
+bool ks_rpc_queue_unpost(struct rpc_queue *queue, struct ks_task *task)
+{
+	take_inbox(queue);
+	for (struct ks_task **at = &queue->drained; *at; at = &(*at)->next) {
+		if (*at == task) {
+			*at = task->next;
+			return true;
+		}
+	}
+	return false;
+}
+
+bool ks_rpc_queue_is_mine(const struct rpc_queue *queue)
+{
+	return current == queue;
+}
+
+static void *run_queue(void *arg)
+{
+	struct rpc_queue *queue = arg;
+	gpr_timespec never = gpr_inf_future(GPR_CLOCK_MONOTONIC);
+
+	current = queue;
+	for (;;) {
+		grpc_event event = grpc_completion_queue_next(queue->cq, never, NULL);
+		struct rpc_tag *tag = event.tag;
+
+		if (event.type == GRPC_QUEUE_SHUTDOWN)
+			break;
+		tag->complete(tag, event.success);
+		run_inbox(queue);
+		ks_rpc_send_unsent(queue);
+	}
+	return NULL;
+}
+
+void ks_rpc_queue_init(struct rpc_queue *queue, struct ks_rpc *rpc)
+{
+	queue->rpc = rpc;
+	queue->wake_tag.complete = woken;
+	ks_list_init(&queue->streams);
+	queue->cq = grpc_completion_queue_create_for_next(NULL);
+	queue->wake_call = grpc_channel_create_call(rpc->nowhere, NULL, GRPC_PROPAGATE_DEFAULTS, queue->cq,
+						    grpc_slice_from_static_string("/wake"), NULL,
+						    gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+}
+
+enum ks_status ks_rpc_queue_start(struct rpc_queue *queue, int index, struct ks_err *err)
+{
+	enum ks_status status;
+	char name[16];
+
+	(void)snprintf(name, sizeof(name), "cq-%d", index);
+	status = ks_thread_start(&queue->thread, name, run_queue, queue, err);
+	queue->running = status == KS_OK;
+	return status;
+}
+
+void ks_rpc_queue_join(struct rpc_queue *queue)
+{
+	if (!queue->cq)
+		return;
+	grpc_completion_queue_shutdown(queue->cq);
+	if (queue->running)
+		ks_thread_join(queue->thread);
+	else
+		(void)run_queue(queue); /* see the shutdown event, or the core objects to the end of the queue */
+	KS_ASSERT(!atomic_load(&queue->inbox));
+}
+
+void ks_rpc_queue_fini(struct rpc_queue *queue)
+{
+	if (queue->wake_call)
+		grpc_call_unref(queue->wake_call);
+	if (queue->cq)
+		grpc_completion_queue_destroy(queue->cq);
+	ks_rpc_free_calls(queue);
+	ks_rpc_free_streams(queue);
+	free(queue->slots);
+}

@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Streams. Up to three batches of a stream are in the core at a time, and 'closed' is called when all are back:
+ *
+ *	close   from the start to the end: tells that the client cancelled, or that the status is out
+ *	recv    the next message; not posted while too much is unsent, nor after the client's last message
+ *	send    one message, or the status behind the last one
+ *
+ * Any thread puts messages into the stream's queue. The queue's thread sends at the end of its turn, so that what one turn
+ * produced leaves together: all but the last message carry the hint that more is coming, and the core gathers them.
+ */
+#include "net/rpc_priv.h"
+
+#include <stdlib.h>
+
+#include "base/panic.h"
+
+#define MAX_UNSENT_MESSAGES 256
+#define MAX_UNSENT_BYTES (1024 * 1024)
+
+struct message {
+	struct message *next;
+	grpc_byte_buffer *buffer;
+	size_t size;
+};
+
+struct rpc_stream {
+	/* queue thread */
+	struct ks_call call; /* its tag: the posted request, later the close batch */
+	struct rpc_tag recv_tag, send_tag;
+	grpc_byte_buffer *incoming;
+	struct message *in_flight;
+	unsigned batches;  /* in the core */
+	bool receiving;    /* a recv batch is in the core */
+	bool received_all; /* half-closed, or we do not want more */
+	bool headers_sent, status_sent;
+	bool on_unsent;
+	struct rpc_stream *next_unsent;
+	struct ks_list node; /* queue->streams */
+	struct ks_task wake; /* puts the stream on queue->unsent */
+
+	/* any thread */
+	struct ks_mutex lock;
+	struct message *first, **end;      /* guarded: not yet given to the core */
+	size_t unsent_count, unsent_bytes; /* guarded: these, and the one in flight */
+	bool wake_posted;                  /* guarded */
+	bool finished, dead;               /* guarded: no more sends; call.status is set; the client is gone */
+};
+
+static void stream_arrived(struct rpc_tag *tag, bool ok);
+static void stream_refused(struct rpc_tag *tag, bool ok);
+static void stream_close_done(struct rpc_tag *tag, bool ok);
+static void stream_recv_done(struct rpc_tag *tag, bool ok);
+static void stream_send_done(struct rpc_tag *tag, bool ok);
+static void stream_woken(struct ks_task *task);
+
+static struct rpc_stream *stream_of(struct ks_call *call)
+{
+	KS_ASSERT(call->slot->method && call->slot->method->stream);
+	return ks_container_of(call, struct rpc_stream, call);
+}
+
+static const struct ks_stream_ops *ops_of(const struct rpc_stream *stream)
+{
+	return stream->call.slot->method->stream;
+}
+
+static struct rpc_stream *new_stream(struct rpc_queue *queue, struct rpc_slot *slot)
+{
+	struct rpc_stream *stream = queue->free_streams;
+
+	if (stream)
+		queue->free_streams = stream->next_unsent;
+	else
+		stream = ks_xmalloc(sizeof(*stream));
+	*stream = (struct rpc_stream){
+		.recv_tag.complete = stream_recv_done,
+		.send_tag.complete = stream_send_done,
+		.wake.run = stream_woken,
+	};
+	ks_rpc_call_init(&stream->call, queue, slot);
+	ks_list_init(&stream->node);
+	ks_mutex_init(&stream->lock);
+	stream->end = &stream->first;
+	return stream;
+}
+
+static void free_stream(struct rpc_stream *stream)
+{
+	struct rpc_queue *queue = stream->call.queue;
+
+	ks_rpc_call_fini(&stream->call);
+	ks_mutex_fini(&stream->lock);
+	stream->next_unsent = queue->free_streams;
+	queue->free_streams = stream;
+}
+
+void ks_rpc_free_streams(struct rpc_queue *queue)
+{
+	struct rpc_stream *stream;
+
+	while ((stream = queue->free_streams)) {
+		queue->free_streams = stream->next_unsent;
+		free(stream);
+	}
+}
+
+static void free_message(struct message *message)
+{
+	grpc_byte_buffer_destroy(message->buffer);
+	free(message);
+}
+
+void ks_rpc_post_stream(struct rpc_queue *queue, struct rpc_slot *slot)
+{
+	struct rpc_stream *stream = new_stream(queue, slot);
+	struct ks_call *call = &stream->call;
+	grpc_call_error error;
+
+	call->tag.complete = stream_arrived;
+	grpc_metadata_array_init(&call->metadata);
+	error = grpc_server_request_registered_call(queue->rpc->server, slot->handle, &call->call, &call->deadline,
+						    &call->metadata, NULL, queue->cq, queue->cq, &call->tag);
+	KS_ASSERT(error == GRPC_CALL_OK);
+}
+
+static void refuse(struct rpc_stream *stream, enum ks_status status, const char *text)
+{
+	grpc_op ops[3];
+
+	ks_rpc_set_status(&stream->call, status, text);
+	ops[0] = ks_rpc_op(GRPC_OP_SEND_INITIAL_METADATA);
+	ops[1] = ks_rpc_status_op(&stream->call);
+	ops[2] = ks_rpc_op(GRPC_OP_RECV_CLOSE_ON_SERVER);
+	ops[2].data.recv_close_on_server.cancelled = &stream->call.cancelled;
+	stream->call.tag.complete = stream_refused;
+	ks_rpc_start_batch(&stream->call, ops, 3, &stream->call.tag);
+}
+
+static void stream_refused(struct rpc_tag *tag, bool ok)
+{
+	(void)ok;
+	free_stream(ks_container_of(tag, struct rpc_stream, call.tag));
+}
+
+static void start_close(struct rpc_stream *stream)
+{
+	grpc_op op = ks_rpc_op(GRPC_OP_RECV_CLOSE_ON_SERVER);
+
+	op.data.recv_close_on_server.cancelled = &stream->call.cancelled;
+	stream->call.tag.complete = stream_close_done;
+	stream->batches++;
+	ks_rpc_start_batch(&stream->call, &op, 1, &stream->call.tag);
+}
+
+static bool reading_paused(struct rpc_stream *stream)
+{
+	bool paused;
+
+	ks_mutex_lock(&stream->lock);
+	paused = stream->unsent_count > MAX_UNSENT_MESSAGES || stream->unsent_bytes > MAX_UNSENT_BYTES ||
+		 stream->finished || stream->dead;
+	ks_mutex_unlock(&stream->lock);
+	return paused;
+}
+
+static void receive_next(struct rpc_stream *stream)
+{
+	grpc_op op = ks_rpc_op(GRPC_OP_RECV_MESSAGE);
+
+	if (stream->receiving || stream->received_all || reading_paused(stream))
+		return;
+	op.data.recv_message.recv_message = &stream->incoming;
+	stream->receiving = true;
+	stream->batches++;
+	ks_rpc_start_batch(&stream->call, &op, 1, &stream->recv_tag);
+}
+
+static void stream_arrived(struct rpc_tag *tag, bool ok)
+{
+	struct rpc_stream *stream = ks_container_of(tag, struct rpc_stream, call.tag);
+	enum ks_status status;
+	const char *refusal;
+
+	if (!ok) {
+		free_stream(stream);
+		return;
+	}
+	ks_rpc_request_arrived(&stream->call);
+	refusal = ks_rpc_refusal(stream->call.queue->rpc, &status);
+	if (refusal) {
+		refuse(stream, status, refusal);
+		return;
+	}
+	ks_list_append(&stream->call.queue->streams, &stream->node);
+	start_close(stream);
+	ops_of(stream)->open(&stream->call);
+	receive_next(stream);
+}
+
+/* With the lock held: nothing that is queued will ever be sent. */
+static struct message *drop_unsent(struct rpc_stream *stream)
+{
+	struct message *dropped = stream->first;
+
+	for (struct message *message = dropped; message; message = message->next) {
+		stream->unsent_count--;
+		stream->unsent_bytes -= message->size;
+	}
+	stream->first = NULL;
+	stream->end = &stream->first;
+	return dropped;
+}
+
+static void mark_dead(struct rpc_stream *stream)
+{
+	struct message *dropped;
+
+	ks_mutex_lock(&stream->lock);
+	stream->dead = true;
+	dropped = drop_unsent(stream);
+	ks_mutex_unlock(&stream->lock);
+	while (dropped) {
+		struct message *next = dropped->next;
+
+		free_message(dropped);
+		dropped = next;
+	}
+}
+
+static void remove_unsent(struct rpc_stream *stream)
+{
+	struct rpc_stream **at = &stream->call.queue->unsent;
+
+	if (!stream->on_unsent)
+		return;
+	while (*at != stream)
+		at = &(*at)->next_unsent;
+	*at = stream->next_unsent;
+	stream->on_unsent = false;
+}
+
+/* A batch came back. After the last one nothing of the core's points here any more. */
+static void batch_done(struct rpc_stream *stream)
+{
+	if (--stream->batches > 0)
+		return;
+	mark_dead(stream);
+	ks_list_remove(&stream->node);
+	ops_of(stream)->closed(&stream->call);
+	/* Dead streams post no wake, so only an earlier one can be waiting. */
+	if (stream->wake_posted)
+		(void)ks_rpc_queue_unpost(stream->call.queue, &stream->wake);
+	remove_unsent(stream);
+	free_stream(stream);
+}
+
+static void stream_close_done(struct rpc_tag *tag, bool ok)
+{
+	struct rpc_stream *stream = ks_container_of(tag, struct rpc_stream, call.tag);
+
+	(void)ok;
+	mark_dead(stream);
+	batch_done(stream);
+}
+
+static void deliver(struct rpc_stream *stream, grpc_byte_buffer *buffer)
+{
+	struct ks_grpc_message message = {0};
+	enum ks_status status;
+	char text[128];
+
+	status = ks_rpc_check_message(stream->call.queue->rpc, buffer, text, sizeof(text));
+	if (status) {
+		grpc_byte_buffer_destroy(buffer);
+		ks_stream_finish(&stream->call, status, text);
+	} else if (!ks_grpc_message_open(&message, buffer)) {
+		ks_stream_finish(&stream->call, KS_RESOURCE_EXHAUSTED, "out of memory");
+	} else {
+		ops_of(stream)->message(&stream->call, message.slice);
+	}
+	ks_grpc_message_close(&message);
+}
+
+static void stream_recv_done(struct rpc_tag *tag, bool ok)
+{
+	struct rpc_stream *stream = ks_container_of(tag, struct rpc_stream, recv_tag);
+	grpc_byte_buffer *buffer = stream->incoming;
+
+	stream->incoming = NULL;
+	stream->receiving = false;
+	if (buffer) {
+		deliver(stream, buffer);
+		receive_next(stream);
+	} else {
+		stream->received_all = true;
+		if (ok && !grpc_call_failed_before_recv_message(stream->call.call))
+			ops_of(stream)->half_closed(&stream->call);
+	}
+	batch_done(stream);
+}
+
+static void mark_unsent(struct rpc_stream *stream)
+{
+	struct rpc_queue *queue = stream->call.queue;
+
+	if (stream->on_unsent)
+		return;
+	stream->on_unsent = true;
+	stream->next_unsent = queue->unsent;
+	queue->unsent = stream;
+}
+
+static void stream_woken(struct ks_task *task)
+{
+	struct rpc_stream *stream = ks_container_of(task, struct rpc_stream, wake);
+
+	ks_mutex_lock(&stream->lock);
+	stream->wake_posted = false;
+	ks_mutex_unlock(&stream->lock);
+	mark_unsent(stream);
+}
+
+/* With the lock held. See to it that the queue's thread looks at what is to be sent. */
+static void wake_sender(struct rpc_stream *stream)
+{
+	if (ks_rpc_queue_is_mine(stream->call.queue)) {
+		mark_unsent(stream);
+	} else if (!stream->wake_posted) {
+		stream->wake_posted = true;
+		ks_rpc_queue_post(stream->call.queue, &stream->wake);
+	}
+}
+
+/* Gives the next message or the status to the core, unless a send is on its way. */
+static void send_next(struct rpc_stream *stream)
+{
+	struct message *message;
+	grpc_op ops[3];
+	size_t count = 0;
+	bool more, status;
+
+	if (stream->in_flight || stream->status_sent)
+		return;
+	ks_mutex_lock(&stream->lock);
+	message = stream->first;
+	if (message) {
+		stream->first = message->next;
+		if (!stream->first)
+			stream->end = &stream->first;
+	}
+	more = stream->first != NULL;
+	status = stream->finished && !more && !stream->dead;
+	ks_mutex_unlock(&stream->lock);
+	if (!message && !status)
+		return;
+
+	if (!stream->headers_sent)
+		ops[count++] = ks_rpc_op(GRPC_OP_SEND_INITIAL_METADATA);
+	if (message) {
+		ops[count] = ks_rpc_op(GRPC_OP_SEND_MESSAGE);
+		ops[count].flags = more ? GRPC_WRITE_BUFFER_HINT : 0;
+		ops[count++].data.send_message.send_message = message->buffer;
+	}
+	if (status)
+		ops[count++] = ks_rpc_status_op(&stream->call);
+	stream->headers_sent = true;
+	stream->status_sent = status;
+	stream->in_flight = message;
+	stream->batches++;
+	ks_rpc_start_batch(&stream->call, ops, count, &stream->send_tag);
+}
+
+static void stream_send_done(struct rpc_tag *tag, bool ok)
+{
+	struct rpc_stream *stream = ks_container_of(tag, struct rpc_stream, send_tag);
+	struct message *message = stream->in_flight;
+	bool empty = false;
+
+	stream->in_flight = NULL;
+	if (message) {
+		ks_mutex_lock(&stream->lock);
+		stream->unsent_count--;
+		stream->unsent_bytes -= message->size;
+		empty = stream->unsent_count == 0 && !stream->finished && !stream->dead;
+		ks_mutex_unlock(&stream->lock);
+		free_message(message);
+	}
+	if (!ok) { /* the close batch tells why */
+		mark_dead(stream);
+	} else {
+		send_next(stream);
+		if (empty)
+			ops_of(stream)->writable(&stream->call);
+		receive_next(stream);
+	}
+	batch_done(stream);
+}
+
+void ks_rpc_send_unsent(struct rpc_queue *queue)
+{
+	struct rpc_stream *stream;
+
+	while ((stream = queue->unsent)) {
+		queue->unsent = stream->next_unsent;
+		stream->on_unsent = false;
+		send_next(stream);
+	}
+}
+
+void ks_stream_send(struct ks_call *call, struct ks_out *out)
+{
+	struct rpc_stream *stream = stream_of(call);
+	struct message *message;
+	grpc_byte_buffer *buffer;
+	size_t size = ks_out_size(out);
+	bool taken = false;
+
+	buffer = ks_grpc_bytes_from_out(out);
+	if (!buffer) {
+		ks_stream_finish(call, KS_RESOURCE_EXHAUSTED, "grpc: response is larger than max");
+		return;
+	}
+	message = ks_xmalloc(sizeof(*message));
+	*message = (struct message){.buffer = buffer, .size = size};
+	ks_mutex_lock(&stream->lock);
+	if (!stream->dead && !stream->finished) {
+		*stream->end = message;
+		stream->end = &message->next;
+		stream->unsent_count++;
+		stream->unsent_bytes += size;
+		wake_sender(stream);
+		taken = true;
+	}
+	ks_mutex_unlock(&stream->lock);
+	if (!taken)
+		free_message(message);
+}
+
+size_t ks_stream_queued(struct ks_call *call, size_t *bytes)
+{
+	struct rpc_stream *stream = stream_of(call);
+	size_t count;
+
+	ks_mutex_lock(&stream->lock);
+	count = stream->unsent_count;
+	if (bytes)
+		*bytes = stream->unsent_bytes;
+	ks_mutex_unlock(&stream->lock);
+	return count;
+}
+
+void ks_stream_finish(struct ks_call *call, enum ks_status status, const char *text)
+{
+	struct rpc_stream *stream = stream_of(call);
+
+	ks_mutex_lock(&stream->lock);
+	if (!stream->dead && !stream->finished) {
+		ks_rpc_set_status(call, status, text);
+		stream->finished = true;
+		wake_sender(stream);
+	}
+	ks_mutex_unlock(&stream->lock);
+}
+
+void ks_rpc_end_streams(struct rpc_queue *queue)
+{
+	for (struct ks_list *at = queue->streams.next; at != &queue->streams; at = at->next) {
+		struct rpc_stream *stream = ks_container_of(at, struct rpc_stream, node);
+
+		ks_stream_finish(&stream->call, KS_UNAVAILABLE, KS_TEXT_STOPPED);
+	}
+}
