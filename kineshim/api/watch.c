@@ -78,6 +78,7 @@ struct batch {
 };
 
 struct stream {
+	struct ks_api_stream base;
 	struct ks_call *call;
 	struct ks_api *api;
 	struct ks_watch_hub *hub;
@@ -98,12 +99,10 @@ struct stream {
 	struct ks_list ready;
 	struct ks_task task;
 	bool posted;
-	bool tick;     /* the progress timer fired */
-	bool no_leader; /* the database has been away for too long for a client that asked to be told */
+	bool tick; /* the progress timer fired */
 	bool closed;
 	/* references: the open stream, a posted task, batches on their way */
 	unsigned refs;
-	struct ks_list leader_link; /* in api->leader_streams while "hasleader" */
 };
 
 static void pump(struct stream *stream);
@@ -527,7 +526,7 @@ static void pump(struct stream *stream)
 }
 
 /* Woken watches become active; a parked one when its fetch ends. */
-static bool take_ready(struct stream *stream, bool *tick, bool *no_leader)
+static bool take_ready(struct stream *stream, bool *tick)
 {
 	struct ks_list ready;
 	struct ks_list *item;
@@ -538,7 +537,6 @@ static bool take_ready(struct stream *stream, bool *tick, bool *no_leader)
 	stream->posted = false;
 	closed = stream->closed;
 	*tick = stream->tick;
-	*no_leader = stream->no_leader;
 	stream->tick = false;
 	ks_list_splice(&ready, &stream->ready);
 	for (item = ready.next; item != &ready; item = item->next)
@@ -623,11 +621,9 @@ static void start_ticker(struct stream *stream)
 static void run_task(struct ks_task *task)
 {
 	struct stream *stream = ks_container_of(task, struct stream, task);
-	bool tick, no_leader;
+	bool tick;
 
-	if (take_ready(stream, &tick, &no_leader)) {
-		if (no_leader)
-			finish(stream, KS_UNAVAILABLE, KS_TEXT_NO_LEADER);
+	if (take_ready(stream, &tick)) {
 		pump(stream);
 		if (tick && !stream->finishing)
 			progress_tick(stream);
@@ -800,8 +796,8 @@ static void watch_open(struct ks_call *call)
 	ks_mutex_init(&stream->ready_lock);
 	ks_list_init(&stream->ready);
 	ks_list_init(&stream->active);
-	ks_list_init(&stream->leader_link);
 	ks_timer_init(&stream->progress_timer, progress_fired);
+	stream->finishing = !ks_api_stream_open(api, call, &stream->base);
 }
 
 /* Spec 3.10: a client's half-close does not end a watch. */
@@ -825,6 +821,7 @@ static void watch_closed(struct ks_call *call)
 	if (!stream)
 		return;
 	stream->finishing = true;
+	ks_api_stream_closed(stream->api, &stream->base);
 	ks_timer_cancel(stream->api->timers, &stream->progress_timer);
 	/* First out of the hub: then no wake can come, and what was woken is forgotten with its watch. */
 	while (stream->watch_count > 0) {
