@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of api/ share: the API's context, how a request is taken apart and checked before its handler sees it,
+ * and how a handler waits for the committer without blocking its thread.
+ *
+ * One file holds one etcd service. A unary handler gets its message decoded in the call's arena, and ends the call with
+ * ks_call_reply or ks_call_fail, at once or from a later step on the same thread (ks_await below). What a handler
+ * needs lives in the call's arena. Streams register with ks_api_stream_open, which does the same checks.
+ *
+ * Threads: handlers and their steps run on the call's cq thread. struct ks_api is constant after ks_api_start, but for
+ * what its watchdog guards.
+ */
+#ifndef KS_API_API_H
+#define KS_API_API_H
+
+#include <protobuf-c/protobuf-c.h>
+#include <stdatomic.h>
+
+#include "api/errors.h"
+#include "base/list.h"
+#include "base/thread.h"
+#include "base/timer.h"
+#include "net/rpc.h"
+#include "store/committer.h"
+
+/*
+ * The etcd whose behaviour we show (spec 15): 3.6 has the widest circle of clients, keeps the lease in keys_only answers,
+ * and does not forbid RangeStream.
+ */
+#define KS_ETCD_VERSION "3.6.7"
+#define KS_ETCD_STORAGE_VERSION "3.6.0"
+
+#define KS_ETCD_MAX_TXN_OPS 128
+#define KS_ETCD_MAX_REQUEST_BYTES 1572864
+/* What the transport takes on top of max_request_bytes; also the size from which watch responses are fragmented. */
+#define KS_ETCD_GRPC_OVERHEAD_BYTES 524288
+#define KS_ETCD_MAX_SEND_BYTES 2147483647
+#define KS_ETCD_QUOTA_BYTES 2147483648
+
+struct ks_api_config {
+	struct ks_store *store;
+	struct ks_committer *committer;
+	struct ks_timers *timers;
+	size_t max_txn_ops;
+	size_t max_request_bytes;
+	int64_t progress_interval_ms;
+};
+
+struct ks_api {
+	struct ks_store *store;
+	struct ks_committer *committer;
+	struct ks_timers *timers;
+	size_t max_txn_ops;
+	size_t max_request_bytes;
+	int64_t progress_interval_ms;
+	_Atomic uint32_t lease_counter;
+	/* The watchdog, once a second: ends streams that asked for a leader when there is none (spec 3.10), and tells health
+	 * watchers. Its lock guards the list; order: watchdog before anything of the net. */
+	struct ks_timer watchdog;
+	struct ks_mutex lock;
+	struct ks_list streams;
+	int leaderless_ticks;
+};
+
+struct ks_api *ks_api_start(const struct ks_api_config *config, struct ks_err *err);
+void ks_api_stop(struct ks_api *api); /* after ks_rpc_stop; NULL is fine */
+/* For ks_rpc_config: the table of methods.h, and the context is the struct ks_api. */
+const struct ks_rpc_method *ks_api_methods(size_t *count);
+
+/* The database was reached and its log is loaded: serializable reads can be answered. */
+bool ks_api_loaded(const struct ks_api *api);
+
+static inline struct ks_api *ks_api_of(struct ks_call *call)
+{
+	return ks_rpc_context(ks_call_rpc(call));
+}
+
+/* ---- unary handlers ---- */
+
+/* 'message' is of the type in methods.h; 'size' is what it took on the wire. */
+typedef void ks_api_handler_fn(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size);
+
+void ks_api_fail(struct ks_call *call, enum ks_etcd_error error);
+void ks_api_fail_err(struct ks_call *call, const struct ks_err *err);
+
+/* ---- streams ---- */
+
+/* Embedded in the context of a stream, from open to closed. */
+struct ks_api_stream {
+	struct ks_list link;
+	struct ks_call *call;
+	bool require_leader;
+	/* Optional; on the timer thread, under the watchdog's lock, once a second: may only post or send. */
+	void (*tick)(struct ks_api_stream *stream);
+};
+
+/*
+ * In 'open': checks the metadata (spec 0.4, step 2) and registers the stream. False when the stream was finished with an
+ * error; 'closed' comes all the same and must call ks_api_stream_closed in every case.
+ */
+bool ks_api_stream_open(struct ks_api *api, struct ks_call *call, struct ks_api_stream *stream);
+void ks_api_stream_closed(struct ks_api *api, struct ks_api_stream *stream);
+
+/* ---- response headers (spec 0.3) ---- */
+
+/* Size of the field with its tag and length, and the field itself. revision 0 is left out, as the spec has it for some. */
+size_t ks_api_header_size(const struct ks_api *api, uint32_t field, int64_t revision);
+void ks_api_write_header(const struct ks_api *api, struct ks_buf *buf, uint32_t field, int64_t revision);
+/* A response of nothing but a header. */
+void ks_api_reply_header(const struct ks_api *api, struct ks_call *call, int64_t revision);
+
+/* ---- decoding ---- */
+
+/*
+ * Decodes a message in the arena. NULL when it is malformed or the arena is full. Depth is not checked here:
+ * messages that nest go through ks_txn_shape_check first (validate.h).
+ */
+ProtobufCMessage *ks_api_unpack(const ProtobufCMessageDescriptor *type, struct ks_arena *arena, struct ks_slice bytes);
+
+/* ---- waiting ---- */
+
+/*
+ * A step that follows something asynchronous. Embed it, set it up, start the operation, then call ks_await_go. The operation's
+ * 'done' calls ks_await_done, on any thread, also before ks_await_go. 'then' runs on the call's cq thread: inside
+ * ks_await_go when the operation was done by then, else through ks_call_post. So an operation that completes at once costs no
+ * switch of threads, and nothing runs twice.
+ */
+struct ks_await {
+	struct ks_task task;
+	struct ks_call *call;
+	void (*then)(struct ks_await *await);
+	_Atomic int state;
+};
+
+void ks_await_init(struct ks_await *await, struct ks_call *call, void (*then)(struct ks_await *await));
+void ks_await_done(struct ks_await *await);
+void ks_await_go(struct ks_await *await); /* last thing the caller does: 'then' may have ended the call */
+
+/*
+ * The same for streams, whose operations may outlive them: a counted context that knows whether its call still exists.
+ * Embed it in memory of its own (not the call's arena). 'run' comes on the cq thread, once after any number of
+ * ks_guard_done, and never after ks_guard_close; 'free' when nothing refers to the context any more.
+ */
+struct ks_guard {
+	struct ks_call *call;
+	void (*run)(struct ks_guard *guard);
+	void (*free)(struct ks_guard *guard);
+	struct ks_task task;
+	struct ks_mutex lock; /* guards the rest, and whatever the embedder says; a leaf but for the net's inbox */
+	unsigned refs;        /* the open stream, the posted task, operations under way */
+	bool posted, closed;
+};
+
+void ks_guard_init(struct ks_guard *guard, struct ks_call *call, void (*run)(struct ks_guard *guard),
+		   void (*free)(struct ks_guard *guard));
+void ks_guard_begin(struct ks_guard *guard); /* an operation is about to start */
+void ks_guard_done(struct ks_guard *guard);  /* it is done; any thread; the context may be gone afterwards */
+void ks_guard_close(struct ks_guard *guard); /* the stream's 'closed' */
+
+/*
+ * Values that the cache let go. ks_values_of_* count and collect what is missing; 0 = nothing to fetch, negative = no memory.
+ * Then start 'fetch' (fetch.done is the caller's to set) and let go of refs with ks_values_fini when it is done.
+ */
+struct ks_values {
+	struct ks_fetch fetch;
+	size_t capacity;
+};
+
+int ks_values_of_range(struct ks_values *values, struct ks_range_result *result);
+int ks_values_of_result(struct ks_values *values, struct ks_result *result);
+int ks_values_of_misses(struct ks_values *values, struct ks_misses *misses);
+void ks_values_fini(struct ks_values *values);
+
+/* ---- writes (write.c) ---- */
+
+/*
+ * A write on its way: submitted, values fetched, then 'encode' writes the response and the call ends. Lives in the call's arena.
+ * 'failed' (optional) may take an error over and start again, or continue otherwise: then it returns true.
+ */
+struct ks_write {
+	struct ks_submit submit; /* the handler fills .request */
+	void (*encode)(struct ks_write *write, struct ks_out *out);
+	bool (*failed)(struct ks_write *write);
+	struct ks_api *api;
+	struct ks_call *call;
+	struct ks_await await;
+	struct ks_values values;
+	int attempts; /* for 'failed' */
+};
+
+/* Checks the size of the request (spec 2.9). NULL when that or the memory did not do: then the call was ended. */
+struct ks_write *ks_write_new(struct ks_api *api, struct ks_call *call, size_t size,
+			      void (*encode)(struct ks_write *write, struct ks_out *out));
+void ks_write_go(struct ks_write *write);
+
+#endif

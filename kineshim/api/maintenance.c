@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The Maintenance service (spec 6): what there is of it. */
+#include "api/api.h"
+#include "api/handlers.h"
+#include "proto/rpc.pb-c.h"
+
+/* ---- Status ---- */
+
+enum {
+	STATUS_VERSION = 2,
+	STATUS_DB_SIZE = 3,
+	STATUS_LEADER = 4,
+	STATUS_RAFT_INDEX = 5,
+	STATUS_RAFT_TERM = 6,
+	STATUS_RAFT_APPLIED_INDEX = 7,
+	STATUS_ERRORS = 8,
+	STATUS_DB_SIZE_IN_USE = 9,
+	STATUS_STORAGE_VERSION = 11,
+	STATUS_DB_SIZE_QUOTA = 12,
+	STATUS_DOWNGRADE_INFO = 13,
+};
+
+void ks_api_status(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)
+{
+	struct ks_cluster_status status;
+	struct ks_out out;
+
+	(void)message;
+	(void)size;
+	api->committer->ops->status(api->committer, &status);
+	if (!status.available)
+		status.leader_id = 0;
+	ks_out_init(&out, KS_ETCD_MAX_SEND_BYTES);
+	ks_api_write_header(api, &out.buf, 1, ks_store_committed(api->store).revision);
+	ks_wire_bytes(&out.buf, STATUS_VERSION, ks_slice_str(KS_ETCD_VERSION));
+	ks_wire_uint(&out.buf, STATUS_DB_SIZE, (uint64_t)status.db_size);
+	ks_wire_uint(&out.buf, STATUS_LEADER, status.leader_id);
+	ks_wire_uint(&out.buf, STATUS_RAFT_INDEX, status.raft_index);
+	ks_wire_uint(&out.buf, STATUS_RAFT_TERM, status.raft_term);
+	ks_wire_uint(&out.buf, STATUS_RAFT_APPLIED_INDEX, status.raft_applied_index);
+	if (status.leader_id == 0)
+		ks_wire_bytes(&out.buf, STATUS_ERRORS, ks_slice_str(KS_TEXT_NO_LEADER));
+	ks_wire_uint(&out.buf, STATUS_DB_SIZE_IN_USE, (uint64_t)status.db_size_in_use);
+	ks_wire_bytes(&out.buf, STATUS_STORAGE_VERSION, ks_slice_str(KS_ETCD_STORAGE_VERSION));
+	ks_wire_uint(&out.buf, STATUS_DB_SIZE_QUOTA, KS_ETCD_QUOTA_BYTES);
+	ks_wire_nested(&out.buf, STATUS_DOWNGRADE_INFO, 0);
+	ks_call_reply(call, &out);
+}
+
+/* ---- Alarm ---- */
+
+/* Nothing raises alarms yet, so all lists of them are empty; to set or clear one is not implemented. */
+void ks_api_alarm(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)
+{
+	const Etcdserverpb__AlarmRequest *request = (const Etcdserverpb__AlarmRequest *)message;
+
+	if (request->action == ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__GET)
+		ks_api_reply_header(api, call, ks_store_committed(api->store).revision);
+	else
+		ks_api_unimplemented(api, call, message, size);
+}
+
+/* ---- Defragment, Hash, HashKV: chores ---- */
+
+struct chore {
+	struct ks_api *api;
+	struct ks_call *call;
+	void (*encode)(const struct chore *chore, struct ks_out *out);
+	struct ks_await await;
+	struct ks_chore chore;
+};
+
+static void chore_done(struct ks_chore *chore)
+{
+	ks_await_done(&ks_container_of(chore, struct chore, chore)->await);
+}
+
+static void chore_over(struct ks_await *await)
+{
+	struct chore *chore = ks_container_of(await, struct chore, await);
+	struct ks_call *call = chore->call;
+	struct ks_out out;
+
+	if (chore->chore.err.status != KS_OK) {
+		ks_api_fail_err(call, &chore->chore.err);
+		return;
+	}
+	ks_out_init(&out, KS_ETCD_MAX_SEND_BYTES);
+	chore->encode(chore, &out);
+	ks_call_reply(call, &out);
+}
+
+static void start_chore(struct ks_api *api, struct ks_call *call, struct ks_chore what,
+			void (*encode)(const struct chore *chore, struct ks_out *out))
+{
+	struct chore *chore = ks_arena_zalloc(ks_call_arena(call), sizeof(*chore));
+
+	if (!chore) {
+		ks_api_fail(call, KS_E_NO_MEMORY);
+		return;
+	}
+	chore->api = api;
+	chore->call = call;
+	chore->encode = encode;
+	chore->chore = what;
+	chore->chore.done = chore_done;
+	ks_await_init(&chore->await, call, chore_over);
+	api->committer->ops->chore(api->committer, &chore->chore);
+	ks_await_go(&chore->await);
+}
+
+/* Spec 0.3: this answer has no header. */
+static void encode_nothing(const struct chore *chore, struct ks_out *out)
+{
+	(void)chore;
+	(void)out;
+}
+
+void ks_api_defragment(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)
+{
+	(void)message;
+	(void)size;
+	start_chore(api, call, (struct ks_chore){.kind = KS_CHORE_DEFRAGMENT}, encode_nothing);
+}
+
+static void encode_hash(const struct chore *chore, struct ks_out *out)
+{
+	ks_api_write_header(chore->api, &out->buf, 1, chore->chore.hash.revision);
+	ks_wire_uint(&out->buf, 2, chore->chore.hash.hash);
+}
+
+/* Spec 6.4: hashes of whole backends cannot be compared between implementations; ours is the one of the keys. */
+void ks_api_hash(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)
+{
+	(void)message;
+	(void)size;
+	start_chore(api, call, (struct ks_chore){.kind = KS_CHORE_HASH_KV}, encode_hash);
+}
+
+static void encode_hash_kv(const struct chore *chore, struct ks_out *out)
+{
+	encode_hash(chore, out);
+	ks_wire_uint(&out->buf, 3, (uint64_t)chore->chore.hash.compact_revision);
+	ks_wire_uint(&out->buf, 4, (uint64_t)chore->chore.hash.hash_revision);
+}
+
+void ks_api_hash_kv(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)
+{
+	const Etcdserverpb__HashKVRequest *request = (const Etcdserverpb__HashKVRequest *)message;
+
+	(void)size;
+	start_chore(api, call, (struct ks_chore){.kind = KS_CHORE_HASH_KV, .revision = request->revision},
+		    encode_hash_kv);
+}

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The way of a write through the API: size check, submit, fetch what the response shows of the past, answer (api.h).
+ */
+#include "api/api.h"
+
+/*
+ * Spec 2.9: etcd measures the request inside its own envelope: a tag, the length, and a header with the request's id.
+ */
+static bool too_large(const struct ks_api *api, size_t size)
+{
+	size_t envelope = ks_wire_nested_size(4, size) - size + 2 + 1 + 11;
+
+	return size + envelope > api->max_request_bytes;
+}
+
+static void submit_done(struct ks_submit *submit)
+{
+	ks_await_done(&ks_container_of(submit, struct ks_write, submit)->await);
+}
+
+static void fetch_done(struct ks_fetch *fetch)
+{
+	ks_await_done(&ks_container_of(fetch, struct ks_write, values.fetch)->await);
+}
+
+static void reply(struct ks_write *write)
+{
+	struct ks_call *call = write->call;
+	struct ks_out out;
+
+	ks_out_init(&out, KS_ETCD_MAX_SEND_BYTES);
+	write->encode(write, &out);
+	ks_result_fini(&write->submit.result);
+	ks_call_reply(call, &out);
+}
+
+static void fetched(struct ks_await *await)
+{
+	struct ks_write *write = ks_container_of(await, struct ks_write, await);
+
+	ks_values_fini(&write->values);
+	if (write->values.fetch.err.status == KS_OK) {
+		reply(write);
+		return;
+	}
+	/*
+	 * The write stands, only its past cannot be shown: the database went away, or a compaction was faster. An answer
+	 * without prev_kv would say that there was none, so it is the error of an unknown outcome.
+	 */
+	ks_result_fini(&write->submit.result);
+	ks_api_fail(write->call, KS_E_TIMEOUT);
+}
+
+static void committed(struct ks_await *await)
+{
+	struct ks_write *write = ks_container_of(await, struct ks_write, await);
+	struct ks_committer *committer = write->api->committer;
+	int missing;
+
+	if (write->submit.err.status != KS_OK) {
+		if (!write->failed || !write->failed(write))
+			ks_api_fail_err(write->call, &write->submit.err);
+		return;
+	}
+	missing = ks_values_of_result(&write->values, &write->submit.result);
+	if (missing == 0) {
+		reply(write);
+		return;
+	}
+	if (missing < 0) {
+		ks_result_fini(&write->submit.result);
+		ks_api_fail(write->call, KS_E_NO_MEMORY);
+		return;
+	}
+	write->values.fetch.done = fetch_done;
+	ks_await_init(&write->await, write->call, fetched);
+	committer->ops->fetch(committer, &write->values.fetch);
+	ks_await_go(&write->await);
+}
+
+struct ks_write *ks_write_new(struct ks_api *api, struct ks_call *call, size_t size,
+			      void (*encode)(struct ks_write *write, struct ks_out *out))
+{
+	struct ks_write *write;
+
+	if (too_large(api, size)) {
+		ks_api_fail(call, KS_E_REQUEST_TOO_LARGE);
+		return NULL;
+	}
+	write = ks_arena_zalloc(ks_call_arena(call), sizeof(*write));
+	if (!write) {
+		ks_api_fail(call, KS_E_NO_MEMORY);
+		return NULL;
+	}
+	write->api = api;
+	write->call = call;
+	write->encode = encode;
+	write->submit.bytes = size;
+	return write;
+}
+
+void ks_write_go(struct ks_write *write)
+{
+	struct ks_committer *committer = write->api->committer;
+
+	write->submit.done = submit_done;
+	write->submit.err = (struct ks_err){.status = KS_OK};
+	ks_await_init(&write->await, write->call, committed);
+	committer->ops->submit(committer, &write->submit);
+	ks_await_go(&write->await);
+}
