@@ -268,12 +268,14 @@ struct compaction {
 
 static void compaction_end(struct compaction *compaction)
 {
+	int64_t revision = compaction->submit.result.revision;
+
 	if (compaction->submit.err.status != KS_OK) {
 		ks_api_fail_err(compaction->call, &compaction->submit.err);
 		return;
 	}
 	ks_result_fini(&compaction->submit.result);
-	ks_api_reply_header(compaction->api, compaction->call, compaction->submit.result.revision);
+	ks_api_reply_header(compaction->api, compaction->call, revision);
 }
 
 static void compaction_chore_done(struct ks_chore *chore)

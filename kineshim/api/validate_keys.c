@@ -271,8 +271,7 @@ static bool fold_txn(const struct stacks *stacks, const Etcdserverpb__TxnRequest
 }
 
 /* Step c: the puts of this very list. */
-static bool fold_puts(const struct stacks *stacks, Etcdserverpb__RequestOp *const *ops, size_t count,
-		      struct sets *sets)
+static bool fold_puts(const struct stacks *stacks, Etcdserverpb__RequestOp *const *ops, size_t count, struct sets *sets)
 {
 	struct ks_slice *puts = stacks->keys + keys_end(sets);
 	size_t found = 0;

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The parts of the server in the order in which they need each other; stopping goes the same way backwards. */
+#include "server.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "api/api.h"
+#include "base/diag.h"
+#include "base/panic.h"
+#include "base/timer.h"
+#include "log/log.h"
+#include "net/listener.h"
+#include "sqlbackends/sqlb.h"
+
+#define DRAIN_MS 5000
+#define REQUEST_TIMEOUT_MS 7000
+/* What decoding and answering a request may take, as a multiple of the largest request. */
+#define ARENA_FACTOR 24
+
+struct ks_server {
+	const struct sqlb_ops *backend;
+	struct sqlb_db *db;
+	struct ks_timers *timers;
+	struct ks_log *log;
+	struct ks_api *api;
+	struct ks_rpc *rpc;
+	struct ks_listener *listener;
+	char endpoint[1024];     /* without its password */
+	_Atomic int parts_ready; /* the log and the listener: whoever is second says so */
+};
+
+static void part_ready(void *ctx)
+{
+	struct ks_server *server = ctx;
+
+	if (atomic_fetch_add(&server->parts_ready, 1) == 1)
+		ks_diag(KS_INFO, "main", "ready to serve client requests urls=%s endpoint=%s pid=%d",
+			ks_listener_urls(server->listener), server->endpoint, (int)getpid());
+}
+
+/* Stable over restarts, different for two instances on one database. Not 0, which means "none". */
+static uint64_t member_id(const struct ks_options *options)
+{
+	char host[256] = "";
+	const char *parts[] = {options->name, options->advertise_client_urls, host};
+	uint64_t hash = 0xcbf29ce484222325u;
+
+	(void)gethostname(host, sizeof(host) - 1);
+	for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++) {
+		for (const char *c = parts[i]; *c; c++)
+			hash = (hash ^ (uint8_t)*c) * 0x100000001b3u;
+		hash = (hash ^ 0xff) * 0x100000001b3u;
+	}
+	hash ^= hash >> 32;
+	return hash ? hash : 1;
+}
+
+/* Each watch client costs a descriptor. */
+static void raise_file_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+		ks_diag(KS_WARN, "main", "cannot raise the limit of open files error=\"%s\"", strerror(errno));
+}
+
+static enum ks_status start_log(struct ks_server *server, const struct ks_options *options, struct ks_err *err)
+{
+	const struct ks_log_config config = {
+		.backend = server->backend,
+		.db = server->db,
+		.value_cache_bytes = (size_t)options->value_cache_bytes,
+		.clock = ks_clock_system(),
+		.name = options->name,
+		.client_urls = options->advertise_client_urls,
+		.member_id = member_id(options),
+		.request_timeout_ms = REQUEST_TIMEOUT_MS,
+		.ready = part_ready,
+		.ctx = server,
+	};
+
+	server->log = ks_log_start(&config, err);
+	return server->log ? KS_OK : err->status;
+}
+
+static enum ks_status start_serving(struct ks_server *server, const struct ks_options *options, struct ks_err *err)
+{
+	size_t most = (size_t)options->max_request_bytes + KS_ETCD_GRPC_OVERHEAD_BYTES;
+	const struct ks_api_config api_config = {
+		.store = ks_log_store(server->log),
+		.committer = ks_log_committer(server->log),
+		.timers = server->timers,
+		.max_txn_ops = (size_t)options->max_txn_ops,
+		.max_request_bytes = (size_t)options->max_request_bytes,
+		.progress_interval_ms = options->watch_progress_notify_interval,
+	};
+	struct ks_rpc_config rpc_config = {.max_request_bytes = most, .max_arena_bytes = most * ARENA_FACTOR};
+	struct ks_listener_config listener_config = {.urls = options->listen_client_urls};
+
+	rpc_config.methods = ks_api_methods(&rpc_config.method_count);
+	rpc_config.context = server->api = ks_api_start(&api_config, err);
+	if (server->api)
+		server->rpc = listener_config.rpc = ks_rpc_start(&rpc_config, err);
+	if (server->rpc)
+		server->listener = ks_listener_start(&listener_config, err);
+	return server->listener ? KS_OK : err->status;
+}
+
+static enum ks_status start(struct ks_server *server, const struct ks_options *options, struct ks_err *err)
+{
+	enum ks_status status;
+
+	sqlb_url_redact(options->endpoint, server->endpoint, sizeof(server->endpoint));
+	raise_file_limit();
+	server->backend = sqlb_find(options->endpoint, err);
+	if (!server->backend)
+		return err->status;
+	status = server->backend->open(options->endpoint, options->data_dir, &server->db, err);
+	if (status != KS_OK)
+		return status;
+	server->timers = ks_timers_start(err);
+	if (!server->timers)
+		return err->status;
+	status = start_log(server, options, err);
+	return status == KS_OK ? start_serving(server, options, err) : status;
+}
+
+void ks_server_stop(struct ks_server *server)
+{
+	if (server->listener)
+		ks_listener_stop(server->listener);
+	if (server->rpc)
+		ks_rpc_stop(server->rpc, DRAIN_MS);
+	ks_api_stop(server->api);
+	if (server->log)
+		ks_log_stop(server->log);
+	ks_timers_stop(server->timers);
+	if (server->db)
+		server->backend->close(server->db);
+	free(server);
+}
+
+struct ks_server *ks_server_start(const struct ks_options *options, struct ks_err *err)
+{
+	struct ks_server *server = ks_xcalloc(1, sizeof(*server));
+
+	if (start(server, options, err) != KS_OK) {
+		ks_server_stop(server);
+		return NULL;
+	}
+	part_ready(server);
+	return server;
+}
