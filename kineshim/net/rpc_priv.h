@@ -55,6 +55,7 @@ struct rpc_queue {
 	/* any thread */
 	alignas(64) _Atomic(struct ks_task *) inbox; /* newest first */
 	atomic_bool wake_pending;                    /* a wake event is on its way */
+	_Atomic uint32_t posting;                    /* threads inside ks_rpc_queue_post */
 	grpc_call *wake_call;                        /* leads nowhere; an empty batch on it is an event for the queue */
 	struct rpc_tag wake_tag;
 };

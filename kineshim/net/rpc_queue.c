@@ -9,6 +9,7 @@
  */
 #include "net/rpc_priv.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -60,13 +61,16 @@ void ks_rpc_queue_post(struct rpc_queue *queue, struct ks_task *task)
 	struct ks_task *newest = atomic_load_explicit(&queue->inbox, memory_order_relaxed);
 	grpc_call_error error;
 
+	/* From the push on, the task may run, end the last call and let the server go; it waits for us to be out. */
+	atomic_fetch_add(&queue->posting, 1);
 	do {
 		task->next = newest;
 	} while (!atomic_compare_exchange_weak(&queue->inbox, &newest, task));
-	if (atomic_exchange(&queue->wake_pending, true))
-		return;
-	error = grpc_call_start_batch(queue->wake_call, NULL, 0, &queue->wake_tag, NULL);
-	KS_ASSERT(error == GRPC_CALL_OK);
+	if (!atomic_exchange(&queue->wake_pending, true)) {
+		error = grpc_call_start_batch(queue->wake_call, NULL, 0, &queue->wake_tag, NULL);
+		KS_ASSERT(error == GRPC_CALL_OK);
+	}
+	atomic_fetch_sub(&queue->posting, 1);
 }
 
 bool ks_rpc_queue_unpost(struct rpc_queue *queue, struct ks_task *task)
@@ -131,6 +135,8 @@ void ks_rpc_queue_join(struct rpc_queue *queue)
 {
 	if (!queue->cq)
 		return;
+	while (atomic_load(&queue->posting)) /* a few instructions of another thread */
+		(void)sched_yield();
 	grpc_completion_queue_shutdown(queue->cq);
 	if (queue->running)
 		ks_thread_join(queue->thread);

@@ -359,7 +359,8 @@ static void send_next(struct rpc_stream *stream)
 		ops[count++] = ks_rpc_op(GRPC_OP_SEND_INITIAL_METADATA);
 	if (message) {
 		ops[count] = ks_rpc_op(GRPC_OP_SEND_MESSAGE);
-		ops[count].flags = more ? GRPC_WRITE_BUFFER_HINT : 0;
+		/* Never with the headers: the core would write neither, and the batch would not come back. */
+		ops[count].flags = more && stream->headers_sent ? GRPC_WRITE_BUFFER_HINT : 0;
 		ops[count++].data.send_message.send_message = message->buffer;
 	}
 	if (status)

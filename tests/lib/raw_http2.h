@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Hand-made HTTP/2 frames for tests, where a proper client is too well-behaved. Failing to send is a failed test. */
+#ifndef TESTS_LIB_RAW_HTTP2_H
+#define TESTS_LIB_RAW_HTTP2_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Connects to "127.0.0.1:port", sends preface and settings. */
+int raw_http2_connect(const char *target);
+void raw_http2_open_stream(int fd, uint32_t stream_id, const char *path);
+void raw_http2_ping(int fd);
+/* Reads frames up to a GOAWAY, whose debug text is put into 'text'. False when it did not come. */
+bool raw_http2_wait_goaway(int fd, char *text, size_t size, int wait_ms);
+bool raw_http2_wait_ping_acks(int fd, int count, int wait_ms);
+
+#endif

@@ -1,0 +1,963 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rpc.h, seen by gRPC C core's own client and, where that is too well-behaved, by hand-made HTTP/2 frames. */
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/list.h"
+#include "base/panic.h"
+#include "base/thread.h"
+#include "net/listener.h"
+#include "net/rpc.h"
+#include "tests/lib/grpc_client.h"
+#include "tests/lib/raw_http2.h"
+#include "tests/lib/tap.h"
+
+#define MAX_REQUEST 65536
+#define WAIT_MS 20000
+
+/* What handlers leave for the tests to look at. */
+static struct {
+	struct ks_mutex lock;
+	struct ks_cond changed;
+	int opened, half_closed, closed, writable, messages, tasks; /* guarded */
+	struct ks_call *stream;         /* guarded: the last one opened and not yet closed */
+	size_t most_queued, most_bytes; /* guarded */
+} seen;
+
+static struct ks_rpc *rpc;
+static struct ks_listener *listener;
+
+static void note(int *counter)
+{
+	ks_mutex_lock(&seen.lock);
+	(*counter)++;
+	ks_cond_broadcast(&seen.changed);
+	ks_mutex_unlock(&seen.lock);
+}
+
+static bool wait_for(const int *counter, int at_least)
+{
+	int64_t end_ms = ks_clock_now(ks_clock_system()) + WAIT_MS;
+	bool reached;
+
+	ks_mutex_lock(&seen.lock);
+	while (*counter < at_least && ks_clock_now(ks_clock_system()) < end_ms)
+		(void)ks_cond_wait(&seen.changed, &seen.lock, 100);
+	reached = *counter >= at_least;
+	ks_mutex_unlock(&seen.lock);
+	return reached;
+}
+
+static int value_of(const int *counter)
+{
+	int value;
+
+	ks_mutex_lock(&seen.lock);
+	value = *counter;
+	ks_mutex_unlock(&seen.lock);
+	return value;
+}
+
+static void reply_slice(struct ks_call *call, struct ks_slice slice)
+{
+	struct ks_out out;
+
+	ks_out_init(&out, 1 << 26);
+	ks_buf_append_slice(&out.buf, slice);
+	ks_call_reply(call, &out);
+}
+
+static void echo(struct ks_call *call, struct ks_slice request)
+{
+	reply_slice(call, request);
+}
+
+static void fail(struct ks_call *call, struct ks_slice request)
+{
+	(void)request;
+	ks_call_fail(call, KS_INVALID_ARGUMENT, "etcdserver: key is not provided");
+}
+
+static void metadata(struct ks_call *call, struct ks_slice request)
+{
+	char key[32];
+
+	KS_ASSERT(request.size < sizeof(key));
+	memcpy(key, request.data, request.size);
+	key[request.size] = '\0';
+	reply_slice(call, ks_call_metadata(call, key));
+}
+
+static void peer(struct ks_call *call, struct ks_slice request)
+{
+	(void)request;
+	reply_slice(call, ks_slice_str(ks_call_peer(call)));
+}
+
+/* 'request' bytes "ab": a shared value of 100,000 'a', text, a shared value of 50,000 'b'. */
+static void shared(struct ks_call *call, struct ks_slice request)
+{
+	struct ks_bytes *a = ks_bytes_new(100000), *b = ks_bytes_new(50000);
+	struct ks_out out;
+
+	(void)request;
+	memset(a->data, 'a', a->size);
+	memset(b->data, 'b', b->size);
+	ks_out_init(&out, 1 << 20);
+	ks_out_bytes(&out, a);
+	ks_buf_append_slice(&out.buf, ks_slice_str("between"));
+	ks_out_bytes(&out, b);
+	ks_bytes_unref(a);
+	ks_bytes_unref(b);
+	ks_call_reply(call, &out);
+}
+
+static void too_large_reply(struct ks_call *call, struct ks_slice request)
+{
+	struct ks_out out;
+
+	(void)request;
+	ks_out_init(&out, 10);
+	ks_buf_append_slice(&out.buf, ks_slice_str("more than ten bytes"));
+	ks_call_reply(call, &out);
+}
+
+static void *reply_elsewhere(void *arg)
+{
+	struct ks_call *call = arg;
+
+	reply_slice(call, ks_slice_str("from another thread"));
+	return NULL;
+}
+
+static void later(struct ks_call *call, struct ks_slice request)
+{
+	pthread_t thread;
+
+	(void)request;
+	KS_ASSERT(pthread_create(&thread, NULL, reply_elsewhere, call) == 0);
+	KS_ASSERT(pthread_detach(thread) == 0);
+}
+
+struct posted {
+	struct ks_task task;
+	struct ks_call *call;
+	pthread_t home;
+};
+
+static void reply_from_task(struct ks_task *task)
+{
+	struct posted *posted = ks_container_of(task, struct posted, task);
+
+	KS_ASSERT(pthread_equal(posted->home, pthread_self()));
+	reply_slice(posted->call, ks_slice_str("from a task"));
+}
+
+static void *post_elsewhere(void *arg)
+{
+	struct posted *posted = arg;
+
+	ks_call_post(posted->call, &posted->task);
+	return NULL;
+}
+
+static void by_task(struct ks_call *call, struct ks_slice request)
+{
+	struct posted *posted = ks_arena_zalloc(ks_call_arena(call), sizeof(*posted));
+	pthread_t thread;
+
+	(void)request;
+	*posted = (struct posted){.task.run = reply_from_task, .call = call, .home = pthread_self()};
+	KS_ASSERT(pthread_create(&thread, NULL, post_elsewhere, posted) == 0);
+	KS_ASSERT(pthread_detach(thread) == 0);
+}
+
+/* Holds a call until the test lets it go. */
+static struct ks_call *held;
+
+static void hold(struct ks_call *call, struct ks_slice request)
+{
+	(void)request;
+	ks_mutex_lock(&seen.lock);
+	held = call;
+	seen.messages++;
+	ks_cond_broadcast(&seen.changed);
+	ks_mutex_unlock(&seen.lock);
+}
+
+static void stream_open(struct ks_call *call)
+{
+	ks_mutex_lock(&seen.lock);
+	seen.stream = call;
+	ks_mutex_unlock(&seen.lock);
+	note(&seen.opened);
+}
+
+static void send_slice(struct ks_call *call, struct ks_slice slice)
+{
+	struct ks_out out;
+
+	ks_out_init(&out, 1 << 26);
+	ks_buf_append_slice(&out.buf, slice);
+	ks_stream_send(call, &out);
+}
+
+static void chat_message(struct ks_call *call, struct ks_slice message)
+{
+	size_t bytes, count;
+
+	if (message.size == 5 && memcmp(message.data, "close", 5) == 0)
+		ks_stream_finish(call, KS_FAILED_PRECONDITION, "closed on request");
+	send_slice(call, message);
+	count = ks_stream_queued(call, &bytes);
+	ks_mutex_lock(&seen.lock);
+	if (count > seen.most_queued)
+		seen.most_queued = count;
+	if (bytes > seen.most_bytes)
+		seen.most_bytes = bytes;
+	ks_mutex_unlock(&seen.lock);
+	note(&seen.messages);
+}
+
+static void chat_half_closed(struct ks_call *call)
+{
+	note(&seen.half_closed);
+	ks_stream_finish(call, KS_OK, NULL);
+}
+
+static void watch_half_closed(struct ks_call *call)
+{
+	(void)call;
+	note(&seen.half_closed);
+}
+
+static void stream_writable(struct ks_call *call)
+{
+	(void)call;
+	note(&seen.writable);
+}
+
+static void stream_closed(struct ks_call *call)
+{
+	ks_mutex_lock(&seen.lock);
+	if (seen.stream == call)
+		seen.stream = NULL;
+	ks_mutex_unlock(&seen.lock);
+	note(&seen.closed);
+}
+
+/* Answers one request with as many messages as it says. */
+static void count_message(struct ks_call *call, struct ks_slice message)
+{
+	char text[32];
+	int count;
+
+	KS_ASSERT(message.size < sizeof(text));
+	memcpy(text, message.data, message.size);
+	text[message.size] = '\0';
+	count = (int)strtol(text, NULL, 10);
+	for (int i = 0; i < count; i++) {
+		int size = snprintf(text, sizeof(text), "%d", i);
+
+		send_slice(call, ks_slice_of(text, (size_t)size));
+	}
+	ks_stream_finish(call, KS_OK, NULL);
+}
+
+static const struct ks_stream_ops chat = {stream_open, chat_message, chat_half_closed, stream_writable, stream_closed};
+static const struct ks_stream_ops watch = {stream_open, chat_message, watch_half_closed, stream_writable,
+					   stream_closed};
+static const struct ks_stream_ops counter = {stream_open, count_message, watch_half_closed, stream_writable,
+					     stream_closed};
+
+static const struct ks_rpc_method methods[] = {
+	{"/test.T/Echo", echo, NULL, false},         {"/test.T/Fail", fail, NULL, false},
+	{"/test.T/Metadata", metadata, NULL, false}, {"/test.T/Peer", peer, NULL, false},
+	{"/test.T/Shared", shared, NULL, false},     {"/test.T/TooLarge", too_large_reply, NULL, false},
+	{"/test.T/Later", later, NULL, false},       {"/test.T/ByTask", by_task, NULL, false},
+	{"/test.T/Hold", hold, NULL, false},         {"/test.T/Chat", NULL, &chat, false},
+	{"/test.T/Watch", NULL, &watch, false},      {"/test.T/Count", NULL, &counter, true},
+};
+
+static char target[64];
+
+static void start_server(size_t max_calls)
+{
+	struct ks_rpc_config config = {
+		.methods = methods,
+		.method_count = sizeof(methods) / sizeof(methods[0]),
+		.context = &seen,
+		.threads = 2,
+		.max_request_bytes = MAX_REQUEST,
+		.max_calls = max_calls,
+		.max_arena_bytes = 1 << 20,
+	};
+	struct ks_listener_config listener_config = {.urls = "http://127.0.0.1:0"};
+	struct ks_err err;
+
+	memset(&seen, 0, sizeof(seen));
+	held = NULL;
+	ks_mutex_init(&seen.lock);
+	ks_cond_init(&seen.changed);
+	rpc = ks_rpc_start(&config, &err);
+	KS_ASSERT(rpc);
+	listener_config.rpc = rpc;
+	listener = ks_listener_start(&listener_config, &err);
+	KS_ASSERT(listener);
+	(void)snprintf(target, sizeof(target), "%s", ks_listener_urls(listener) + strlen("http://"));
+}
+
+static void stop_server(void)
+{
+	ks_listener_stop(listener);
+	ks_rpc_stop(rpc, 2000);
+	ks_cond_fini(&seen.changed);
+	ks_mutex_fini(&seen.lock);
+}
+
+/* One unary call on a connection of its own; the text of the answer or of the status. */
+static int call_once(const char *method, const void *data, size_t size, char *text, size_t text_size)
+{
+	struct gc_result result;
+	struct gc client;
+
+	gc_open(&client, target, false);
+	gc_unary(&client, method, data, size, NULL, NULL, &result);
+	gc_close(&client);
+	(void)snprintf(text, text_size, "%s", result.data ? result.data : result.text);
+	free(result.data);
+	return result.status;
+}
+
+static void unary_answers_what_was_asked(void)
+{
+	char text[600];
+
+	start_server(0);
+	CU_ASSERT_EQUAL(call_once("/test.T/Echo", "hello", 5, text, sizeof(text)), 0);
+	CU_ASSERT_STRING_EQUAL(text, "hello");
+	CU_ASSERT_EQUAL(call_once("/test.T/Echo", "", 0, text, sizeof(text)), 0);
+	CU_ASSERT_STRING_EQUAL(text, "");
+	stop_server();
+}
+
+static void unary_failure_has_code_and_text(void)
+{
+	char text[600];
+
+	start_server(0);
+	CU_ASSERT_EQUAL(call_once("/test.T/Fail", "x", 1, text, sizeof(text)), KS_INVALID_ARGUMENT);
+	CU_ASSERT_STRING_EQUAL(text, "etcdserver: key is not provided");
+	stop_server();
+}
+
+static void unary_may_be_answered_by_another_thread(void)
+{
+	char text[600];
+
+	start_server(0);
+	for (int i = 0; i < 20; i++) {
+		CU_ASSERT_EQUAL(call_once("/test.T/Later", "x", 1, text, sizeof(text)), 0);
+		CU_ASSERT_STRING_EQUAL(text, "from another thread");
+		CU_ASSERT_EQUAL(call_once("/test.T/ByTask", "x", 1, text, sizeof(text)), 0);
+		CU_ASSERT_STRING_EQUAL(text, "from a task");
+	}
+	stop_server();
+}
+
+static void shared_bytes_arrive_in_their_places(void)
+{
+	struct gc_result result;
+	struct gc client;
+	bool right;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	gc_unary(&client, "/test.T/Shared", "", 0, NULL, NULL, &result);
+	CU_ASSERT_EQUAL(result.status, 0);
+	CU_ASSERT_EQUAL(result.size, 150007);
+	right = result.size == 150007 && memcmp(result.data + 100000, "between", 7) == 0;
+	for (size_t i = 0; right && i < result.size; i++) {
+		if (i < 100000 || i >= 100007)
+			right = result.data[i] == (i < 100000 ? 'a' : 'b');
+	}
+	CU_ASSERT_TRUE(right);
+	free(result.data);
+	gc_close(&client);
+	stop_server();
+}
+
+static void a_reply_that_outgrew_its_maximum_is_resource_exhausted(void)
+{
+	char text[600];
+
+	start_server(0);
+	CU_ASSERT_EQUAL(call_once("/test.T/TooLarge", "", 0, text, sizeof(text)), KS_RESOURCE_EXHAUSTED);
+	stop_server();
+}
+
+static void metadata_and_peer_are_those_of_the_call(void)
+{
+	struct gc_result result;
+	struct gc client;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	gc_unary(&client, "/test.T/Metadata", "token", 5, "token", "abc.1", &result);
+	CU_ASSERT_STRING_EQUAL(result.data, "abc.1");
+	free(result.data);
+	gc_unary(&client, "/test.T/Metadata", "other", 5, "token", "abc.1", &result);
+	CU_ASSERT_EQUAL(result.size, 0);
+	free(result.data);
+	gc_unary(&client, "/test.T/Peer", "", 0, NULL, NULL, &result);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(result.data);
+	CU_ASSERT_EQUAL(strncmp(result.data, "127.0.0.1:", 10), 0);
+	free(result.data);
+	gc_close(&client);
+	stop_server();
+}
+
+static void oversize_has_the_text_of_grpc_go(void)
+{
+	char *large = calloc(1, MAX_REQUEST + 1), text[600];
+
+	start_server(0);
+	CU_ASSERT_EQUAL(call_once("/test.T/Echo", large, MAX_REQUEST, text, sizeof(text)), 0);
+	CU_ASSERT_EQUAL(call_once("/test.T/Echo", large, MAX_REQUEST + 1, text, sizeof(text)), KS_RESOURCE_EXHAUSTED);
+	CU_ASSERT_STRING_EQUAL(text, "grpc: received message larger than max (65537 vs. 65536)");
+	free(large);
+	stop_server();
+}
+
+static void oversize_ends_a_stream_with_the_same_text(void)
+{
+	char *large = calloc(1, MAX_REQUEST + 1);
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	gc_stream_open(&stream, &client, "/test.T/Watch");
+	CU_ASSERT_TRUE(gc_stream_send(&stream, large, MAX_REQUEST + 1, WAIT_MS));
+	gc_stream_end(&stream, &result);
+	CU_ASSERT_EQUAL(result.status, KS_RESOURCE_EXHAUSTED);
+	CU_ASSERT_STRING_EQUAL(result.text, "grpc: received message larger than max (65537 vs. 65536)");
+	CU_ASSERT_TRUE(wait_for(&seen.closed, 1));
+	CU_ASSERT_EQUAL(seen.messages, 0);
+	gc_close(&client);
+	free(large);
+	stop_server();
+}
+
+static void unknown_methods_and_services_have_etcds_texts(void)
+{
+	char text[600];
+
+	start_server(0);
+	CU_ASSERT_EQUAL(call_once("/test.T/Nope", "x", 1, text, sizeof(text)), KS_UNIMPLEMENTED);
+	CU_ASSERT_STRING_EQUAL(text, "unknown method Nope for service test.T");
+	CU_ASSERT_EQUAL(call_once("/no.Such/Thing", "x", 1, text, sizeof(text)), KS_UNIMPLEMENTED);
+	CU_ASSERT_STRING_EQUAL(text, "unknown service no.Such");
+	CU_ASSERT_EQUAL(call_once("/test.T", "x", 1, text, sizeof(text)), KS_UNIMPLEMENTED);
+	CU_ASSERT_STRING_EQUAL(text, "malformed method name: \"/test.T\"");
+	stop_server();
+}
+
+static void compressed_requests_are_unimplemented(void)
+{
+	char *zeros = calloc(1, 10000);
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+
+	start_server(0);
+	gc_open(&client, target, true);
+	gc_unary(&client, "/test.T/Echo", zeros, 10000, NULL, NULL, &result);
+	CU_ASSERT_EQUAL(result.status, KS_UNIMPLEMENTED);
+	CU_ASSERT_STRING_EQUAL(result.text, "grpc: Decompressor is not installed for grpc-encoding \"gzip\"");
+	free(result.data);
+	gc_stream_open(&stream, &client, "/test.T/Chat");
+	CU_ASSERT_TRUE(gc_stream_send(&stream, zeros, 10000, WAIT_MS));
+	gc_stream_end(&stream, &result);
+	CU_ASSERT_EQUAL(result.status, KS_UNIMPLEMENTED);
+	gc_close(&client);
+	free(zeros);
+	stop_server();
+}
+
+static void calls_over_the_limit_are_refused_and_leave_no_trace(void)
+{
+	struct gc_stream first, second;
+	struct ks_rpc_stats stats;
+	struct gc_result result;
+	struct gc client;
+
+	start_server(1);
+	gc_open(&client, target, false);
+	gc_stream_open(&first, &client, "/test.T/Watch");
+	CU_ASSERT_TRUE(wait_for(&seen.opened, 1));
+	gc_unary(&client, "/test.T/Echo", "x", 1, NULL, NULL, &result);
+	CU_ASSERT_EQUAL(result.status, KS_RESOURCE_EXHAUSTED);
+	free(result.data);
+	gc_stream_open(&second, &client, "/test.T/Watch");
+	gc_stream_end(&second, &result);
+	CU_ASSERT_EQUAL(result.status, KS_RESOURCE_EXHAUSTED);
+	gc_stream_cancel(&first);
+	gc_stream_end(&first, &result);
+	CU_ASSERT_TRUE(wait_for(&seen.closed, 1));
+	CU_ASSERT_EQUAL(seen.opened, 1);
+	do { /* the refused ones end a moment after their client knows */
+		ks_rpc_stats(rpc, &stats);
+	} while (stats.calls_open > 0);
+	gc_unary(&client, "/test.T/Echo", "x", 1, NULL, NULL, &result);
+	CU_ASSERT_EQUAL(result.status, 0);
+	free(result.data);
+	gc_close(&client);
+	stop_server();
+}
+
+static void *call_many(void *arg)
+{
+	int *failed = arg;
+	struct gc client;
+
+	gc_open(&client, target, false);
+	for (int i = 0; i < 2500; i++) {
+		struct gc_result result;
+		char text[16];
+		int size = snprintf(text, sizeof(text), "%d", i);
+
+		gc_unary(&client, "/test.T/Echo", text, (size_t)size, NULL, NULL, &result);
+		*failed += result.status != 0 || !result.data || strcmp(result.data, text) != 0;
+		free(result.data);
+	}
+	gc_close(&client);
+	return NULL;
+}
+
+static void ten_thousand_calls_are_all_answered(void)
+{
+	struct ks_rpc_stats stats;
+	pthread_t threads[4];
+	int failed[4] = {0};
+
+	start_server(0);
+	for (int i = 0; i < 4; i++)
+		KS_ASSERT(pthread_create(&threads[i], NULL, call_many, &failed[i]) == 0);
+	for (int i = 0; i < 4; i++) {
+		KS_ASSERT(pthread_join(threads[i], NULL) == 0);
+		CU_ASSERT_EQUAL(failed[i], 0);
+	}
+	ks_rpc_stats(rpc, &stats);
+	CU_ASSERT_EQUAL(stats.calls_started, 10000);
+	stop_server();
+}
+
+static void stream_echoes_in_order_and_ends_after_half_close(void)
+{
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+	char text[16], *data;
+	size_t got;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	gc_stream_open(&stream, &client, "/test.T/Chat");
+	for (int i = 0; i < 100; i++) {
+		int size = snprintf(text, sizeof(text), "%d", i);
+
+		CU_ASSERT_TRUE(gc_stream_send(&stream, text, (size_t)size, WAIT_MS));
+	}
+	gc_stream_half_close(&stream);
+	for (int i = 0; i < 100; i++) {
+		(void)snprintf(text, sizeof(text), "%d", i);
+		CU_ASSERT_TRUE_FATAL(gc_stream_receive(&stream, &data, &got));
+		CU_ASSERT_STRING_EQUAL(data, text);
+		free(data);
+	}
+	CU_ASSERT_FALSE(gc_stream_receive(&stream, &data, &got));
+	gc_stream_end(&stream, &result);
+	CU_ASSERT_EQUAL(result.status, 0);
+	CU_ASSERT_TRUE(wait_for(&seen.closed, 1));
+	CU_ASSERT_EQUAL(seen.half_closed, 1);
+	gc_close(&client);
+	stop_server();
+}
+
+static void single_request_gets_many_answers(void)
+{
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+	char text[16], *data;
+	size_t got;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	gc_stream_open(&stream, &client, "/test.T/Count");
+	CU_ASSERT_TRUE(gc_stream_send(&stream, "3000", 4, WAIT_MS));
+	gc_stream_half_close(&stream);
+	for (int i = 0; i < 3000; i++) {
+		(void)snprintf(text, sizeof(text), "%d", i);
+		CU_ASSERT_TRUE_FATAL(gc_stream_receive(&stream, &data, &got));
+		CU_ASSERT_STRING_EQUAL(data, text);
+		free(data);
+	}
+	gc_stream_end(&stream, &result);
+	CU_ASSERT_EQUAL(result.status, 0);
+	gc_close(&client);
+	stop_server();
+}
+
+static void half_closed_watch_stays_open(void)
+{
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+	char *data;
+	size_t got;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	gc_stream_open(&stream, &client, "/test.T/Watch");
+	gc_stream_half_close(&stream);
+	CU_ASSERT_TRUE(wait_for(&seen.half_closed, 1));
+	CU_ASSERT_EQUAL(value_of(&seen.closed), 0);
+	send_slice(seen.stream, ks_slice_str("an event"));
+	CU_ASSERT_TRUE_FATAL(gc_stream_receive(&stream, &data, &got));
+	CU_ASSERT_STRING_EQUAL(data, "an event");
+	free(data);
+	CU_ASSERT_TRUE(wait_for(&seen.writable, 1));
+	gc_stream_cancel(&stream);
+	CU_ASSERT_TRUE(wait_for(&seen.closed, 1));
+	gc_stream_end(&stream, &result);
+	gc_close(&client);
+	stop_server();
+}
+
+static void finish_sends_what_is_queued_and_then_the_status(void)
+{
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+	char *data;
+	size_t got;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	gc_stream_open(&stream, &client, "/test.T/Watch");
+	CU_ASSERT_TRUE(gc_stream_send(&stream, "one", 3, WAIT_MS));
+	CU_ASSERT_TRUE(gc_stream_send(&stream, "close", 5, WAIT_MS)); /* its echo comes after the finish */
+	CU_ASSERT_TRUE(gc_stream_receive(&stream, &data, &got));
+	CU_ASSERT_STRING_EQUAL(data, "one");
+	free(data);
+	CU_ASSERT_FALSE(gc_stream_receive(&stream, &data, &got));
+	gc_stream_end(&stream, &result);
+	CU_ASSERT_EQUAL(result.status, KS_FAILED_PRECONDITION);
+	CU_ASSERT_STRING_EQUAL(result.text, "closed on request");
+	CU_ASSERT_TRUE(wait_for(&seen.closed, 1));
+	gc_close(&client);
+	stop_server();
+}
+
+static void cancel_and_disconnect_reach_closed(void)
+{
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+	int64_t start_ms;
+	int raw;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	gc_stream_open(&stream, &client, "/test.T/Watch");
+	CU_ASSERT_TRUE(wait_for(&seen.opened, 1));
+	start_ms = ks_clock_now(ks_clock_system());
+	gc_stream_cancel(&stream);
+	CU_ASSERT_TRUE(wait_for(&seen.closed, 1));
+	CU_ASSERT_TRUE(ks_clock_now(ks_clock_system()) - start_ms < 1000);
+	CU_ASSERT_EQUAL(seen.half_closed, 0);
+	gc_stream_end(&stream, &result);
+	CU_ASSERT_EQUAL(result.status, KS_CANCELLED);
+	gc_close(&client);
+
+	raw = raw_http2_connect(target);
+	raw_http2_open_stream(raw, 1, "/test.T/Watch");
+	CU_ASSERT_TRUE(wait_for(&seen.opened, 2));
+	(void)close(raw);
+	CU_ASSERT_TRUE(wait_for(&seen.closed, 2));
+	CU_ASSERT_EQUAL(seen.half_closed, 0);
+	stop_server();
+}
+
+static void a_client_that_never_reads_is_not_read_from(void)
+{
+	enum { SIZE = 16384, MOST = 100000 };
+	char *block = calloc(1, SIZE), *data;
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+	size_t got;
+	int sent = 0;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	gc_stream_open(&stream, &client, "/test.T/Chat");
+	/* It answers each message; we send until we are not heard any more. */
+	while (sent < MOST && gc_stream_send(&stream, block, SIZE, 1000))
+		sent++;
+	CU_ASSERT_TRUE(sent < MOST);
+	ks_mutex_lock(&seen.lock);
+	CU_ASSERT_TRUE(seen.most_queued <= 257);
+	CU_ASSERT_TRUE(seen.most_bytes <= (1 << 20) + SIZE);
+	CU_ASSERT_TRUE(seen.most_bytes > 1 << 20); /* it was the limit that stopped it */
+	ks_mutex_unlock(&seen.lock);
+
+	/* As soon as we read, everything goes on, and nothing is missing. */
+	for (int i = 0; i < sent; i++) {
+		CU_ASSERT_TRUE_FATAL(gc_stream_receive(&stream, &data, &got));
+		CU_ASSERT_EQUAL(got, SIZE);
+		free(data);
+	}
+	gc_stream_half_close(&stream);
+	gc_stream_end(&stream, &result);
+	CU_ASSERT_EQUAL(result.status, 0);
+	gc_close(&client);
+	free(block);
+	stop_server();
+}
+
+/* Tasks that many threads post to one stream. */
+enum { POSTERS = 4, TASKS = 500 };
+
+struct poster {
+	pthread_t thread;
+	struct {
+		struct ks_task task;
+		struct poster *owner;
+	} tasks[TASKS];
+	struct ks_call *call;
+};
+
+static pthread_t home;
+static atomic_bool away_from_home;
+
+static void count_task(struct ks_task *task)
+{
+	(void)task;
+	if (seen.tasks == 0)
+		home = pthread_self();
+	else if (!pthread_equal(home, pthread_self()))
+		atomic_store(&away_from_home, true);
+	note(&seen.tasks);
+}
+
+static void *post_tasks(void *arg)
+{
+	struct poster *poster = arg;
+
+	for (int i = 0; i < TASKS; i++) {
+		poster->tasks[i].task.run = count_task;
+		ks_call_post(poster->call, &poster->tasks[i].task);
+		send_slice(poster->call, ks_slice_str("posted"));
+	}
+	return NULL;
+}
+
+static void tasks_and_messages_of_many_threads_all_arrive(void)
+{
+	struct poster *posters = calloc(POSTERS, sizeof(*posters));
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+	char *data;
+	size_t got;
+
+	start_server(0);
+	atomic_store(&away_from_home, false);
+	gc_open(&client, target, false);
+	gc_stream_open(&stream, &client, "/test.T/Watch");
+	CU_ASSERT_TRUE(wait_for(&seen.opened, 1));
+	for (int i = 0; i < POSTERS; i++) {
+		posters[i].call = seen.stream;
+		KS_ASSERT(pthread_create(&posters[i].thread, NULL, post_tasks, &posters[i]) == 0);
+	}
+	for (int i = 0; i < POSTERS * TASKS; i++) {
+		CU_ASSERT_TRUE_FATAL(gc_stream_receive(&stream, &data, &got));
+		free(data);
+	}
+	for (int i = 0; i < POSTERS; i++)
+		KS_ASSERT(pthread_join(posters[i].thread, NULL) == 0);
+	CU_ASSERT_TRUE(wait_for(&seen.tasks, POSTERS * TASKS));
+	CU_ASSERT_FALSE(atomic_load(&away_from_home));
+	gc_stream_cancel(&stream);
+	gc_stream_end(&stream, &result);
+	gc_close(&client);
+	stop_server();
+	free(posters);
+}
+
+static void stop_ends_streams_with_etcds_text(void)
+{
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	gc_stream_open(&stream, &client, "/test.T/Watch");
+	CU_ASSERT_TRUE(wait_for(&seen.opened, 1));
+	stop_server();
+	CU_ASSERT_EQUAL(seen.closed, 1);
+	gc_stream_end(&stream, &result);
+	CU_ASSERT_EQUAL(result.status, KS_UNAVAILABLE);
+	CU_ASSERT_STRING_EQUAL(result.text, "etcdserver: server stopped");
+	gc_close(&client);
+}
+
+static void *let_go(void *arg)
+{
+	struct timespec moment = {.tv_nsec = 50 * 1000 * 1000};
+
+	(void)arg;
+	(void)nanosleep(&moment, NULL); /* the stop is to find the call unanswered */
+	reply_slice(held, ks_slice_str("just in time"));
+	return NULL;
+}
+
+static void *call_hold(void *arg)
+{
+	struct gc_result *result = arg;
+	struct gc client;
+
+	gc_open(&client, target, false);
+	gc_unary(&client, "/test.T/Hold", "", 0, NULL, NULL, result);
+	gc_close(&client);
+	return NULL;
+}
+
+static void stop_waits_for_unary_calls_that_run(void)
+{
+	struct gc_result result = {0};
+	pthread_t caller, releaser;
+
+	start_server(0);
+	KS_ASSERT(pthread_create(&caller, NULL, call_hold, &result) == 0);
+	CU_ASSERT_TRUE(wait_for(&seen.messages, 1));
+	KS_ASSERT(pthread_create(&releaser, NULL, let_go, NULL) == 0);
+	stop_server();
+	KS_ASSERT(pthread_join(releaser, NULL) == 0);
+	KS_ASSERT(pthread_join(caller, NULL) == 0);
+	CU_ASSERT_EQUAL(result.status, 0);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(result.data);
+	CU_ASSERT_STRING_EQUAL(result.data, "just in time");
+	free(result.data);
+}
+
+static void stop_cancels_a_stream_whose_client_never_reads(void)
+{
+	char *block = calloc(1, 1 << 20);
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	gc_stream_open(&stream, &client, "/test.T/Watch");
+	CU_ASSERT_TRUE(wait_for(&seen.opened, 1));
+	for (int i = 0; i < 32; i++)
+		send_slice(seen.stream, ks_slice_of(block, 1 << 20));
+	ks_listener_stop(listener);
+	ks_rpc_stop(rpc, 100);
+	CU_ASSERT_EQUAL(seen.closed, 1);
+	ks_cond_fini(&seen.changed);
+	ks_mutex_fini(&seen.lock);
+	gc_stream_cancel(&stream); /* or the client waits for the messages to be read */
+	gc_stream_end(&stream, &result);
+	CU_ASSERT_NOT_EQUAL(result.status, 0);
+	gc_close(&client);
+	free(block);
+}
+
+static void start_and_stop_without_a_call(void)
+{
+	for (int i = 0; i < 20; i++) {
+		start_server(0);
+		stop_server();
+	}
+	CU_ASSERT_EQUAL(seen.opened, 0);
+}
+
+static void too_many_pings_end_the_connection(void)
+{
+	char text[256];
+	int raw;
+
+	start_server(0);
+	raw = raw_http2_connect(target);
+	raw_http2_open_stream(raw, 1, "/test.T/Watch");
+	CU_ASSERT_TRUE(wait_for(&seen.opened, 1));
+	for (int i = 0; i < 4; i++) /* the first is fine, two are strikes that are borne */
+		raw_http2_ping(raw);
+	CU_ASSERT_TRUE(raw_http2_wait_goaway(raw, text, sizeof(text), WAIT_MS));
+	CU_ASSERT_PTR_NOT_NULL(strstr(text, "too_many_pings"));
+	(void)close(raw);
+	stop_server();
+}
+
+static void three_pings_are_answered(void)
+{
+	int raw;
+
+	start_server(0);
+	raw = raw_http2_connect(target);
+	raw_http2_open_stream(raw, 1, "/test.T/Watch");
+	CU_ASSERT_TRUE(wait_for(&seen.opened, 1));
+	for (int i = 0; i < 3; i++)
+		raw_http2_ping(raw);
+	CU_ASSERT_TRUE(raw_http2_wait_ping_acks(raw, 3, WAIT_MS));
+	(void)close(raw);
+	stop_server();
+}
+
+int main(void)
+{
+	(void)signal(SIGPIPE, SIG_IGN);
+	return tap_run("rpc", (const struct tap_test[]){
+#define T(name) {#name, name}
+				      T(start_and_stop_without_a_call),
+				      T(unary_answers_what_was_asked),
+				      T(unary_failure_has_code_and_text),
+				      T(unary_may_be_answered_by_another_thread),
+				      T(shared_bytes_arrive_in_their_places),
+				      T(a_reply_that_outgrew_its_maximum_is_resource_exhausted),
+				      T(metadata_and_peer_are_those_of_the_call),
+				      T(oversize_has_the_text_of_grpc_go),
+				      T(oversize_ends_a_stream_with_the_same_text),
+				      T(unknown_methods_and_services_have_etcds_texts),
+				      T(compressed_requests_are_unimplemented),
+				      T(calls_over_the_limit_are_refused_and_leave_no_trace),
+				      T(ten_thousand_calls_are_all_answered),
+				      T(stream_echoes_in_order_and_ends_after_half_close),
+				      T(single_request_gets_many_answers),
+				      T(half_closed_watch_stays_open),
+				      T(finish_sends_what_is_queued_and_then_the_status),
+				      T(cancel_and_disconnect_reach_closed),
+				      T(a_client_that_never_reads_is_not_read_from),
+				      T(tasks_and_messages_of_many_threads_all_arrive),
+				      T(stop_ends_streams_with_etcds_text),
+				      T(stop_waits_for_unary_calls_that_run),
+				      T(stop_cancels_a_stream_whose_client_never_reads),
+				      T(too_many_pings_end_the_connection),
+				      T(three_pings_are_answered),
+#undef T
+				      {NULL, NULL}});
+}
