@@ -514,6 +514,22 @@ static enum sqlb_outcome memory_migrate(struct sqlb_conn *conn, uint64_t *cluste
 	return end(conn, "migrate", fault, err);
 }
 
+/* Rows come in order, in whole entries, and positions without a gap: anything else is a bug of the caller's. */
+static void check_rows(const struct sqlb_append *append)
+{
+	for (size_t i = 0; i < append->row_count; i++) {
+		const struct sqlb_row *row = &append->rows[i];
+		const struct sqlb_row *before = i ? row - 1 : NULL;
+		bool begins = !before || before->sub + 1 == before->rows;
+
+		KS_ASSERT(row->position >= 1 && row->sub < row->rows);
+		KS_ASSERT(begins ? row->sub == 0 && (!before || row->position == before->position + 1)
+				 : row->sub == before->sub + 1 && row->position == before->position);
+	}
+	KS_ASSERT(!append->row_count ||
+		  append->rows[append->row_count - 1].sub + 1 == append->rows[append->row_count - 1].rows);
+}
+
 static enum sqlb_outcome memory_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
 				       struct ks_err *err)
 {
@@ -523,6 +539,7 @@ static enum sqlb_outcome memory_append(struct sqlb_conn *conn, const struct sqlb
 	struct mem_row **rows = rows_copy(append->rows, append->row_count);
 
 	*appended = false;
+	check_rows(append);
 	if (!rows)
 		return no_memory(err);
 	outcome = begin(conn, "append", &fault, err);

@@ -281,11 +281,9 @@ static enum sqlb_outcome ready(struct sqlb_conn *conn, const char *op, struct ks
 	}
 	if (rc == SQLITE_OK)
 		rc = sqlite3_busy_timeout(conn->handle, BUSY_TIMEOUT_MS);
-	/* The first two count only while the file is empty. */
 	if (rc == SQLITE_OK)
-		rc = exec(conn, "PRAGMA page_size = 8192; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = FULL;"
-				"PRAGMA cache_size = -8192; PRAGMA journal_size_limit = 67108864;"
-				"PRAGMA trusted_schema = OFF");
+		rc = exec(conn, "PRAGMA synchronous = FULL; PRAGMA cache_size = -8192; PRAGMA trusted_schema = OFF;"
+				"PRAGMA journal_size_limit = 67108864");
 	if (rc != SQLITE_OK) {
 		outcome = failed(conn, op, rc, err);
 		conn_close(conn);
@@ -468,11 +466,17 @@ static int checkpoint(struct sqlb_conn *conn, int *pages, int *done)
 	return sqlite3_wal_checkpoint_v2(conn->handle, NULL, SQLITE_CHECKPOINT_PASSIVE, pages, done);
 }
 
-/* First without the turn, then with it for the little that was appended meanwhile. */
+/*
+ * First without the turn, then with it for the little that was appended meanwhile. A connection that has read nothing yet
+ * does not know that there is a WAL, and its checkpoint does nothing without a word: so it reads.
+ */
 static int checkpoint_twice(struct sqlb_conn *conn, int *pages, int *done)
 {
-	int rc = checkpoint(conn, pages, done);
+	int64_t head[4];
+	int rc = run_ints(conn, HEAD, NULL, 0, head, 4);
 
+	if (outcome_of(rc) == SQLB_OK)
+		rc = checkpoint(conn, pages, done);
 	if (rc != SQLITE_OK)
 		return rc;
 	take_turn(conn->db);
@@ -508,10 +512,12 @@ static void *checkpointer(void *arg)
 			KS_DIAG_LIMITED(KS_WARN, "sqlite", "%s", err.text);
 		ks_mutex_lock(&db->mutex);
 		/* A reader in the way, or an error: again when the WAL is half as long once more. */
-		db->checkpoint_at = rc == SQLITE_OK && done == pages ? CHECKPOINT_PAGES
-								      : db->wal_pages + CHECKPOINT_PAGES / 2;
-		if (db->checkpoint_at == CHECKPOINT_PAGES)
+		if (rc == SQLITE_OK && pages >= 0 && done == pages) {
 			db->wal_pages = 0;
+			db->checkpoint_at = CHECKPOINT_PAGES;
+		} else {
+			db->checkpoint_at = db->wal_pages + CHECKPOINT_PAGES / 2;
+		}
 		ks_mutex_unlock(&db->mutex);
 	}
 	conn_close(&conn);
@@ -523,23 +529,25 @@ static void *checkpointer(void *arg)
 /* The one name of a file, however it was reached, so that two servers meet at the same lock. */
 static enum ks_status real_path(const char *path, char out[PATH_MAX], struct ks_err *err)
 {
+	struct stat now;
 	char folder[PATH_MAX];
 	const char *slash = strrchr(path, '/');
 	const char *name = slash ? slash + 1 : path;
 	size_t size = slash == path ? 1 : slash ? (size_t)(slash - path) : 0;
 
-	if (realpath(path, out))
-		return KS_OK;
 	if (*name == '\0' || size >= sizeof(folder))
 		return ks_fail(err, KS_INVALID_ARGUMENT, "%s is not the name of a file", path);
+	if (realpath(path, out))
+		return stat(out, &now) == 0 && S_ISREG(now.st_mode)
+			       ? KS_OK
+			       : ks_fail(err, KS_INVALID_ARGUMENT, "%s is not a file", path);
 	memcpy(folder, path, size);
 	folder[size] = '\0';
 	if (!realpath(size ? folder : ".", out))
 		return ks_fail(err, KS_FAILED_PRECONDITION, "%s: %s", path, strerror(errno));
 	size = strlen(out);
-	if (size + strlen(name) + 2 > PATH_MAX)
+	if (snprintf(out + size, PATH_MAX - size, "%s%s", size > 1 ? "/" : "", name) >= (int)(PATH_MAX - size))
 		return ks_fail(err, KS_INVALID_ARGUMENT, "%s: the path is too long", path);
-	snprintf(out + size, PATH_MAX - size, "%s%s", size > 1 ? "/" : "", name);
 	return KS_OK;
 }
 
@@ -817,7 +825,9 @@ static enum sqlb_outcome enter_wal_mode(struct sqlb_conn *conn, struct ks_err *e
 		outcome = inspect(conn, &version, err);
 	if (outcome != SQLB_OK)
 		return outcome;
-	rc = ask_text(conn, "PRAGMA journal_mode = WAL", mode, sizeof(mode));
+	rc = version == 0 ? exec(conn, "PRAGMA page_size = 8192; PRAGMA auto_vacuum = INCREMENTAL") : SQLITE_OK;
+	if (rc == SQLITE_OK)
+		rc = ask_text(conn, "PRAGMA journal_mode = WAL", mode, sizeof(mode));
 	if (rc != SQLITE_ROW)
 		return failed(conn, "migrate", rc == SQLITE_OK ? SQLITE_IOERR : rc, err);
 	if (strcmp(mode, "wal") == 0)

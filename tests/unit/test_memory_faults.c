@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The memory backend's faults do what memory.h says: simulations draw conclusions from them. */
+#include <pthread.h>
+#include <string.h>
+
+#include "sqlbackends/memory.h"
+#include "tests/lib/tap.h"
+
+#define NAME "faults"
+
+static const struct sqlb_ops *const ops = &sqlb_memory_ops;
+static struct sqlb_db *db;
+static struct sqlb_conn *a, *b;
+static struct ks_clock fake;
+static struct ks_err err;
+
+/* The script: the next call of 'op' (NULL: any) meets 'fault'. */
+static struct {
+	const char *op;
+	enum sqlb_memory_fault fault;
+	unsigned asked;
+	struct sqlb_conn *conn;
+} script;
+
+static enum sqlb_memory_fault play(void *ctx, const char *op, struct sqlb_conn *conn)
+{
+	enum sqlb_memory_fault fault = script.fault;
+
+	CU_ASSERT_PTR_EQUAL(ctx, &script);
+	script.asked++;
+	script.conn = conn;
+	if (script.op && strcmp(op, script.op) != 0)
+		return SQLB_FAULT_NONE;
+	script.fault = SQLB_FAULT_NONE;
+	return fault;
+}
+
+static void next(const char *op, enum sqlb_memory_fault fault)
+{
+	script.op = op;
+	script.fault = fault;
+}
+
+static void set_up(int late_calls)
+{
+	ks_clock_init_fake(&fake, 5000);
+	sqlb_memory_set_clock(NAME, &fake);
+	next(NULL, SQLB_FAULT_NONE);
+	sqlb_memory_set_faults(NAME, play, &script, late_calls);
+	CU_ASSERT_EQUAL(ops->open("memory://" NAME, NULL, &db, &err), KS_OK);
+	CU_ASSERT_EQUAL(ops->connect(db, &a, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(ops->connect(db, &b, &err), SQLB_OK);
+}
+
+static void tear_down(void)
+{
+	ops->disconnect(a);
+	ops->disconnect(b);
+	ops->close(db);
+	sqlb_memory_forget(NAME);
+}
+
+static enum sqlb_outcome put(struct sqlb_conn *conn, int64_t position)
+{
+	const struct sqlb_row row = {.position = position, .rows = 1, .revision = position + 1, .batch = position};
+	const struct sqlb_lease lease = {.id = position, .ttl_ms = 100};
+	struct sqlb_append append = {
+		.rows = &row, .row_count = 1, .leases_new = &lease, .leases_new_count = 1};
+	bool appended = true;
+	enum sqlb_outcome outcome = ops->append(conn, &append, &appended, &err);
+
+	CU_ASSERT_EQUAL(appended, outcome == SQLB_OK);
+	return outcome;
+}
+
+static int64_t head(void)
+{
+	struct sqlb_head at = {.position = -1};
+
+	CU_ASSERT_EQUAL(ops->read_head(b, &at, &err), SQLB_OK);
+	return at.position;
+}
+
+static bool lease_exists(int64_t id)
+{
+	struct sqlb_lease lease = {.id = id};
+
+	CU_ASSERT_EQUAL(ops->lease_read(b, &lease, 1, &err), SQLB_OK);
+	return lease.found;
+}
+
+static bool count(void *ctx, const struct sqlb_row *row)
+{
+	(void)row;
+	++*(size_t *)ctx;
+	return true;
+}
+
+static void away_and_broken_change_nothing_and_have_a_text(void)
+{
+	set_up(0);
+	next("append", SQLB_FAULT_AWAY);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_AWAY);
+	CU_ASSERT_TRUE(strlen(err.text) > 0);
+	CU_ASSERT_PTR_EQUAL(script.conn, a);
+	CU_ASSERT_EQUAL(head(), 0);
+	err.text[0] = '\0';
+	next("append", SQLB_FAULT_BROKEN);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_BROKEN);
+	CU_ASSERT_TRUE(strlen(err.text) > 0);
+	CU_ASSERT_EQUAL(head(), 0);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_OK);
+	tear_down();
+}
+
+static void doubt_done_happened(void)
+{
+	set_up(0);
+	next("append", SQLB_FAULT_DOUBT_DONE);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_DOUBT);
+	CU_ASSERT_EQUAL(head(), 1);
+	CU_ASSERT_TRUE(lease_exists(1));
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_CONFLICT);
+	tear_down();
+}
+
+static void doubt_lost_did_not_happen(void)
+{
+	set_up(0);
+	next("append", SQLB_FAULT_DOUBT_LOST);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_DOUBT);
+	CU_ASSERT_EQUAL(head(), 0);
+	CU_ASSERT_FALSE(lease_exists(1));
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_OK);
+	tear_down();
+}
+
+static void doubt_late_happens_after_so_many_calls(void)
+{
+	set_up(2);
+	next("append", SQLB_FAULT_DOUBT_LATE);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_DOUBT);
+	CU_ASSERT_EQUAL(head(), 0);
+	CU_ASSERT_EQUAL(head(), 0);
+	CU_ASSERT_EQUAL(head(), 1);
+	CU_ASSERT_TRUE(lease_exists(1));
+	tear_down();
+}
+
+static void doubt_late_conflicts_when_the_position_is_taken(void)
+{
+	set_up(1);
+	next("append", SQLB_FAULT_DOUBT_LATE);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_DOUBT);
+	CU_ASSERT_EQUAL(put(b, 1), SQLB_OK);
+	CU_ASSERT_EQUAL(put(b, 2), SQLB_OK);
+	CU_ASSERT_EQUAL(head(), 2);
+	CU_ASSERT_EQUAL(head(), 2);
+	tear_down();
+}
+
+static void a_late_append_dies_with_its_database(void)
+{
+	set_up(100);
+	next("append", SQLB_FAULT_DOUBT_LATE);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_DOUBT);
+	tear_down(); /* the leak checker is the judge */
+}
+
+static void a_cut_read_shows_some_rows_and_is_away(void)
+{
+	const struct sqlb_loc locs[] = {{1, 0}, {2, 0}, {3, 0}, {4, 0}};
+	size_t rows = 0;
+	bool more;
+
+	set_up(0);
+	for (int64_t position = 1; position <= 4; position++)
+		CU_ASSERT_EQUAL(put(a, position), SQLB_OK);
+	next("read_rows", SQLB_FAULT_CUT);
+	CU_ASSERT_EQUAL(ops->read_rows(a, 0, -1, SIZE_MAX, count, &rows, &more, &err), SQLB_AWAY);
+	CU_ASSERT_EQUAL(rows, 2);
+	rows = 0;
+	next("read_at", SQLB_FAULT_CUT);
+	CU_ASSERT_EQUAL(ops->read_at(a, locs, 4, count, &rows, &err), SQLB_AWAY);
+	CU_ASSERT_EQUAL(rows, 2);
+	rows = 0;
+	CU_ASSERT_EQUAL(ops->read_rows(a, 0, -1, SIZE_MAX, count, &rows, &more, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(rows, 4);
+	tear_down();
+}
+
+static void a_lost_tail_cuts_each_connection_once(void)
+{
+	size_t rows = 0;
+	struct sqlb_head at;
+
+	set_up(0);
+	for (int64_t position = 1; position <= 5; position++)
+		CU_ASSERT_EQUAL(put(a, position), SQLB_OK);
+	CU_ASSERT_EQUAL(head(), 5); /* b is connected now, too */
+	sqlb_memory_lose_tail(NAME, 3);
+	sqlb_memory_visit(NAME, count, &rows);
+	CU_ASSERT_EQUAL(rows, 3);
+	CU_ASSERT_EQUAL(put(a, 6), SQLB_AWAY);
+	CU_ASSERT_EQUAL(put(a, 6), SQLB_CONFLICT); /* not behind a gap */
+	CU_ASSERT_EQUAL(ops->read_head(b, &at, &err), SQLB_AWAY);
+	CU_ASSERT_EQUAL(head(), 3);
+	CU_ASSERT_EQUAL(put(a, 4), SQLB_OK);
+	tear_down();
+}
+
+static void a_new_connection_is_not_cut_for_what_was_before(void)
+{
+	set_up(0);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_OK);
+	sqlb_memory_lose_tail(NAME, 0);
+	CU_ASSERT_EQUAL(put(b, 1), SQLB_OK); /* b had not been used yet */
+	CU_ASSERT_EQUAL(put(a, 2), SQLB_AWAY);
+	tear_down();
+}
+
+/* Every slot asks the script under its own name, and answers AWAY when told so. */
+static void every_call_can_be_away(void)
+{
+	const struct sqlb_member self = {.id = 1};
+	struct sqlb_lease lease = {.id = 1, .ttl_ms = 1};
+	const struct sqlb_loc loc = {1, 0};
+	const int64_t id = 1;
+	uint64_t cluster_id;
+	struct sqlb_head at;
+	struct sqlb_duty duty;
+	struct sqlb_size size;
+	size_t rows = 0;
+	bool more;
+
+	set_up(0);
+#define AWAY(slot, call)                                                                                               \
+	next(slot, SQLB_FAULT_AWAY);                                                                                   \
+	CU_ASSERT_EQUAL(call, SQLB_AWAY);                                                                              \
+	CU_ASSERT_EQUAL(script.fault, SQLB_FAULT_NONE)
+	AWAY("migrate", ops->migrate(a, &cluster_id, &err));
+	AWAY("append", put(a, 1));
+	AWAY("read_head", ops->read_head(a, &at, &err));
+	AWAY("read_rows", ops->read_rows(a, 0, -1, 1, count, &rows, &more, &err));
+	AWAY("read_at", ops->read_at(a, &loc, 1, count, &rows, &err));
+	AWAY("trim", ops->trim(a, &loc, 1, &err));
+	AWAY("wait_for_change", ops->wait_for_change(a, 0, 0, &err));
+	AWAY("lease_touch", ops->lease_touch(a, &lease, 1, &err));
+	AWAY("lease_ensure", ops->lease_ensure(a, &lease, 1, &err));
+	AWAY("lease_refresh_all", ops->lease_refresh_all(a, &err));
+	AWAY("lease_list", ops->lease_list(a, 0, NULL, NULL, &err));
+	AWAY("lease_read", ops->lease_read(a, &lease, 1, &err));
+	AWAY("lease_drop", ops->lease_drop(a, &id, 1, &err));
+	AWAY("duty_take", ops->duty_take(a, 1, 1, &duty, &err));
+	AWAY("duty_pass", ops->duty_pass(a, 1, 2, 1, &err));
+	AWAY("member_beat", ops->member_beat(a, &self, 1, &err));
+	AWAY("member_list", ops->member_list(a, NULL, NULL, &err));
+	AWAY("size", ops->size(a, &size, &err));
+	AWAY("defragment", ops->defragment(a, &err));
+	CU_ASSERT_EQUAL(rows, 0);
+	tear_down();
+}
+
+/* The other writing calls have no DOUBT: they are AWAY, and happened or not as the fault says. */
+static void doubt_of_other_calls_is_away(void)
+{
+	const struct sqlb_lease lease = {.id = 9, .ttl_ms = 100};
+
+	set_up(0);
+	next("lease_ensure", SQLB_FAULT_DOUBT_LOST);
+	CU_ASSERT_EQUAL(ops->lease_ensure(a, &lease, 1, &err), SQLB_AWAY);
+	CU_ASSERT_FALSE(lease_exists(9));
+	next("lease_ensure", SQLB_FAULT_DOUBT_DONE);
+	CU_ASSERT_EQUAL(ops->lease_ensure(a, &lease, 1, &err), SQLB_AWAY);
+	CU_ASSERT_TRUE(lease_exists(9));
+	tear_down();
+}
+
+static void time_is_the_fake_clock(void)
+{
+	struct sqlb_lease lease = {.id = 1};
+
+	set_up(0);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_OK); /* a lease of 100 ms */
+	ks_clock_advance(&fake, 100);
+	CU_ASSERT_EQUAL(ops->lease_read(a, &lease, 1, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(lease.remaining_ms, 0);
+	CU_ASSERT_EQUAL(ops->lease_touch(a, &lease, 1, &err), SQLB_OK);
+	CU_ASSERT_TRUE(lease.found);
+	ks_clock_advance(&fake, 101);
+	CU_ASSERT_EQUAL(ops->lease_touch(a, &lease, 1, &err), SQLB_OK);
+	CU_ASSERT_FALSE(lease.found);
+	tear_down();
+}
+
+static void a_name_is_one_database_until_it_is_forgotten(void)
+{
+	struct sqlb_db *other;
+	struct sqlb_conn *conn;
+	struct sqlb_head at;
+
+	set_up(0);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_OK);
+	CU_ASSERT_EQUAL(ops->open("memory://" NAME, NULL, &other, &err), KS_OK);
+	CU_ASSERT_EQUAL(ops->connect(other, &conn, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(ops->read_head(conn, &at, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(at.position, 1);
+	sqlb_memory_forget(NAME);
+	CU_ASSERT_EQUAL(put(conn, 2), SQLB_OK); /* those who have it keep it */
+	CU_ASSERT_EQUAL(head(), 2);
+	ops->disconnect(conn);
+	ops->close(other);
+	tear_down();
+	set_up(0);
+	CU_ASSERT_EQUAL(head(), 0);
+	tear_down();
+	CU_ASSERT_EQUAL(ops->open("sqlite://x", NULL, &other, &err), KS_INVALID_ARGUMENT);
+}
+
+int main(void)
+{
+	return tap_run("memory_faults", (const struct tap_test[]){
+		{"away_and_broken_change_nothing_and_have_a_text", away_and_broken_change_nothing_and_have_a_text},
+		{"doubt_done_happened", doubt_done_happened},
+		{"doubt_lost_did_not_happen", doubt_lost_did_not_happen},
+		{"doubt_late_happens_after_so_many_calls", doubt_late_happens_after_so_many_calls},
+		{"doubt_late_conflicts_when_the_position_is_taken", doubt_late_conflicts_when_the_position_is_taken},
+		{"a_late_append_dies_with_its_database", a_late_append_dies_with_its_database},
+		{"a_cut_read_shows_some_rows_and_is_away", a_cut_read_shows_some_rows_and_is_away},
+		{"a_lost_tail_cuts_each_connection_once", a_lost_tail_cuts_each_connection_once},
+		{"a_new_connection_is_not_cut_for_what_was_before", a_new_connection_is_not_cut_for_what_was_before},
+		{"every_call_can_be_away", every_call_can_be_away},
+		{"doubt_of_other_calls_is_away", doubt_of_other_calls_is_away},
+		{"time_is_the_fake_clock", time_is_the_fake_clock},
+		{"a_name_is_one_database_until_it_is_forgotten", a_name_is_one_database_until_it_is_forgotten},
+		{NULL, NULL},
+	});
+}
