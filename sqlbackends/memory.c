@@ -375,8 +375,7 @@ static void late_add_locked(struct database *database, const struct sqlb_append 
 	struct late_append *late = ks_xcalloc(1, sizeof(*late));
 
 	late->append = *append;
-	late->append.leases_new =
-		array_copy(append->leases_new, append->leases_new_count, sizeof(*append->leases_new));
+	late->append.leases_new = array_copy(append->leases_new, append->leases_new_count, sizeof(*append->leases_new));
 	late->append.leases_gone =
 		array_copy(append->leases_gone, append->leases_gone_count, sizeof(*append->leases_gone));
 	late->append.leases_expired =
@@ -437,7 +436,8 @@ static enum sqlb_outcome begin(struct sqlb_conn *conn, const char *op, enum sqlb
 		ks_fail(err, KS_DATA_LOSS, "memory://%s: %s: injected: broken", database->name, op);
 		return SQLB_BROKEN;
 	}
-	ks_fail(err, KS_UNAVAILABLE, "memory://%s: %s: %s", database->name, op, cut ? "connection cut" : "injected: away");
+	ks_fail(err, KS_UNAVAILABLE, "memory://%s: %s: %s", database->name, op,
+		cut ? "connection cut" : "injected: away");
 	return SQLB_AWAY;
 }
 
@@ -645,7 +645,8 @@ static enum sqlb_outcome memory_read_rows(struct sqlb_conn *conn, int64_t after,
 	ks_mutex_unlock(&database->mutex);
 	if (!rows)
 		return no_memory(err);
-	outcome = visit_rows(conn, "read_rows", rows, past > first ? past - first : 0, fault, visit, ctx, &stopped, err);
+	outcome =
+		visit_rows(conn, "read_rows", rows, past > first ? past - first : 0, fault, visit, ctx, &stopped, err);
 	*more = left || stopped;
 	return outcome;
 }
@@ -851,8 +852,7 @@ static enum sqlb_outcome memory_lease_read(struct sqlb_conn *conn, struct sqlb_l
 	return end(conn, "lease_read", fault, err);
 }
 
-static enum sqlb_outcome memory_lease_drop(struct sqlb_conn *conn, const int64_t *ids, size_t count,
-					   struct ks_err *err)
+static enum sqlb_outcome memory_lease_drop(struct sqlb_conn *conn, const int64_t *ids, size_t count, struct ks_err *err)
 {
 	enum sqlb_memory_fault fault;
 	enum sqlb_outcome outcome = begin(conn, "lease_drop", &fault, err);
@@ -877,8 +877,7 @@ static enum sqlb_outcome memory_duty_take(struct sqlb_conn *conn, int64_t self, 
 	now = now_ms(database);
 	*duty = (struct sqlb_duty){0};
 	if (!lost_before(fault)) {
-		if (database->duty_holder != self &&
-		    (database->duty_holder == 0 || database->duty_deadline_ms < now)) {
+		if (database->duty_holder != self && (database->duty_holder == 0 || database->duty_deadline_ms < now)) {
 			database->duty_holder = self;
 			database->duty_term++;
 			duty->taken_now = true;

@@ -12,12 +12,12 @@
 
 enum sqlb_memory_fault {
 	SQLB_FAULT_NONE,
-	SQLB_FAULT_AWAY,         /* nothing happens, AWAY */
-	SQLB_FAULT_DOUBT_DONE,   /* append happens, the answer is DOUBT */
-	SQLB_FAULT_DOUBT_LOST,   /* append does not happen, DOUBT */
-	SQLB_FAULT_DOUBT_LATE,   /* append is tried again by the "server" after late_calls more calls (or conflicts then), DOUBT */
+	SQLB_FAULT_AWAY,       /* nothing happens, AWAY */
+	SQLB_FAULT_DOUBT_DONE, /* append happens, the answer is DOUBT */
+	SQLB_FAULT_DOUBT_LOST, /* append does not happen, DOUBT */
+	SQLB_FAULT_DOUBT_LATE, /* append is tried again by the "server" after late_calls more calls (or conflicts then), DOUBT */
 	SQLB_FAULT_BROKEN,
-	SQLB_FAULT_CUT,          /* reads: some rows are visited, then AWAY */
+	SQLB_FAULT_CUT, /* reads: some rows are visited, then AWAY */
 };
 
 /* Asked before every operation of every connection; 'op' is the name of the slot in sqlb_ops, e.g. "append". */

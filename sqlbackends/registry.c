@@ -35,7 +35,8 @@ const struct sqlb_ops *sqlb_find(const char *url, struct ks_err *err)
 
 	if (!sqlb_url_scheme(url, scheme, sizeof(scheme), &rest)) {
 		ks_fail(err, KS_INVALID_ARGUMENT,
-			"an endpoint looks like sqlite:///var/lib/kineshim/kineshim.db or postgres://user@host/database");
+			"an endpoint looks like sqlite:///var/lib/kineshim/kineshim.db or "
+			"postgres://user@host/database");
 		return NULL;
 	}
 	for (size_t b = 0; sqlb_backends[b]; b++)

@@ -48,8 +48,8 @@ enum sqlb_outcome { SQLB_OK, SQLB_CONFLICT, SQLB_DOUBT, SQLB_AWAY, SQLB_BROKEN }
 struct sqlb_row {
 	int64_t position; /* >= 1; the log starts at 1 and has no gaps except those that trimming made */
 	int32_t sub;      /* 0 … rows-1 within the entry */
-	int32_t rows;     /* how many rows the entry was appended with: shows a reader when trimming took the last ones */
-	int16_t kind;     /* opaque here; see log/entry.h */
+	int32_t rows; /* how many rows the entry was appended with: shows a reader when trimming took the last ones */
+	int16_t kind; /* opaque here; see log/entry.h */
 	int64_t revision;
 	struct ks_slice key;
 	struct ks_slice value;
@@ -140,9 +140,9 @@ enum sqlb_feature {
 };
 
 struct sqlb_ops {
-	int version;              /* SQLB_VERSION */
-	const char *name;         /* "sqlite" */
-	const char *schemes[4];   /* "sqlite", … NULL */
+	int version;            /* SQLB_VERSION */
+	const char *name;       /* "sqlite" */
+	const char *schemes[4]; /* "sqlite", … NULL */
 	unsigned features;
 
 	/*
@@ -223,8 +223,7 @@ struct sqlb_ops {
 	enum sqlb_outcome (*member_beat)(struct sqlb_conn *conn, const struct sqlb_member *self, int ttl_ms,
 					 struct ks_err *err);
 	/* Visits the members that are alive, ordered by id (unsigned). */
-	enum sqlb_outcome (*member_list)(struct sqlb_conn *conn, sqlb_member_fn *visit, void *ctx,
-					 struct ks_err *err);
+	enum sqlb_outcome (*member_list)(struct sqlb_conn *conn, sqlb_member_fn *visit, void *ctx, struct ks_err *err);
 
 	enum sqlb_outcome (*size)(struct sqlb_conn *conn, struct sqlb_size *size, struct ks_err *err);
 	/* Gives free space back where the database can (VACUUM); may take long. */

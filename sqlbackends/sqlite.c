@@ -37,7 +37,7 @@
 
 #define BUSY_TIMEOUT_MS 2000
 #define MEMBER_LINGER_MS (3600 * 1000)
-#define CHECKPOINT_PAGES 4000 /* 32 MB of WAL */
+#define CHECKPOINT_PAGES 1000 /* 8 MB of WAL: 32 MB is no faster and makes single commits wait 30 ms instead of 10 */
 #define APPLICATION_ID 0x4b53484d /* "KSHM", in the file's header */
 #define SCHEMA_VERSION 1
 
@@ -74,7 +74,7 @@ enum statement {
 	STATEMENT_COUNT
 };
 
-#define ROW_COLUMNS                                                                                                    \
+#define ROW_COLUMNS \
 	"position, sub, rows, kind, revision, key, value, create_revision, version, lease, payload, writer, batch"
 
 static const char *const statement_texts[STATEMENT_COUNT] = {
@@ -192,11 +192,12 @@ static enum sqlb_outcome failed(struct sqlb_conn *conn, const char *op, int rc, 
 	enum sqlb_outcome outcome = outcome_of(rc);
 	int code = rc & 0xff;
 
-	ks_fail(err, outcome == SQLB_BROKEN ? KS_DATA_LOSS : KS_UNAVAILABLE, "%s: %s: %s (SQLite %d)", conn->db->path, op,
-		code == SQLITE_BUSY    ? "another program has locked the database"
-		: code == SQLITE_FULL  ? "the disk is full"
-		: conn->handle         ? sqlite3_errmsg(conn->handle)
-				       : sqlite3_errstr(rc),
+	ks_fail(err, outcome == SQLB_BROKEN ? KS_DATA_LOSS : KS_UNAVAILABLE, "%s: %s: %s (SQLite %d)", conn->db->path,
+		op,
+		code == SQLITE_BUSY   ? "another program has locked the database"
+		: code == SQLITE_FULL ? "the disk is full"
+		: conn->handle        ? sqlite3_errmsg(conn->handle)
+				      : sqlite3_errstr(rc),
 		rc);
 	if (code != SQLITE_BUSY && code != SQLITE_FULL && code != SQLITE_LOCKED && code != SQLITE_CONSTRAINT)
 		conn_close(conn);
@@ -560,7 +561,8 @@ static enum ks_status parse_url(const char *url, const char *data_dir, char out[
 	if (!sqlb_url_scheme(url, scheme, sizeof(scheme), &rest) || strcmp(scheme, "sqlite") != 0 ||
 	    strchr(rest, '?') || !sqlb_url_decode(rest, path, sizeof(path)))
 		return ks_fail(err, KS_INVALID_ARGUMENT,
-			       "this endpoint must look like sqlite:///absolute/path.db, sqlite://relative/path.db or sqlite://"
+			       "this endpoint must look like sqlite:///absolute/path.db, sqlite://relative/path.db or "
+			       "sqlite://"
 			       " (kineshim.db in the data folder)");
 	if (path[0] == '\0') {
 		if (mkdir(data_dir, 0700) != 0 && errno != EEXIST)
@@ -731,7 +733,8 @@ static enum sqlb_outcome inspect(struct sqlb_conn *conn, int *version, struct ks
 	if (rc == SQLITE_OK || rc == SQLITE_ERROR || (rc == SQLITE_ROW && strcmp(text, "kineshim") != 0))
 		return not_ours(conn, err, "its table kineshim_meta is something else's");
 	if (rc == SQLITE_ROW)
-		rc = ask_text(conn, "SELECT value FROM kineshim_meta WHERE name = 'schema_version'", text, sizeof(text));
+		rc = ask_text(conn, "SELECT value FROM kineshim_meta WHERE name = 'schema_version'", text,
+			      sizeof(text));
 	if (rc != SQLITE_ROW && rc != SQLITE_OK)
 		return failed(conn, "migrate", rc, err);
 	*version = (int)strtol(text, NULL, 10);
@@ -739,8 +742,8 @@ static enum sqlb_outcome inspect(struct sqlb_conn *conn, int *version, struct ks
 		return not_ours(conn, err, "kineshim_meta has no schema_version");
 	if (*version > SCHEMA_VERSION) {
 		ks_fail(err, KS_FAILED_PRECONDITION,
-			"%s: schema version %d is newer than this program's %d: it needs a newer kineshim", conn->db->path,
-			*version, SCHEMA_VERSION);
+			"%s: schema version %d is newer than this program's %d: it needs a newer kineshim",
+			conn->db->path, *version, SCHEMA_VERSION);
 		return SQLB_BROKEN;
 	}
 	return SQLB_OK;
@@ -1296,8 +1299,8 @@ static int put_member(struct sqlb_conn *conn, const struct sqlb_member *self, in
 	if (rc != SQLITE_OK)
 		return rc;
 	rc = sqlite3_bind_int64(statement, 1, (int64_t)self->id);
-	rc |= sqlite3_bind_text(statement, 2, self->name.size ? (const char *)self->name.data : "", (int)self->name.size,
-				SQLITE_STATIC);
+	rc |= sqlite3_bind_text(statement, 2, self->name.size ? (const char *)self->name.data : "",
+				(int)self->name.size, SQLITE_STATIC);
 	rc |= sqlite3_bind_text(statement, 3, self->client_urls.size ? (const char *)self->client_urls.data : "",
 				(int)self->client_urls.size, SQLITE_STATIC);
 	rc |= sqlite3_bind_int64(statement, 4, self->position);
@@ -1324,8 +1327,7 @@ static enum sqlb_outcome lite_member_beat(struct sqlb_conn *conn, const struct s
 	return side_end(conn, rc, "member_beat", err);
 }
 
-static enum sqlb_outcome lite_member_list(struct sqlb_conn *conn, sqlb_member_fn *visit, void *ctx,
-					  struct ks_err *err)
+static enum sqlb_outcome lite_member_list(struct sqlb_conn *conn, sqlb_member_fn *visit, void *ctx, struct ks_err *err)
 {
 	enum sqlb_outcome outcome = ready(conn, "member_list", err);
 	sqlite3_stmt *statement;

@@ -63,9 +63,9 @@ static bool ok(enum sqlb_outcome outcome, int line)
 	return outcome == SQLB_OK;
 }
 
-#define OK(call)                                                                                                       \
-	do {                                                                                                           \
-		CU_ASSERT_TRUE(ok((call), __LINE__))                                                                   \
+#define OK(call)                                     \
+	do {                                         \
+		CU_ASSERT_TRUE(ok((call), __LINE__)) \
 	} while (0)
 
 /* SQL behind the backend's back. */
@@ -142,8 +142,8 @@ static void run_on(int slot, void (*test)(void))
 	} else {
 		snprintf(sql, sizeof(sql), "CREATE SCHEMA %s", t.name);
 		CU_ASSERT_TRUE(raw_on(t.base, sql));
-		snprintf(t.url, sizeof(t.url), "%s%coptions=-csearch_path%%3D%s", t.base, strchr(t.base, '?') ? '&' : '?',
-			 t.name);
+		snprintf(t.url, sizeof(t.url), "%s%coptions=-csearch_path%%3D%s", t.base,
+			 strchr(t.base, '?') ? '&' : '?', t.name);
 	}
 	connect_two();
 	test();
@@ -405,13 +405,37 @@ static void every_column_comes_back_as_it_went_in(void)
 	static const uint8_t bytes[] = {0x00, 0xff, 'a', 0x00, '\\', '\'', 0x80, 0xfe, 0x00};
 	const struct ks_slice null = {0}, empty = ks_slice_of("", 0), binary = ks_slice_of(bytes, sizeof(bytes));
 	struct sqlb_row rows[] = {
-		{.position = 1, .rows = 2, .kind = 32767, .revision = INT64_MAX, .key = binary, .value = empty,
-		 .create_revision = INT64_MAX - 1, .version = INT64_MAX - 2, .lease = INT64_MIN, .payload = null,
-		 .writer = INT64_MIN + 1, .batch = -1},
-		{.position = 1, .sub = 1, .rows = 2, .kind = -32768, .revision = 1, .key = null, .value = null,
-		 .payload = binary, .writer = 5, .batch = 6},
-		{.position = 2, .rows = 1, .kind = 3, .revision = 2, .key = empty, .value = binary, .payload = empty,
-		 .writer = 5, .batch = 7},
+		{.position = 1,
+		 .rows = 2,
+		 .kind = 32767,
+		 .revision = INT64_MAX,
+		 .key = binary,
+		 .value = empty,
+		 .create_revision = INT64_MAX - 1,
+		 .version = INT64_MAX - 2,
+		 .lease = INT64_MIN,
+		 .payload = null,
+		 .writer = INT64_MIN + 1,
+		 .batch = -1},
+		{.position = 1,
+		 .sub = 1,
+		 .rows = 2,
+		 .kind = -32768,
+		 .revision = 1,
+		 .key = null,
+		 .value = null,
+		 .payload = binary,
+		 .writer = 5,
+		 .batch = 6},
+		{.position = 2,
+		 .rows = 1,
+		 .kind = 3,
+		 .revision = 2,
+		 .key = empty,
+		 .value = binary,
+		 .payload = empty,
+		 .writer = 5,
+		 .batch = 7},
 	};
 	struct sqlb_head head;
 	bool all_right;
@@ -431,8 +455,7 @@ static void a_taken_position_conflicts_and_leaves_nothing(void)
 {
 	struct sqlb_row rows[] = {row_of(2, 0, 1, "x"), row_of(3, 0, 1, "y")};
 	struct sqlb_lease lease = {.id = 5, .ttl_ms = LONG_MS};
-	struct sqlb_append append = {
-		.rows = rows, .row_count = 2, .leases_new = &lease, .leases_new_count = 1};
+	struct sqlb_append append = {.rows = rows, .row_count = 2, .leases_new = &lease, .leases_new_count = 1};
 	bool appended = true;
 
 	migrate();
@@ -549,7 +572,8 @@ static bool check_order(void *ctx, const struct sqlb_row *row)
 
 static void two_racing_writers_leave_no_gap_and_lose_nothing(void)
 {
-	struct racer racers[2] = {{.conn = t.a, .writer = 1, .entries = 150}, {.conn = t.b, .writer = 2, .entries = 150}};
+	struct racer racers[2] = {{.conn = t.a, .writer = 1, .entries = 150},
+				  {.conn = t.b, .writer = 2, .entries = 150}};
 	struct order order = {.next_position = 1};
 	pthread_t threads[2];
 	bool more;
@@ -594,7 +618,8 @@ static struct sqlb_row *many_rows(size_t count, int32_t per_entry, int64_t first
 	*keys = calloc(count, sizeof(**keys));
 	for (size_t i = 0; i < count; i++) {
 		snprintf((*keys)[i], sizeof(**keys), "key%zu", i);
-		rows[i] = row_of(first + (int64_t)i / per_entry, (int32_t)(i % (size_t)per_entry), per_entry, (*keys)[i]);
+		rows[i] =
+			row_of(first + (int64_t)i / per_entry, (int32_t)(i % (size_t)per_entry), per_entry, (*keys)[i]);
 	}
 	return rows;
 }
@@ -692,8 +717,8 @@ static void reads_keep_to_their_bounds(void)
 	static const struct {
 		int64_t after, to;
 		size_t count;
-	} cases[] = {{0, -1, 10}, {0, 0, 0}, {0, 1, 2}, {2, 4, 4}, {4, -1, 2}, {4, 5, 2}, {5, -1, 0},
-		     {5, 9, 0},   {3, 2, 0}, {99, -1, 0}, {INT64_MAX, -1, 0}, {0, INT64_MAX, 10}};
+	} cases[] = {{0, -1, 10}, {0, 0, 0}, {0, 1, 2}, {2, 4, 4},   {4, -1, 2},         {4, 5, 2},
+		     {5, -1, 0},  {5, 9, 0}, {3, 2, 0}, {99, -1, 0}, {INT64_MAX, -1, 0}, {0, INT64_MAX, 10}};
 	bool more;
 
 	migrate();
@@ -918,8 +943,7 @@ static void expiry_past_the_deadline_appends_and_removes(void)
 	grant(1, 1, SHORT_MS);
 	pass_ms(SHORT_MS);
 	CU_ASSERT_TRUE(lease_of(1).remaining_ms < 0);
-	CU_ASSERT_TRUE(append_leases(t.b, 2,
-				     (struct sqlb_append){.leases_expired = &id, .leases_expired_count = 1}));
+	CU_ASSERT_TRUE(append_leases(t.b, 2, (struct sqlb_append){.leases_expired = &id, .leases_expired_count = 1}));
 	CU_ASSERT_FALSE(lease_of(1).found);
 	CU_ASSERT_EQUAL(head_position(), 2);
 }
@@ -972,8 +996,7 @@ static void touching_moves_the_deadline(void)
 	OK(t.ops->lease_touch(t.b, &lease, 1, &t.err));
 	CU_ASSERT_TRUE(lease.found);
 	CU_ASSERT_TRUE(lease_of(1).remaining_ms > before);
-	CU_ASSERT_FALSE(append_leases(t.b, 2,
-				      (struct sqlb_append){.leases_expired = &id, .leases_expired_count = 1}));
+	CU_ASSERT_FALSE(append_leases(t.b, 2, (struct sqlb_append){.leases_expired = &id, .leases_expired_count = 1}));
 }
 
 static void ensuring_adds_the_missing_only(void)
@@ -1105,8 +1128,8 @@ static void keepalive_and_expiry_exclude_each_other(void)
 		CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, keep_alive, &keepalive), 0);
 		for (int i = RACE_LEASES - 1; i >= 0; i--) {
 			const int64_t id = i + 1;
-			bool expired = append_leases(t.a, position, (struct sqlb_append){.leases_expired = &id,
-											 .leases_expired_count = 1});
+			bool expired = append_leases(
+				t.a, position, (struct sqlb_append){.leases_expired = &id, .leases_expired_count = 1});
 			position += expired;
 			leases[i].found = expired;
 			leases[i].remaining_ms = real_ms();
@@ -1244,10 +1267,8 @@ static struct members_seen members(void)
 
 static void beat(uint64_t id, const char *name, const char *urls, int64_t position, int ttl_ms)
 {
-	struct sqlb_member member = {.id = id,
-				     .name = ks_slice_str(name),
-				     .client_urls = ks_slice_str(urls),
-				     .position = position};
+	struct sqlb_member member = {
+		.id = id, .name = ks_slice_str(name), .client_urls = ks_slice_str(urls), .position = position};
 
 	OK(t.ops->member_beat(t.a, &member, ttl_ms, &t.err));
 }
@@ -1412,57 +1433,69 @@ static void sizes_follow_the_data_and_defragment_keeps_it(void)
 
 /* ---- all of them, for each URL ---- */
 
-#define TESTS(X)                                                                                                       \
-	X(migrating_again_changes_nothing)                                                                             \
-	X(a_new_process_finds_the_same_log_and_cluster)                                                                \
-	X(migrating_from_four_connections_at_once_gives_one_schema)                                                    \
-	X(a_foreign_log_table_is_broken_and_left_alone)                                                                \
-	X(a_newer_schema_is_broken)                                                                                    \
-	X(an_empty_log_has_head_zero_and_no_rows)                                                                      \
-	X(every_column_comes_back_as_it_went_in)                                                                       \
-	X(a_taken_position_conflicts_and_leaves_nothing)                                                               \
-	X(the_same_batch_again_conflicts_with_itself)                                                                  \
-	X(an_append_behind_a_gap_conflicts)                                                                            \
-	X(an_append_into_a_trimmed_hole_conflicts)                                                                     \
-	X(two_racing_writers_leave_no_gap_and_lose_nothing)                                                            \
-	X(large_values_come_back)                                                                                      \
-	X(a_batch_of_the_maximum_comes_back)                                                                           \
-	X(an_entry_of_100000_rows_is_all_or_nothing)                                                                   \
-	X(a_row_that_the_database_refuses_undoes_the_batch)                                                            \
-	X(reads_stop_between_entries_only)                                                                             \
-	X(reads_keep_to_their_bounds)                                                                                  \
-	X(a_visitor_may_stop_and_the_connection_goes_on)                                                               \
-	X(a_read_sees_one_snapshot)                                                                                    \
-	X(read_at_visits_those_that_exist)                                                                             \
-	X(trimming_removes_just_these_rows)                                                                            \
-	X(the_head_survives_trimming_of_all_before)                                                                    \
-	X(appends_create_overwrite_and_remove_leases)                                                                  \
-	X(expiry_before_the_deadline_appends_nothing)                                                                  \
-	X(expiry_past_the_deadline_appends_and_removes)                                                                \
-	X(one_lease_that_lives_keeps_all_from_expiring)                                                                \
-	X(touching_renews_the_living_only)                                                                             \
-	X(touching_moves_the_deadline)                                                                                 \
-	X(ensuring_adds_the_missing_only)                                                                              \
-	X(refreshing_gives_all_their_whole_ttl)                                                                        \
-	X(leases_are_listed_soonest_first)                                                                             \
-	X(reading_and_dropping_leases)                                                                                 \
-	X(keepalive_and_expiry_exclude_each_other)                                                                     \
-	X(the_duty_has_one_holder_at_a_time)                                                                           \
-	X(the_duty_can_be_passed)                                                                                      \
-	X(of_two_candidates_one_gets_the_duty)                                                                         \
-	X(members_are_listed_by_unsigned_id)                                                                           \
-	X(members_that_are_silent_or_leave_are_not_listed)                                                             \
-	X(a_wait_ends_when_it_is_behind_or_time_runs_out)                                                              \
-	X(a_wait_ends_with_an_append_elsewhere)                                                                        \
-	X(cancel_ends_the_running_or_the_next_wait)                                                                    \
+#define TESTS(X)                                                    \
+	X(migrating_again_changes_nothing)                          \
+	X(a_new_process_finds_the_same_log_and_cluster)             \
+	X(migrating_from_four_connections_at_once_gives_one_schema) \
+	X(a_foreign_log_table_is_broken_and_left_alone)             \
+	X(a_newer_schema_is_broken)                                 \
+	X(an_empty_log_has_head_zero_and_no_rows)                   \
+	X(every_column_comes_back_as_it_went_in)                    \
+	X(a_taken_position_conflicts_and_leaves_nothing)            \
+	X(the_same_batch_again_conflicts_with_itself)               \
+	X(an_append_behind_a_gap_conflicts)                         \
+	X(an_append_into_a_trimmed_hole_conflicts)                  \
+	X(two_racing_writers_leave_no_gap_and_lose_nothing)         \
+	X(large_values_come_back)                                   \
+	X(a_batch_of_the_maximum_comes_back)                        \
+	X(an_entry_of_100000_rows_is_all_or_nothing)                \
+	X(a_row_that_the_database_refuses_undoes_the_batch)         \
+	X(reads_stop_between_entries_only)                          \
+	X(reads_keep_to_their_bounds)                               \
+	X(a_visitor_may_stop_and_the_connection_goes_on)            \
+	X(a_read_sees_one_snapshot)                                 \
+	X(read_at_visits_those_that_exist)                          \
+	X(trimming_removes_just_these_rows)                         \
+	X(the_head_survives_trimming_of_all_before)                 \
+	X(appends_create_overwrite_and_remove_leases)               \
+	X(expiry_before_the_deadline_appends_nothing)               \
+	X(expiry_past_the_deadline_appends_and_removes)             \
+	X(one_lease_that_lives_keeps_all_from_expiring)             \
+	X(touching_renews_the_living_only)                          \
+	X(touching_moves_the_deadline)                              \
+	X(ensuring_adds_the_missing_only)                           \
+	X(refreshing_gives_all_their_whole_ttl)                     \
+	X(leases_are_listed_soonest_first)                          \
+	X(reading_and_dropping_leases)                              \
+	X(keepalive_and_expiry_exclude_each_other)                  \
+	X(the_duty_has_one_holder_at_a_time)                        \
+	X(the_duty_can_be_passed)                                   \
+	X(of_two_candidates_one_gets_the_duty)                      \
+	X(members_are_listed_by_unsigned_id)                        \
+	X(members_that_are_silent_or_leave_are_not_listed)          \
+	X(a_wait_ends_when_it_is_behind_or_time_runs_out)           \
+	X(a_wait_ends_with_an_append_elsewhere)                     \
+	X(cancel_ends_the_running_or_the_next_wait)                 \
 	X(sizes_follow_the_data_and_defragment_keeps_it)
 
 /* CUnit's tests take no argument, so each slot has wrappers of its own. */
-#define WRAPPERS(test)                                                                                                 \
-	static void test##_0(void) { run_on(0, test); }                                                                \
-	static void test##_1(void) { run_on(1, test); }                                                                \
-	static void test##_2(void) { run_on(2, test); }                                                                \
-	static void test##_3(void) { run_on(3, test); }
+#define WRAPPERS(test)             \
+	static void test##_0(void) \
+	{                          \
+		run_on(0, test);   \
+	}                          \
+	static void test##_1(void) \
+	{                          \
+		run_on(1, test);   \
+	}                          \
+	static void test##_2(void) \
+	{                          \
+		run_on(2, test);   \
+	}                          \
+	static void test##_3(void) \
+	{                          \
+		run_on(3, test);   \
+	}
 TESTS(WRAPPERS)
 
 #define ENTRY_0(test) {#test, test##_0},

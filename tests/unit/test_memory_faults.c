@@ -64,8 +64,7 @@ static enum sqlb_outcome put(struct sqlb_conn *conn, int64_t position)
 {
 	const struct sqlb_row row = {.position = position, .rows = 1, .revision = position + 1, .batch = position};
 	const struct sqlb_lease lease = {.id = position, .ttl_ms = 100};
-	struct sqlb_append append = {
-		.rows = &row, .row_count = 1, .leases_new = &lease, .leases_new_count = 1};
+	struct sqlb_append append = {.rows = &row, .row_count = 1, .leases_new = &lease, .leases_new_count = 1};
 	bool appended = true;
 	enum sqlb_outcome outcome = ops->append(conn, &append, &appended, &err);
 
@@ -234,9 +233,9 @@ static void every_call_can_be_away(void)
 	bool more;
 
 	set_up(0);
-#define AWAY(slot, call)                                                                                               \
-	next(slot, SQLB_FAULT_AWAY);                                                                                   \
-	CU_ASSERT_EQUAL(call, SQLB_AWAY);                                                                              \
+#define AWAY(slot, call)                  \
+	next(slot, SQLB_FAULT_AWAY);      \
+	CU_ASSERT_EQUAL(call, SQLB_AWAY); \
 	CU_ASSERT_EQUAL(script.fault, SQLB_FAULT_NONE)
 	AWAY("migrate", ops->migrate(a, &cluster_id, &err));
 	AWAY("append", put(a, 1));
@@ -319,20 +318,25 @@ static void a_name_is_one_database_until_it_is_forgotten(void)
 
 int main(void)
 {
-	return tap_run("memory_faults", (const struct tap_test[]){
-		{"away_and_broken_change_nothing_and_have_a_text", away_and_broken_change_nothing_and_have_a_text},
-		{"doubt_done_happened", doubt_done_happened},
-		{"doubt_lost_did_not_happen", doubt_lost_did_not_happen},
-		{"doubt_late_happens_after_so_many_calls", doubt_late_happens_after_so_many_calls},
-		{"doubt_late_conflicts_when_the_position_is_taken", doubt_late_conflicts_when_the_position_is_taken},
-		{"a_late_append_dies_with_its_database", a_late_append_dies_with_its_database},
-		{"a_cut_read_shows_some_rows_and_is_away", a_cut_read_shows_some_rows_and_is_away},
-		{"a_lost_tail_cuts_each_connection_once", a_lost_tail_cuts_each_connection_once},
-		{"a_new_connection_is_not_cut_for_what_was_before", a_new_connection_is_not_cut_for_what_was_before},
-		{"every_call_can_be_away", every_call_can_be_away},
-		{"doubt_of_other_calls_is_away", doubt_of_other_calls_is_away},
-		{"time_is_the_fake_clock", time_is_the_fake_clock},
-		{"a_name_is_one_database_until_it_is_forgotten", a_name_is_one_database_until_it_is_forgotten},
-		{NULL, NULL},
-	});
+	return tap_run(
+		"memory_faults",
+		(const struct tap_test[]){
+			{"away_and_broken_change_nothing_and_have_a_text",
+			 away_and_broken_change_nothing_and_have_a_text},
+			{"doubt_done_happened", doubt_done_happened},
+			{"doubt_lost_did_not_happen", doubt_lost_did_not_happen},
+			{"doubt_late_happens_after_so_many_calls", doubt_late_happens_after_so_many_calls},
+			{"doubt_late_conflicts_when_the_position_is_taken",
+			 doubt_late_conflicts_when_the_position_is_taken},
+			{"a_late_append_dies_with_its_database", a_late_append_dies_with_its_database},
+			{"a_cut_read_shows_some_rows_and_is_away", a_cut_read_shows_some_rows_and_is_away},
+			{"a_lost_tail_cuts_each_connection_once", a_lost_tail_cuts_each_connection_once},
+			{"a_new_connection_is_not_cut_for_what_was_before",
+			 a_new_connection_is_not_cut_for_what_was_before},
+			{"every_call_can_be_away", every_call_can_be_away},
+			{"doubt_of_other_calls_is_away", doubt_of_other_calls_is_away},
+			{"time_is_the_fake_clock", time_is_the_fake_clock},
+			{"a_name_is_one_database_until_it_is_forgotten", a_name_is_one_database_until_it_is_forgotten},
+			{NULL, NULL},
+		});
 }

@@ -35,8 +35,13 @@ static void a_scheme_names_its_backend(void)
 
 static void unknown_schemes_get_a_text_without_the_url(void)
 {
-	static const char *const urls[] = {"oracle://u:hunter2@h/d", "hunter2", "", "://hunter2", "1a://hunter2",
-					   "host=h password=hunter2", "averyveryverylongschemename://hunter2"};
+	static const char *const urls[] = {"oracle://u:hunter2@h/d",
+					   "hunter2",
+					   "",
+					   "://hunter2",
+					   "1a://hunter2",
+					   "host=h password=hunter2",
+					   "averyveryverylongschemename://hunter2"};
 	struct ks_err err;
 
 	for (size_t i = 0; i < sizeof(urls) / sizeof(*urls); i++) {
@@ -109,12 +114,14 @@ static void redaction_cuts_what_does_not_fit(void)
 
 int main(void)
 {
-	return tap_run("sqlb_url", (const struct tap_test[]){
-		{"a_scheme_names_its_backend", a_scheme_names_its_backend},
-		{"unknown_schemes_get_a_text_without_the_url", unknown_schemes_get_a_text_without_the_url},
-		{"escapes_are_decoded_or_refused", escapes_are_decoded_or_refused},
-		{"redaction_keeps_all_but_the_password", redaction_keeps_all_but_the_password},
-		{"redaction_cuts_what_does_not_fit", redaction_cuts_what_does_not_fit},
-		{NULL, NULL},
-	});
+	return tap_run(
+		"sqlb_url",
+		(const struct tap_test[]){
+			{"a_scheme_names_its_backend", a_scheme_names_its_backend},
+			{"unknown_schemes_get_a_text_without_the_url", unknown_schemes_get_a_text_without_the_url},
+			{"escapes_are_decoded_or_refused", escapes_are_decoded_or_refused},
+			{"redaction_keeps_all_but_the_password", redaction_keeps_all_but_the_password},
+			{"redaction_cuts_what_does_not_fit", redaction_cuts_what_does_not_fit},
+			{NULL, NULL},
+		});
 }

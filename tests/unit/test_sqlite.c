@@ -375,8 +375,8 @@ static void a_second_server_gets_an_error_that_names_the_file(void)
 
 static void urls_say_where_the_file_is(void)
 {
-	static const char *const wrong[] = {"sqlite:///tmp/x?mode=ro", "sqlite:///tmp/%zz", "postgres://x", "sqlite:///",
-					   "sqlite:///tmp"};
+	static const char *const wrong[] = {"sqlite:///tmp/x?mode=ro", "sqlite:///tmp/%zz", "postgres://x",
+					    "sqlite:///", "sqlite:///tmp"};
 	struct sqlb_db *opened;
 	char data_dir[300];
 	char text[400];
@@ -802,24 +802,29 @@ int main(void)
 	}
 	ks_diag_setup(KS_ERROR, KS_DIAG_TEXT);
 	install_shim();
-	status = tap_run("sqlite", (const struct tap_test[]){
-		{"a_second_server_gets_an_error_that_names_the_file", a_second_server_gets_an_error_that_names_the_file},
-		{"urls_say_where_the_file_is", urls_say_where_the_file_is},
-		{"only_the_owner_may_read_the_file", only_the_owner_may_read_the_file},
-		{"people_can_read_the_live_keys_while_it_runs", people_can_read_the_live_keys_while_it_runs},
-		{"a_lock_from_outside_is_away_until_it_is_gone", a_lock_from_outside_is_away_until_it_is_gone},
-		{"a_row_that_an_outsider_wrote_conflicts", a_row_that_an_outsider_wrote_conflicts},
-		{"another_programs_file_is_broken_and_stays_as_it_is", another_programs_file_is_broken_and_stays_as_it_is},
-		{"a_file_that_was_deleted_is_broken_and_comes_back", a_file_that_was_deleted_is_broken_and_comes_back},
-		{"deadlines_of_an_earlier_process_mean_nothing", deadlines_of_an_earlier_process_mean_nothing},
-		{"a_busy_writer_does_not_starve_keepalives", a_busy_writer_does_not_starve_keepalives},
-		{"the_wal_stays_bounded_under_steady_load", the_wal_stays_bounded_under_steady_load},
-		{"every_failing_write_leaves_all_or_nothing", every_failing_write_leaves_all_or_nothing},
-		{"outcomes_stay_true_after_a_crash", outcomes_stay_true_after_a_crash},
-		{"a_full_disk_is_away_until_there_is_room", a_full_disk_is_away_until_there_is_room},
-		{"acknowledged_appends_survive_a_kill", acknowledged_appends_survive_a_kill},
-		{NULL, NULL},
-	});
+	status = tap_run(
+		"sqlite",
+		(const struct tap_test[]){
+			{"a_second_server_gets_an_error_that_names_the_file",
+			 a_second_server_gets_an_error_that_names_the_file},
+			{"urls_say_where_the_file_is", urls_say_where_the_file_is},
+			{"only_the_owner_may_read_the_file", only_the_owner_may_read_the_file},
+			{"people_can_read_the_live_keys_while_it_runs", people_can_read_the_live_keys_while_it_runs},
+			{"a_lock_from_outside_is_away_until_it_is_gone", a_lock_from_outside_is_away_until_it_is_gone},
+			{"a_row_that_an_outsider_wrote_conflicts", a_row_that_an_outsider_wrote_conflicts},
+			{"another_programs_file_is_broken_and_stays_as_it_is",
+			 another_programs_file_is_broken_and_stays_as_it_is},
+			{"a_file_that_was_deleted_is_broken_and_comes_back",
+			 a_file_that_was_deleted_is_broken_and_comes_back},
+			{"deadlines_of_an_earlier_process_mean_nothing", deadlines_of_an_earlier_process_mean_nothing},
+			{"a_busy_writer_does_not_starve_keepalives", a_busy_writer_does_not_starve_keepalives},
+			{"the_wal_stays_bounded_under_steady_load", the_wal_stays_bounded_under_steady_load},
+			{"every_failing_write_leaves_all_or_nothing", every_failing_write_leaves_all_or_nothing},
+			{"outcomes_stay_true_after_a_crash", outcomes_stay_true_after_a_crash},
+			{"a_full_disk_is_away_until_there_is_room", a_full_disk_is_away_until_there_is_room},
+			{"acknowledged_appends_survive_a_kill", acknowledged_appends_survive_a_kill},
+			{NULL, NULL},
+		});
 	nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	return status;
 }
