@@ -165,7 +165,6 @@ static void attempt(struct call *call)
 	grpc_byte_buffer *request = etcdc_buffer_of(call->request);
 	grpc_op ops[6];
 	grpc_call *created;
-	grpc_call_error error;
 
 	if (call->response)
 		grpc_byte_buffer_destroy(call->response);
@@ -201,8 +200,7 @@ static void attempt(struct call *call)
 	ops[0].data.send_initial_metadata.metadata = metadata;
 	call->tag.done = attempt_ended;
 	/* After this the call may already be finished by the client's thread. */
-	error = grpc_call_start_batch(created, ops, 6, &call->tag, NULL);
-	KS_ASSERT(error == GRPC_CALL_OK);
+	etcdc_start_batch(created, ops, 6, &call->tag);
 	grpc_byte_buffer_destroy(request);
 	etcdc_metadata_done(metadata, metadata_count);
 }

@@ -22,11 +22,18 @@ static void ignore(struct etcdc_tag *tag, bool ok)
 	(void)ok;
 }
 
+void etcdc_start_batch(grpc_call *call, const grpc_op *ops, size_t count, struct etcdc_tag *tag)
+{
+	grpc_call_error error;
+
+	atomic_fetch_add_explicit(&tag->batches, 1, memory_order_release);
+	error = grpc_call_start_batch(call, ops, count, tag, NULL);
+	KS_ASSERT(error == GRPC_CALL_OK);
+}
+
 static void poke(struct etcdc *client)
 {
-	grpc_call_error error = grpc_call_start_batch(client->poke, NULL, 0, &client->poked, NULL);
-
-	KS_ASSERT(error == GRPC_CALL_OK);
+	etcdc_start_batch(client->poke, NULL, 0, &client->poked);
 }
 
 static void set_soonest(struct etcdc *client) KS_REQUIRES(client->mutex)
@@ -130,6 +137,7 @@ static void *run(void *arg)
 		if (event.type == GRPC_OP_COMPLETE) {
 			struct etcdc_tag *tag = event.tag;
 
+			(void)atomic_load_explicit(&tag->batches, memory_order_acquire);
 			tag->done(tag, event.success != 0);
 		}
 	}

@@ -78,11 +78,8 @@ static void unlock_and_unref(struct etcdc_stream *stream) KS_RELEASES(stream->mu
 static void start(struct etcdc_stream *stream, const grpc_op *ops, size_t count, struct etcdc_tag *tag)
 	KS_REQUIRES(stream->mutex)
 {
-	grpc_call_error error;
-
 	stream->refs++;
-	error = grpc_call_start_batch(stream->call, ops, count, tag, NULL);
-	KS_ASSERT(error == GRPC_CALL_OK);
+	etcdc_start_batch(stream->call, ops, count, tag);
 }
 
 static void send_next(struct etcdc_stream *stream) KS_REQUIRES(stream->mutex)
