@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The PostgreSQL backend (13 or newer): its vtable, its URL, its schema. postgres_priv.h says what is in the other files,
+ * docs/internals/postgres.md why things are as they are.
+ *
+ * The URL is libpq's own, with all its options: several hosts, target_session_attrs, TLS, a socket's folder as host.
+ * Nothing is held exclusively: any number of instances share one database.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/panic.h"
+#include "postgres_priv.h"
+
+#define SCHEMA_VERSION 1
+#define OLDEST_SERVER  130000
+
+static const char schema[] =
+#include "schema/postgres.sql.inc"
+	;
+
+/* ---- the URL ---- */
+
+/* What a URL that does not say otherwise gets. A dead network is noticed within seconds, not in the kernel's two hours. */
+static const struct setting {
+	const char *keyword;
+	const char *value;
+} defaults[] = {
+	{"fallback_application_name", "kineshim"},
+	{"connect_timeout", "5"},
+	{"keepalives_idle", "10"},
+	{"keepalives_interval", "5"},
+	{"keepalives_count", "3"},
+	{"tcp_user_timeout", "15000"},
+};
+
+enum { DEFAULTS = sizeof(defaults) / sizeof(defaults[0]) };
+
+static bool is_number_list(const char *text)
+{
+	return text[strspn(text, "0123456789,")] == '\0';
+}
+
+static enum ks_status bad_url(struct ks_err *err, const char *why)
+{
+	return ks_fail(err, KS_INVALID_ARGUMENT,
+		       "not a PostgreSQL URL%s%s: it should look like postgres://user:password@host:5432/database?sslmode=require",
+		       why ? ": " : "", why ? why : "");
+}
+
+/* libpq's own complaint may quote the URL with its password: only a harmless one is passed on. */
+static enum ks_status explain_url(const char *complaint, struct ks_err *err)
+{
+	char text[120];
+
+	if (!complaint || strstr(complaint, "://") || strchr(complaint, '@') ||
+	    strncmp(complaint, "invalid URI query parameter", 27) != 0)
+		return bad_url(err, NULL);
+	snprintf(text, sizeof(text), "%.*s", (int)strcspn(complaint, "\n"), complaint);
+	return bad_url(err, text);
+}
+
+static void db_free(struct sqlb_db *db)
+{
+	if (!db)
+		return;
+	for (size_t i = 0; db->keywords[i]; i++) {
+		free(db->keywords[i]);
+		explicit_bzero(db->values[i], strlen(db->values[i]));
+		free(db->values[i]);
+	}
+	free(db->keywords);
+	free(db->values);
+	free(db);
+}
+
+static void db_set(struct sqlb_db *db, size_t *count, const char *keyword, const char *value)
+{
+	db->keywords[*count] = ks_xstrdup(keyword);
+	db->values[(*count)++] = ks_xstrdup(value);
+}
+
+static struct sqlb_db *db_new(const PQconninfoOption *options)
+{
+	struct sqlb_db *db = ks_xcalloc(1, sizeof(*db));
+	size_t size = DEFAULTS + 2, count = 0;
+
+	atomic_init(&db->others, -1);
+	for (const PQconninfoOption *option = options; option->keyword; option++)
+		size++;
+	db->keywords = ks_xcalloc(size, sizeof(char *));
+	db->values = ks_xcalloc(size, sizeof(char *));
+	/* libpq takes the last of several: ours come first, and those that must be come last. */
+	for (size_t i = 0; i < DEFAULTS; i++)
+		db_set(db, &count, defaults[i].keyword, defaults[i].value);
+	for (const PQconninfoOption *option = options; option->keyword; option++)
+		if (option->val)
+			db_set(db, &count, option->keyword, option->val);
+	db_set(db, &count, "client_encoding", "UTF8");
+	return db;
+}
+
+static enum ks_status pg_open(const char *url, const char *data_dir, struct sqlb_db **db, struct ks_err *err)
+{
+	PQconninfoOption *options;
+	char *complaint = NULL;
+	enum ks_status status = KS_OK;
+
+	(void)data_dir;
+	*db = NULL;
+	if (strncmp(url, "postgres://", 11) != 0 && strncmp(url, "postgresql://", 13) != 0)
+		return bad_url(err, NULL);
+	options = PQconninfoParse(url, &complaint);
+	if (!options) {
+		status = explain_url(complaint, err);
+		PQfreemem(complaint);
+		return status;
+	}
+	for (PQconninfoOption *option = options; option->keyword && status == KS_OK; option++) {
+		if (!option->val)
+			continue;
+		/* A slash in a password ends the host: what follows it must not show up in a later error as "port". */
+		if (strcmp(option->keyword, "port") == 0 && !is_number_list(option->val))
+			status = bad_url(err, "the port is not a number (special characters in a password are written %XX)");
+		else if (strcmp(option->keyword, "replication") == 0)
+			status = bad_url(err, "replication connections run no statements");
+	}
+	if (status == KS_OK)
+		*db = db_new(options);
+	PQconninfoFree(options);
+	return status;
+}
+
+/* ---- handles ---- */
+
+static void pg_disconnect(struct sqlb_conn *conn)
+{
+	if (!conn)
+		return;
+	sqlb_pg_drop(conn);
+	close(conn->cancel_fd);
+	ks_buf_fini(&conn->arrays);
+	free(conn);
+}
+
+static enum sqlb_outcome pg_connect(struct sqlb_db *db, struct sqlb_conn **conn, struct ks_err *err)
+{
+	struct sqlb_conn *new_conn = calloc(1, sizeof(*new_conn));
+
+	*conn = NULL;
+	if (!new_conn) {
+		ks_fail(err, KS_RESOURCE_EXHAUSTED, "out of memory");
+		return SQLB_AWAY;
+	}
+	new_conn->db = db;
+	ks_buf_init(&new_conn->arrays, (size_t)1 << 30);
+	new_conn->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (new_conn->cancel_fd < 0) {
+		ks_fail(err, KS_RESOURCE_EXHAUSTED, "eventfd: %s", strerror(errno));
+		free(new_conn);
+		return SQLB_AWAY;
+	}
+	*conn = new_conn;
+	return SQLB_OK;
+}
+
+/* ---- the schema ---- */
+
+/* The one value of a result in text; false when there is none. */
+static bool text_of(const PGresult *result, char *out, size_t out_size)
+{
+	if (PQntuples(result) != 1 || PQgetisnull(result, 0, 0))
+		return false;
+	snprintf(out, out_size, "%s", PQgetvalue(result, 0, 0));
+	return true;
+}
+
+static enum sqlb_outcome ask(struct sqlb_conn *conn, const char *sql, char *out, size_t out_size, bool *found,
+			     struct ks_err *err)
+{
+	PGresult *result;
+	enum sqlb_outcome outcome = sqlb_pg_exec(conn, sql, &result, err);
+
+	*found = outcome == SQLB_OK && text_of(result, out, out_size);
+	PQclear(result);
+	return outcome;
+}
+
+static enum sqlb_outcome ask_meta(struct sqlb_conn *conn, const char *name, char *out, size_t out_size, bool *found,
+				  struct ks_err *err)
+{
+	char sql[100];
+
+	snprintf(sql, sizeof(sql), "SELECT value FROM kineshim_meta WHERE name = '%s'", name);
+	return ask(conn, sql, out, out_size, found, err);
+}
+
+/* Whose tables are these? *version: 0 = none there, else that of our schema. */
+static enum sqlb_outcome inspect(struct sqlb_conn *conn, int *version, struct ks_err *err)
+{
+	char text[100], why[200];
+	enum sqlb_outcome outcome;
+	bool found;
+
+	*version = 0;
+	/* Not to_regclass(): what it remembers of the catalogue may be older than the lock that we have just got. */
+	outcome = ask(conn,
+		      "SELECT relname FROM pg_class WHERE relname = 'kineshim_meta' AND pg_table_is_visible(oid)",
+		      text, sizeof(text), &found, err);
+	if (outcome != SQLB_OK)
+		return outcome;
+	if (!found) {
+		outcome = ask(conn,
+			      "SELECT min(relname) FROM pg_class WHERE relname IN ('kineshim_log', 'kineshim_lease', "
+			      "'kineshim_duty', 'kineshim_member', 'kineshim_live') AND pg_table_is_visible(oid)",
+			      text, sizeof(text), &found, err);
+		if (outcome != SQLB_OK || !found)
+			return outcome;
+		snprintf(why, sizeof(why), "the database has a table \"%s\" and no kineshim_meta: it is not kineshim's", text);
+		return sqlb_pg_broken(conn, err, why);
+	}
+	outcome = ask_meta(conn, "program", text, sizeof(text), &found, err);
+	if (outcome == SQLB_OK && (!found || strcmp(text, "kineshim") != 0))
+		return sqlb_pg_broken(conn, err, "the table kineshim_meta is not kineshim's");
+	if (outcome == SQLB_OK)
+		outcome = ask_meta(conn, "schema_version", text, sizeof(text), &found, err);
+	if (outcome != SQLB_OK)
+		return outcome;
+	*version = found ? (int)strtol(text, NULL, 10) : 0;
+	if (*version < 1)
+		return sqlb_pg_broken(conn, err, "kineshim_meta has no schema_version");
+	if (*version > SCHEMA_VERSION) {
+		snprintf(why, sizeof(why), "schema version %d is newer than this program's %d: it needs a newer kineshim",
+			 *version, SCHEMA_VERSION);
+		return sqlb_pg_broken(conn, err, why);
+	}
+	return SQLB_OK;
+}
+
+/* Runs the section "-- version N" of the schema. */
+static enum sqlb_outcome run_section(struct sqlb_conn *conn, int version, struct ks_err *err)
+{
+	enum sqlb_outcome outcome;
+	const char *begin, *end;
+	char marker[40];
+	char *section;
+
+	snprintf(marker, sizeof(marker), "\n-- version %d\n", version);
+	begin = strstr(schema, marker);
+	KS_ASSERT(begin);
+	begin += strlen(marker);
+	end = strstr(begin, "\n-- version ");
+	section = ks_xcalloc(1, strlen(begin) + 1);
+	memcpy(section, begin, end ? (size_t)(end - begin) : strlen(begin));
+	outcome = sqlb_pg_exec(conn, section, NULL, err);
+	free(section);
+	return outcome;
+}
+
+static uint64_t random_id(void)
+{
+	uint64_t id = 0;
+
+	while (id == 0)
+		if (getrandom(&id, sizeof(id), 0) != (ssize_t)sizeof(id))
+			id = 0;
+	return id;
+}
+
+/* From 'version' to ours, inside the transaction that holds the lock. */
+static enum sqlb_outcome upgrade(struct sqlb_conn *conn, int version, struct ks_err *err)
+{
+	enum sqlb_outcome outcome = SQLB_OK;
+	char sql[400];
+
+	for (int next = version + 1; next <= SCHEMA_VERSION && outcome == SQLB_OK; next++)
+		outcome = run_section(conn, next, err);
+	if (outcome != SQLB_OK)
+		return outcome;
+	if (version == 0)
+		snprintf(sql, sizeof(sql),
+			 "INSERT INTO kineshim_meta (name, value) VALUES ('program', 'kineshim'), ('schema_version', '%d'), "
+			 "('cluster_id', '%016" PRIx64 "'), "
+			 "('created_at', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))",
+			 SCHEMA_VERSION, random_id());
+	else
+		snprintf(sql, sizeof(sql), "UPDATE kineshim_meta SET value = '%d' WHERE name = 'schema_version'",
+			 SCHEMA_VERSION);
+	return sqlb_pg_exec(conn, sql, NULL, err);
+}
+
+/* Several instances may start at once: one of them makes the tables, the others wait and find them. */
+static enum sqlb_outcome upgrade_locked(struct sqlb_conn *conn, struct ks_err *err)
+{
+	enum sqlb_outcome outcome;
+	int version;
+
+	outcome = sqlb_pg_exec(conn,
+			       "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; "
+			       "SELECT pg_advisory_xact_lock(1802071653, 1936222573)" /* "kine", "shim" */,
+			       NULL, err);
+	if (outcome == SQLB_OK)
+		outcome = inspect(conn, &version, err);
+	if (outcome == SQLB_OK && version < SCHEMA_VERSION)
+		outcome = upgrade(conn, version, err);
+	if (outcome == SQLB_OK)
+		outcome = sqlb_pg_exec(conn, "COMMIT", NULL, err);
+	if (outcome != SQLB_OK)
+		sqlb_pg_drop(conn);
+	return outcome;
+}
+
+static enum sqlb_outcome read_cluster_id(struct sqlb_conn *conn, uint64_t *cluster_id, struct ks_err *err)
+{
+	enum sqlb_outcome outcome;
+	char text[40];
+	bool found;
+
+	outcome = ask_meta(conn, "cluster_id", text, sizeof(text), &found, err);
+	if (outcome != SQLB_OK)
+		return outcome;
+	*cluster_id = found ? strtoull(text, NULL, 16) : 0;
+	if (*cluster_id == 0)
+		return sqlb_pg_broken(conn, err, "kineshim_meta has no cluster_id");
+	return SQLB_OK;
+}
+
+/* A database that is up to date is only looked at: a read-only standby can be read, and nobody waits for a lock. */
+static enum sqlb_outcome pg_migrate(struct sqlb_conn *conn, uint64_t *cluster_id, struct ks_err *err)
+{
+	enum sqlb_outcome outcome = sqlb_pg_begin(conn, SQLB_PG_LONG_TIMEOUT_MS, err);
+	int version;
+
+	*cluster_id = 0;
+	if (outcome != SQLB_OK)
+		return outcome;
+	if (PQserverVersion(conn->pg) < OLDEST_SERVER)
+		return sqlb_pg_broken(conn, err, "the server is older than PostgreSQL 13");
+	outcome = inspect(conn, &version, err);
+	if (outcome == SQLB_OK && version < SCHEMA_VERSION)
+		outcome = upgrade_locked(conn, err);
+	if (outcome == SQLB_OK)
+		outcome = read_cluster_id(conn, cluster_id, err);
+	if (outcome == SQLB_OK)
+		outcome = sqlb_pg_prepare(conn, SQLB_PG_ROWS, err); /* are the log's columns what they should be? */
+	return outcome;
+}
+
+const struct sqlb_ops sqlb_postgres_ops = {
+	.version = SQLB_VERSION,
+	.name = "postgres",
+	.schemes = {"postgres", "postgresql", NULL},
+	.features = SQLB_NOTIFIES,
+	.open = pg_open,
+	.close = db_free,
+	.connect = pg_connect,
+	.disconnect = pg_disconnect,
+	.migrate = pg_migrate,
+	.append = sqlb_pg_append,
+	.read_head = sqlb_pg_read_head,
+	.read_rows = sqlb_pg_read_rows,
+	.read_at = sqlb_pg_read_at,
+	.trim = sqlb_pg_trim,
+	.wait_for_change = sqlb_pg_wait_for_change,
+	.cancel = sqlb_pg_cancel,
+	.lease_touch = sqlb_pg_lease_touch,
+	.lease_ensure = sqlb_pg_lease_ensure,
+	.lease_refresh_all = sqlb_pg_lease_refresh_all,
+	.lease_list = sqlb_pg_lease_list,
+	.lease_read = sqlb_pg_lease_read,
+	.lease_drop = sqlb_pg_lease_drop,
+	.duty_take = sqlb_pg_duty_take,
+	.duty_pass = sqlb_pg_duty_pass,
+	.member_beat = sqlb_pg_member_beat,
+	.member_list = sqlb_pg_member_list,
+	.size = sqlb_pg_size,
+	.defragment = sqlb_pg_defragment,
+};

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the PostgreSQL backend share.
+ *
+ *   postgres.c        the vtable, the URL, the schema
+ *   postgres_conn.c   one connection: connect, send, wait with a deadline, errors → outcomes. The only one that knows
+ *                     SQLSTATEs
+ *   postgres_log.c    append, reading, trimming
+ *   postgres_wait.c   waiting for change
+ *   postgres_side.c   leases, duty, members, size
+ *
+ * A call begins with sqlb_pg_begin, which connects if need be. Whatever then goes wrong leaves the connection either
+ * clean for the next call or dropped (conn->pg NULL). Every wait has a deadline: conn->deadline_ms.
+ */
+#ifndef SQLB_POSTGRES_PRIV_H
+#define SQLB_POSTGRES_PRIV_H
+
+#include <libpq-fe.h>
+#include <stdatomic.h>
+
+#include "base/buf.h"
+#include "sqlb.h"
+
+/* Payloads: the position that was appended, or the greeting of a member that was not there before. */
+#define SQLB_PG_CHANNEL "kineshim"
+#define SQLB_PG_HELLO   "hello"
+
+enum {
+	/* The server gives up first, and says so, which is a certain answer; we give up on a server that says nothing. */
+	SQLB_PG_LOCK_TIMEOUT_MS = 5000,
+	SQLB_PG_STATEMENT_TIMEOUT_MS = 8000,
+	SQLB_PG_ANSWER_TIMEOUT_MS = 10000,
+	SQLB_PG_LONG_TIMEOUT_MS = 3600 * 1000, /* VACUUM, schema changes */
+	SQLB_PG_PARAMS_MAX = 14,
+};
+
+/* Prepared on a connection when it uses them first. Texts are in postgres_conn.c, in this order. */
+enum sqlb_pg_statement {
+	SQLB_PG_INSERT_ONE,
+	SQLB_PG_INSERT_MANY,
+	SQLB_PG_INSERT_MORE,
+	SQLB_PG_CHECK_HEAD,
+	SQLB_PG_NOTIFY,
+	SQLB_PG_GUARD,
+	SQLB_PG_HEAD,
+	SQLB_PG_ROWS,
+	SQLB_PG_ROW_AT,
+	SQLB_PG_ROWS_AT,
+	SQLB_PG_TRIM,
+	SQLB_PG_LEASE_PUT,
+	SQLB_PG_LEASE_DROP,
+	SQLB_PG_LEASE_TOUCH,
+	SQLB_PG_LEASE_ENSURE,
+	SQLB_PG_LEASE_REFRESH,
+	SQLB_PG_LEASE_LIST,
+	SQLB_PG_LEASE_READ,
+	SQLB_PG_DUTY_TAKE,
+	SQLB_PG_DUTY_PASS,
+	SQLB_PG_MEMBER_BEAT,
+	SQLB_PG_MEMBER_REMOVE,
+	SQLB_PG_MEMBER_LIST,
+	SQLB_PG_SIZE,
+	SQLB_PG_STATEMENTS, /* how many there are */
+};
+
+#define SQLB_PG_ROW_COLUMNS                                                                                            \
+	"position, sub, rows, kind, revision, key, value, create_revision, version, lease, payload, writer, batch"
+
+struct sqlb_db {
+	/* What libpq needs to connect; both end with NULL. Immutable after open. */
+	char **keywords;
+	char **values;
+	/*
+	 * How many other members were alive at our last beat; -1: unknown. Appends notify nobody when there is
+	 * nobody. A member that joins says so on the channel, which makes this unknown again.
+	 */
+	_Atomic int others;
+};
+
+struct sqlb_conn {
+	struct sqlb_db *db;
+	PGconn *pg;          /* NULL: not connected */
+	int64_t deadline_ms; /* of the call that runs, monotonic */
+	bool prepared[SQLB_PG_STATEMENTS];
+	bool unread;         /* a statement was sent whose answer nobody waited for */
+	struct ks_buf arrays; /* scratch for array parameters */
+	size_t row_bytes;    /* what a row of the log had lately, to size the next read */
+
+	/* wait_for_change */
+	int cancel_fd;           /* eventfd; cancel writes to it */
+	bool listening;
+	int64_t announced;       /* highest position that a notification told of */
+	int64_t found_by_probe;  /* a probe found this one first; was it announced afterwards? */
+	int silent;              /* how often in a row it was not */
+	int64_t probed_at_ms;    /* monotonic */
+	int64_t changed_at_ms;   /* when a probe last found something, monotonic */
+};
+
+/* ---- postgres_conn.c ---- */
+
+/* Parameters of a prepared statement, all in binary. What 'value' points to is borrowed until it was sent. */
+struct sqlb_pg_params {
+	int count;
+	const char *values[SQLB_PG_PARAMS_MAX];
+	int sizes[SQLB_PG_PARAMS_MAX];
+	uint64_t numbers[SQLB_PG_PARAMS_MAX]; /* big-endian, left-aligned */
+};
+void sqlb_pg_param_int8(struct sqlb_pg_params *params, int64_t value);
+void sqlb_pg_param_int4(struct sqlb_pg_params *params, int32_t value);
+void sqlb_pg_param_int2(struct sqlb_pg_params *params, int16_t value);
+void sqlb_pg_param_slice(struct sqlb_pg_params *params, struct ks_slice value); /* data NULL: SQL NULL */
+/* The bytes of conn->arrays from 'start' on. */
+void sqlb_pg_param_array(struct sqlb_pg_params *params, const struct sqlb_conn *conn, size_t start, size_t size);
+
+/* Array parameters are written into conn->arrays by hand: header, then each element with its size. */
+void sqlb_pg_put32(struct ks_buf *buf, uint32_t value);
+void sqlb_pg_put64(struct ks_buf *buf, uint64_t value);
+void sqlb_pg_array_header(struct ks_buf *buf, Oid element, size_t count, bool with_nulls);
+/* 'a' and then 'b' as one array. */
+void sqlb_pg_int8_array(struct ks_buf *buf, const int64_t *a, size_t a_count, const int64_t *b, size_t b_count);
+/* Empties 'buf' and writes two arrays, ids and ttls; the second one starts at *middle. */
+void sqlb_pg_leases_arrays(struct ks_buf *buf, const struct sqlb_lease *leases, size_t count, size_t *middle);
+enum { SQLB_PG_BYTEA = 17, SQLB_PG_INT8 = 20, SQLB_PG_INT2 = 21, SQLB_PG_INT4 = 23 };
+
+/* Ready for a statement, with 'timeout_ms' for it. AWAY when there is no connection to be had. */
+enum sqlb_outcome sqlb_pg_begin(struct sqlb_conn *conn, int timeout_ms, struct ks_err *err);
+/* Forgets the connection; the next begin makes a new one. */
+void sqlb_pg_drop(struct sqlb_conn *conn);
+/* There was progress: the deadline moves. */
+void sqlb_pg_more_time(struct sqlb_conn *conn, int timeout_ms);
+int64_t sqlb_pg_now_ms(void);
+
+/* Drops the connection and says AWAY, with libpq's reason. */
+enum sqlb_outcome sqlb_pg_lost(struct sqlb_conn *conn, struct ks_err *err);
+/* Data or schema that we cannot have written. Drops the connection: a mended schema needs new plans. */
+enum sqlb_outcome sqlb_pg_broken(struct sqlb_conn *conn, struct ks_err *err, const char *what);
+
+/*
+ * What an error result means for a statement that changed nothing: AWAY or BROKEN. Drops the connection unless
+ * the error is one after which it is as good as before. 'result' stays the caller's.
+ */
+enum sqlb_outcome sqlb_pg_judge(struct sqlb_conn *conn, const PGresult *result, struct ks_err *err);
+bool sqlb_pg_has_state(const PGresult *result, const char *sqlstate);
+
+enum sqlb_outcome sqlb_pg_prepare(struct sqlb_conn *conn, enum sqlb_pg_statement statement, struct ks_err *err);
+/* Queues a prepared statement. False: the connection is lost. */
+bool sqlb_pg_send(struct sqlb_conn *conn, enum sqlb_pg_statement statement, const struct sqlb_pg_params *params);
+/* Hands everything that is queued to the kernel; reads meanwhile, so that neither side waits for the other. */
+bool sqlb_pg_flush(struct sqlb_conn *conn);
+/* The next result, NULL between statements; false: the connection is lost or the deadline passed. */
+bool sqlb_pg_next(struct sqlb_conn *conn, PGresult **result);
+
+/* One prepared statement and its result, of the given number of columns. Only OK leaves a *result to clear. */
+enum sqlb_outcome sqlb_pg_query(struct sqlb_conn *conn, enum sqlb_pg_statement statement,
+				const struct sqlb_pg_params *params, int columns, PGresult **result, struct ks_err *err);
+/* The same without a result. */
+enum sqlb_outcome sqlb_pg_run(struct sqlb_conn *conn, enum sqlb_pg_statement statement,
+			      const struct sqlb_pg_params *params, struct ks_err *err);
+/* SQL text without parameters, one statement or several; the result is the last one's, in text. 'result' may be NULL. */
+enum sqlb_outcome sqlb_pg_exec(struct sqlb_conn *conn, const char *sql, PGresult **result, struct ks_err *err);
+
+/* Binary results. False: NULL, or not of that size, which only a changed schema can cause. */
+bool sqlb_pg_get_int8(const PGresult *result, int row, int column, int64_t *value);
+bool sqlb_pg_get_int4(const PGresult *result, int row, int column, int32_t *value);
+bool sqlb_pg_get_int2(const PGresult *result, int row, int column, int16_t *value);
+bool sqlb_pg_get_bool(const PGresult *result, int row, int column, bool *value);
+struct ks_slice sqlb_pg_get_slice(const PGresult *result, int row, int column);
+
+/* ---- the slots of the vtable ---- */
+
+enum sqlb_outcome sqlb_pg_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
+				 struct ks_err *err);
+enum sqlb_outcome sqlb_pg_read_head(struct sqlb_conn *conn, struct sqlb_head *head, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_read_rows(struct sqlb_conn *conn, int64_t after, int64_t to, size_t max_bytes,
+				    sqlb_row_fn *visit, void *ctx, bool *more, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_read_at(struct sqlb_conn *conn, const struct sqlb_loc *locs, size_t count,
+				  sqlb_row_fn *visit, void *ctx, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_trim(struct sqlb_conn *conn, const struct sqlb_loc *locs, size_t count, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_wait_for_change(struct sqlb_conn *conn, int64_t after, int wait_ms, struct ks_err *err);
+void sqlb_pg_cancel(struct sqlb_conn *conn);
+
+enum sqlb_outcome sqlb_pg_lease_touch(struct sqlb_conn *conn, struct sqlb_lease *leases, size_t count,
+				      struct ks_err *err);
+enum sqlb_outcome sqlb_pg_lease_ensure(struct sqlb_conn *conn, const struct sqlb_lease *leases, size_t count,
+				       struct ks_err *err);
+enum sqlb_outcome sqlb_pg_lease_refresh_all(struct sqlb_conn *conn, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_lease_list(struct sqlb_conn *conn, size_t limit, sqlb_lease_fn *visit, void *ctx,
+				     struct ks_err *err);
+enum sqlb_outcome sqlb_pg_lease_read(struct sqlb_conn *conn, struct sqlb_lease *leases, size_t count,
+				     struct ks_err *err);
+enum sqlb_outcome sqlb_pg_lease_drop(struct sqlb_conn *conn, const int64_t *ids, size_t count, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_duty_take(struct sqlb_conn *conn, int64_t self, int ttl_ms, struct sqlb_duty *duty,
+				    struct ks_err *err);
+enum sqlb_outcome sqlb_pg_duty_pass(struct sqlb_conn *conn, int64_t self, int64_t to, int ttl_ms, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_member_beat(struct sqlb_conn *conn, const struct sqlb_member *self, int ttl_ms,
+				      struct ks_err *err);
+enum sqlb_outcome sqlb_pg_member_list(struct sqlb_conn *conn, sqlb_member_fn *visit, void *ctx, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_size(struct sqlb_conn *conn, struct sqlb_size *size, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_defragment(struct sqlb_conn *conn, struct ks_err *err);
+
+#endif
