@@ -38,6 +38,11 @@ static void send_frame(int fd, int type, int flags, uint32_t stream_id, const vo
 		send_all(fd, data, size);
 }
 
+void raw_http2_settings(int fd)
+{
+	send_frame(fd, FRAME_SETTINGS, 0, 0, NULL, 0);
+}
+
 int raw_http2_connect(const char *target)
 {
 	static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -49,7 +54,7 @@ int raw_http2_connect(const char *target)
 	to.sin_port = htons((uint16_t)strtoul(colon + 1, NULL, 10));
 	must(connect(fd, (const struct sockaddr *)&to, sizeof(to)) == 0, "connect");
 	send_all(fd, preface, sizeof(preface) - 1);
-	send_frame(fd, FRAME_SETTINGS, 0, 0, NULL, 0);
+	raw_http2_settings(fd);
 	return fd;
 }
 

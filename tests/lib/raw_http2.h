@@ -9,6 +9,7 @@
 
 /* Connects to "127.0.0.1:port", sends preface and settings. */
 int raw_http2_connect(const char *target);
+void raw_http2_settings(int fd);
 void raw_http2_open_stream(int fd, uint32_t stream_id, const char *path);
 void raw_http2_ping(int fd);
 /* Reads frames up to a GOAWAY, whose debug text is put into 'text'. False when it did not come. */
