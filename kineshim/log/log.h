@@ -2,11 +2,15 @@
 /*
  * The SQL log: implements ks_committer on a sqlbackends database. The only meeting of store and sqlbackends.
  *
- * Four threads, each with one database connection and one file: writer (writer.c: gather → evaluate → append → publish →
- * answer; the only one that changes the store), tail (tail.c: waits for foreign appends and pokes the writer), reader
- * (head.c: one head probe for all waiting linearizable reads; values the cache let go), side (housekeeper.c: keepalives, members, duty,
- * lease expiry, trimming). Each is a loop around a step function (log_priv.h) that does one bounded piece of work and never
- * sleeps, so that a simulation can drive several instances from one thread with a fake clock.
+ * Five threads, each with a database connection of its own:
+ *   writer  writer.c, replay.c   gather → evaluate → append → publish → answer; the only one that changes the store
+ *   tail    tail.c               waits for foreign appends and pokes the writer
+ *   reader  head.c               one head probe for all waiting linearizable reads; values that the cache let go
+ *   side    housekeeper.c,       keepalives, members, the duty, lease expiry;
+ *           trim.c               compaction in memory and trimming of rows
+ *   chores  chores.c             defragmentation and HashKV; connected only meanwhile
+ * Each is a loop around a step function (log_priv.h) that does one bounded piece of work and never sleeps, so that a
+ * simulation can drive several instances from one thread with a fake clock.
  *
  * Start: ks_log_start returns when the threads run, not when the database answered: until the log is loaded everything answers
  * KS_UNAVAILABLE, and 'ready' is called once when it is served for the first time.
@@ -43,7 +47,13 @@ struct ks_log_config {
 };
 
 struct ks_log *ks_log_start(const struct ks_log_config *config, struct ks_err *err);
-/* Fails what waits (KS_UNAVAILABLE "etcdserver: server stopped"), gives the duty back, leaves the member table, joins. */
+/*
+ * Fails what waits (KS_UNAVAILABLE "etcdserver: server stopped") and from then on everything that comes, at once; only the
+ * batch that is being appended still gets its own answer. Nothing is freed: calls that are still running may use the store
+ * and the committer until ks_log_stop. Any thread.
+ */
+void ks_log_quit(struct ks_log *log);
+/* ks_log_quit, then gives the duty back, leaves the member table, joins and frees all, the store too. NULL is fine. */
 void ks_log_stop(struct ks_log *log);
 struct ks_store *ks_log_store(struct ks_log *log);
 struct ks_committer *ks_log_committer(struct ks_log *log);

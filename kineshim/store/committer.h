@@ -34,8 +34,11 @@ struct ks_submit {
 struct ks_read_proof {
 	void (*done)(struct ks_read_proof *proof);
 	struct ks_err err;
+	/* the committer's */
 	struct ks_list link;
 	int64_t since_ms;
+	uint64_t seq;
+	int64_t target;
 };
 
 /* Values that the cache let go: sets refs[i]->encoded for all 'count' refs, or fails as a whole. A row that compaction trimmed

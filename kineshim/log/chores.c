@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Chores that may take minutes, on a thread and a connection of their own, so that no keepalive waits behind them.
+ * The connection is made for a chore and given back after it.
+ */
+#include <stdlib.h>
+
+#include "log/log_priv.h"
+
+#define HASH_CHUNK 512
+
+struct values {
+	const struct ks_loc *locs;
+	struct ks_bytes **out;
+	size_t count;
+	bool no_memory;
+};
+
+static bool take_value(void *ctx, const struct sqlb_row *row)
+{
+	struct values *values = ctx;
+	struct ks_bytes *encoded = NULL;
+
+	if (row->kind != KS_EFFECT_PUT)
+		return true;
+	for (size_t i = 0; i < values->count; i++) {
+		if (values->locs[i].position != row->position || values->locs[i].sub != row->sub || values->out[i])
+			continue;
+		encoded = encoded ? ks_bytes_ref(encoded) : ks_log_row_encode(row);
+		values->no_memory = !encoded;
+		values->out[i] = encoded;
+	}
+	return !values->no_memory;
+}
+
+static bool hash_fetch(void *ctx, const struct ks_loc *locs, struct ks_bytes **out, size_t count)
+{
+	struct ks_log *log = ctx;
+
+	for (size_t done = 0; done < count; done += HASH_CHUNK) {
+		size_t some = count - done < HASH_CHUNK ? count - done : HASH_CHUNK;
+		struct values values = {.locs = locs + done, .out = out + done, .count = some};
+		struct sqlb_loc at[HASH_CHUNK];
+		struct ks_err err = {0};
+
+		if (atomic_load(&log->stopping))
+			return false;
+		for (size_t i = 0; i < some; i++)
+			at[i] = (struct sqlb_loc){locs[done + i].position, locs[done + i].sub};
+		if (log->ops->read_at(log->chores.role.conn, at, some, take_value, &values, &err) != SQLB_OK ||
+		    values.no_memory)
+			return false;
+	}
+	return true;
+}
+
+static void run(struct ks_log *log, struct ks_chore *chore)
+{
+	struct ks_log_role *role = &log->chores.role;
+	struct ks_err err = {0};
+	enum sqlb_outcome outcome = SQLB_OK;
+
+	chore->err.status = KS_OK;
+	switch (chore->kind) {
+	case KS_CHORE_HASH_KV:
+		chore->err.status = ks_store_hash_kv(log->store, chore->revision, hash_fetch, log, &chore->hash, &chore->err);
+		break;
+	case KS_CHORE_DEFRAGMENT:
+		outcome = log->ops->defragment(role->conn, &err);
+		break;
+	case KS_CHORE_COMPACT_PHYSICAL: /* the side thread's */
+		break;
+	}
+	if (outcome == SQLB_BROKEN)
+		ks_fail(&chore->err, KS_INTERNAL, "etcdserver: %s", err.text);
+	else if (outcome != SQLB_OK)
+		ks_fail(&chore->err, KS_UNAVAILABLE, "etcdserver: %s", err.text);
+	chore->done(chore);
+}
+
+int64_t ks_log_chores_step(struct ks_log *log)
+{
+	struct ks_log_role *role = &log->chores.role;
+	struct ks_chore *chore;
+	struct ks_list *link;
+	struct ks_err err = {0};
+
+	ks_mutex_lock(&role->mutex);
+	link = ks_list_pop(&log->chores.queue);
+	ks_mutex_unlock(&role->mutex);
+	if (!link)
+		return KS_LOG_IDLE;
+	chore = ks_container_of(link, struct ks_chore, link);
+	if (log->ops->connect(log->config.db, &role->conn, &err) != SQLB_OK) {
+		ks_fail(&chore->err, KS_RESOURCE_EXHAUSTED, "%s", err.text);
+		chore->done(chore);
+		return 0;
+	}
+	run(log, chore);
+	log->ops->disconnect(role->conn);
+	role->conn = NULL;
+	return 0;
+}
+
+void ks_log_chores_fail_all(struct ks_log *log, const char *text)
+{
+	struct ks_list all, *link;
+
+	ks_list_init(&all);
+	ks_mutex_lock(&log->chores.role.mutex);
+	ks_list_splice(&all, &log->chores.queue);
+	ks_mutex_unlock(&log->chores.role.mutex);
+	while ((link = ks_list_pop(&all))) {
+		struct ks_chore *chore = ks_container_of(link, struct ks_chore, link);
+
+		ks_fail(&chore->err, KS_UNAVAILABLE, "%s", text);
+		chore->done(chore);
+	}
+}

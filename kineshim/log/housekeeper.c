@@ -1,0 +1,935 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The side thread: everything that is not in the log. Keepalives and remaining times on every instance, the member table, and, on
+ * the one instance that holds the duty, expiry of leases and (trim.c) trimming.
+ *
+ * The database's clock judges deadlines, and the proof that a lease is past its own is part of the append of its revoke
+ * (sqlb_append.leases_expired). So a holder whose duty ran out without its noticing does no harm: two of them only work twice.
+ * A new holder gives every lease its whole time again, as etcd does on a change of leader, because keepalives may have been
+ * impossible until now.
+ *
+ * A keepalive that finds no live row answers "ttl 0" only when the lease is gone from the store, that is, after its keys were
+ * seen to go; until then it waits.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/diag.h"
+#include "base/panic.h"
+#include "log/log_priv.h"
+
+#define TOUCH_MAX 1000
+#define EXPIRY_MS 500
+#define EXPIRY_SOON_MS 50
+#define LAPSED_MS 50
+#define SIZE_MS 5000
+#define AUDIT_MS 60000
+
+static struct ks_log *log_of(struct ks_committer *committer)
+{
+	return ks_container_of(committer, struct ks_log, committer);
+}
+
+static void finish_keepalive(struct ks_keepalive *keepalive, int64_t ttl, const char *failure)
+{
+	keepalive->ttl = ttl;
+	keepalive->err.status = KS_OK;
+	if (failure)
+		ks_fail(&keepalive->err, KS_UNAVAILABLE, "%s", failure);
+	keepalive->done(keepalive);
+}
+
+static void finish_times(struct ks_lease_times *times, enum ks_status status, const char *failure)
+{
+	times->err.status = KS_OK;
+	if (status != KS_OK) {
+		free(times->leases);
+		times->leases = NULL;
+		times->lease_count = 0;
+		ks_fail(&times->err, status, "%s", failure);
+	}
+	times->done(times);
+}
+
+static void fail_chores(struct ks_list *chores, const char *text)
+{
+	struct ks_list *link;
+
+	while ((link = ks_list_pop(chores))) {
+		struct ks_chore *chore = ks_container_of(link, struct ks_chore, link);
+
+		ks_fail(&chore->err, KS_UNAVAILABLE, "%s", text);
+		chore->done(chore);
+	}
+}
+
+/* ---- any thread ---- */
+
+/* Queues for the side thread, or says why not. */
+static const char *side_queue(struct ks_log *log, struct ks_list *queue, struct ks_list *link)
+{
+	struct ks_log_side *s = &log->side;
+	const char *refusal;
+
+	ks_mutex_lock(&s->role.mutex);
+	refusal = ks_log_role_refuses(log, &s->role);
+	if (!refusal) {
+		ks_list_append(queue, link);
+		s->role.poked = true;
+		ks_cond_signal(&s->role.cond);
+	}
+	ks_mutex_unlock(&s->role.mutex);
+	return refusal;
+}
+
+void ks_log_keepalive(struct ks_committer *committer, struct ks_keepalive *keepalive)
+{
+	struct ks_log *log = log_of(committer);
+	const char *refusal;
+
+	keepalive->since_ms = ks_clock_now(log->clock);
+	refusal = side_queue(log, &log->side.keepalives, &keepalive->link);
+	if (refusal)
+		finish_keepalive(keepalive, 0, refusal);
+}
+
+void ks_log_lease_times(struct ks_committer *committer, struct ks_lease_times *times)
+{
+	struct ks_log *log = log_of(committer);
+	const char *refusal;
+
+	times->since_ms = ks_clock_now(log->clock);
+	times->leases = NULL;
+	times->lease_count = 0;
+	refusal = side_queue(log, &log->side.times, &times->link);
+	if (refusal)
+		finish_times(times, KS_UNAVAILABLE, refusal);
+}
+
+void ks_log_chore(struct ks_committer *committer, struct ks_chore *chore)
+{
+	struct ks_log *log = log_of(committer);
+	bool physical = chore->kind == KS_CHORE_COMPACT_PHYSICAL;
+	struct ks_log_role *role = physical ? &log->side.role : &log->chores.role;
+	const char *refusal;
+
+	chore->since_ms = ks_clock_now(log->clock);
+	ks_mutex_lock(&role->mutex);
+	refusal = ks_log_role_refuses(log, role);
+	if (!refusal) {
+		ks_list_append(physical ? &log->side.physical : &log->chores.queue, &chore->link);
+		role->poked = true;
+		ks_cond_signal(&role->cond);
+	}
+	ks_mutex_unlock(&role->mutex);
+	if (refusal) {
+		ks_fail(&chore->err, KS_UNAVAILABLE, "%s", refusal);
+		chore->done(chore);
+	}
+}
+
+void ks_log_side_compacted(struct ks_log *log, struct ks_log_applied compaction, bool loaded)
+{
+	struct ks_log_side *s = &log->side;
+
+	ks_mutex_lock(&s->role.mutex);
+	if (compaction.position >= s->compaction.position)
+		s->compaction = compaction;
+	s->compact_wanted = true;
+	if (loaded)
+		s->scan_wanted = true;
+	s->role.poked = true;
+	ks_cond_signal(&s->role.cond);
+	ks_mutex_unlock(&s->role.mutex);
+}
+
+void ks_log_side_lost(struct ks_log *log)
+{
+	struct ks_log_side *s = &log->side;
+
+	ks_mutex_lock(&s->role.mutex);
+	s->generation++;
+	s->compaction = (struct ks_log_applied){0};
+	s->scan_wanted = true;
+	ks_mutex_unlock(&s->role.mutex);
+}
+
+void ks_log_side_fail_all(struct ks_log *log, const char *text)
+{
+	struct ks_log_side *s = &log->side;
+	struct ks_list keepalives, times, chores, *link;
+
+	ks_list_init(&keepalives);
+	ks_list_init(&times);
+	ks_list_init(&chores);
+	ks_mutex_lock(&s->role.mutex);
+	ks_list_splice(&keepalives, &s->lapsed);
+	ks_list_splice(&keepalives, &s->keepalives);
+	ks_list_splice(&times, &s->times);
+	ks_list_splice(&chores, &s->physical);
+	ks_mutex_unlock(&s->role.mutex);
+	while ((link = ks_list_pop(&keepalives)))
+		finish_keepalive(ks_container_of(link, struct ks_keepalive, link), 0, text);
+	while ((link = ks_list_pop(&times)))
+		finish_times(ks_container_of(link, struct ks_lease_times, link), KS_UNAVAILABLE, text);
+	fail_chores(&chores, text);
+}
+
+void ks_log_side_expire(struct ks_log *log)
+{
+	struct ks_log_side *s = &log->side;
+	int64_t than_ms = ks_clock_now(log->clock) - log->config.request_timeout_ms;
+	struct ks_list keepalives, times, *link;
+
+	ks_list_init(&keepalives);
+	ks_list_init(&times);
+	ks_mutex_lock(&s->role.mutex);
+	while (!ks_list_empty(&s->lapsed) &&
+	       ks_container_of(s->lapsed.next, struct ks_keepalive, link)->since_ms <= than_ms) {
+		link = ks_list_pop(&s->lapsed);
+		ks_list_append(&keepalives, link);
+	}
+	while (!ks_list_empty(&s->keepalives) &&
+	       ks_container_of(s->keepalives.next, struct ks_keepalive, link)->since_ms <= than_ms) {
+		link = ks_list_pop(&s->keepalives);
+		ks_list_append(&keepalives, link);
+	}
+	while (!ks_list_empty(&s->times) &&
+	       ks_container_of(s->times.next, struct ks_lease_times, link)->since_ms <= than_ms) {
+		link = ks_list_pop(&s->times);
+		ks_list_append(&times, link);
+	}
+	ks_mutex_unlock(&s->role.mutex);
+	while ((link = ks_list_pop(&keepalives)))
+		finish_keepalive(ks_container_of(link, struct ks_keepalive, link), 0, "etcdserver: request timed out");
+	while ((link = ks_list_pop(&times)))
+		finish_times(ks_container_of(link, struct ks_lease_times, link), KS_UNAVAILABLE,
+			     "etcdserver: request timed out");
+}
+
+/* ---- members ---- */
+
+struct roster {
+	struct ks_log *log;
+	struct ks_member *members; /* strings are malloc-ed one by one */
+	size_t count, room;
+	int64_t least;
+	bool self_seen, no_memory;
+};
+
+static void roster_fini(struct roster *roster)
+{
+	for (size_t i = 0; i < roster->count; i++) {
+		free(roster->members[i].name);
+		free(roster->members[i].client_urls);
+	}
+	free(roster->members);
+}
+
+static char *text_copy(struct ks_slice text)
+{
+	char *copy = malloc(text.size + 1);
+
+	if (copy) {
+		if (text.size)
+			memcpy(copy, text.data, text.size);
+		copy[text.size] = 0;
+	}
+	return copy;
+}
+
+static bool roster_add(struct roster *roster, size_t at, uint64_t id, struct ks_slice name, struct ks_slice urls)
+{
+	struct ks_member member = {.id = id, .name = text_copy(name), .client_urls = text_copy(urls)};
+
+	if (roster->count == roster->room) {
+		size_t room = roster->room ? 2 * roster->room : 8;
+		struct ks_member *members = realloc(roster->members, room * sizeof(*members));
+
+		if (members) {
+			roster->members = members;
+			roster->room = room;
+		}
+	}
+	if (!member.name || !member.client_urls || roster->count == roster->room) {
+		free(member.name);
+		free(member.client_urls);
+		roster->no_memory = true;
+		return false;
+	}
+	memmove(&roster->members[at + 1], &roster->members[at], (roster->count - at) * sizeof(member));
+	roster->members[at] = member;
+	roster->count++;
+	return true;
+}
+
+static void roster_add_self(struct roster *roster)
+{
+	const struct ks_log *log = roster->log;
+	size_t at = 0;
+
+	while (at < roster->count && roster->members[at].id < log->config.member_id)
+		at++;
+	roster_add(roster, at, log->config.member_id, ks_slice_str(log->name), ks_slice_str(log->client_urls));
+}
+
+static bool visit_member(void *ctx, const struct sqlb_member *member)
+{
+	struct roster *roster = ctx;
+
+	if (member->id == roster->log->config.member_id)
+		roster->self_seen = true;
+	if (member->position < roster->least)
+		roster->least = member->position;
+	return roster_add(roster, roster->count, member->id, member->name, member->client_urls);
+}
+
+/* One block: the array, then the texts. */
+static struct ks_member *block_of(const struct ks_member *members, size_t count, size_t *size)
+{
+	struct ks_member *block;
+	char *text;
+
+	*size = count * sizeof(*block);
+	for (size_t i = 0; i < count; i++)
+		*size += strlen(members[i].name) + strlen(members[i].client_urls) + 2;
+	block = malloc(*size ? *size : 1);
+	if (!block)
+		return NULL;
+	text = (char *)&block[count];
+	for (size_t i = 0; i < count; i++) {
+		size_t name_size = strlen(members[i].name) + 1, urls_size = strlen(members[i].client_urls) + 1;
+
+		block[i].id = members[i].id;
+		block[i].name = memcpy(text, members[i].name, name_size);
+		text += name_size;
+		block[i].client_urls = memcpy(text, members[i].client_urls, urls_size);
+		text += urls_size;
+	}
+	return block;
+}
+
+struct ks_member *ks_log_members(struct ks_committer *committer, size_t *count)
+{
+	struct ks_log_side *s = &log_of(committer)->side;
+	struct ks_member *copy;
+	size_t size;
+
+	ks_mutex_lock(&s->role.mutex);
+	copy = block_of(s->members, s->member_count, &size);
+	*count = copy ? s->member_count : 0;
+	ks_mutex_unlock(&s->role.mutex);
+	return copy;
+}
+
+/* Makes the roster what ks_log_members copies. */
+static void show_roster(struct ks_log *log, struct roster *roster)
+{
+	struct ks_log_side *s = &log->side;
+	size_t size;
+	struct ks_member *block = roster->no_memory ? NULL : block_of(roster->members, roster->count, &size), *old;
+
+	if (!block)
+		return;
+	ks_mutex_lock(&s->role.mutex);
+	old = s->members;
+	s->members = block;
+	s->member_count = roster->count;
+	ks_mutex_unlock(&s->role.mutex);
+	atomic_store(&log->live_members, roster->count);
+	free(old);
+}
+
+static enum sqlb_outcome list_members(struct ks_log *log, struct ks_err *err)
+{
+	struct roster roster = {.log = log, .least = ks_store_committed(log->store).position};
+	enum sqlb_outcome outcome = log->ops->member_list(log->side.role.conn, visit_member, &roster, err);
+
+	if (outcome == SQLB_OK && !roster.self_seen)
+		roster_add_self(&roster);
+	if (outcome == SQLB_OK && !roster.no_memory) {
+		log->side.least_applied = roster.least;
+		show_roster(log, &roster);
+	}
+	roster_fini(&roster);
+	return outcome;
+}
+
+static enum sqlb_outcome beat(struct ks_log *log, struct ks_err *err)
+{
+	struct ks_log_side *s = &log->side;
+	struct sqlb_member self = {
+		.id = log->config.member_id,
+		.name = ks_slice_str(log->name),
+		.client_urls = ks_slice_str(log->client_urls),
+		.position = ks_store_committed(log->store).position,
+	};
+	enum sqlb_outcome outcome = log->ops->member_beat(s->role.conn, &self, log->config.member_ttl_ms, err);
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	s->beaten = true;
+	return list_members(log, err);
+}
+
+/* ---- keepalives and times ---- */
+
+static enum sqlb_outcome touch(struct ks_log *log, struct ks_list *keepalives, struct ks_err *err)
+{
+	struct ks_log_side *s = &log->side;
+	struct sqlb_lease leases[TOUCH_MAX];
+	struct ks_list *link;
+	size_t count = 0;
+	enum sqlb_outcome outcome;
+
+	for (link = keepalives->next; link != keepalives; link = link->next)
+		leases[count++] = (struct sqlb_lease){.id = ks_container_of(link, struct ks_keepalive, link)->id};
+	outcome = log->ops->lease_touch(s->role.conn, leases, count, err);
+	if (outcome != SQLB_OK) {
+		ks_mutex_lock(&s->role.mutex);
+		ks_list_splice(keepalives, &s->keepalives);
+		ks_list_splice(&s->keepalives, keepalives);
+		ks_mutex_unlock(&s->role.mutex);
+		return outcome;
+	}
+	for (size_t i = 0; i < count; i++) {
+		struct ks_keepalive *keepalive = ks_container_of(ks_list_pop(keepalives), struct ks_keepalive, link);
+		struct ks_lease_info info = {0};
+
+		if (leases[i].found) {
+			finish_keepalive(keepalive, leases[i].ttl_ms / 1000, NULL);
+		} else if (!ks_store_lease(log->store, keepalive->id, false, &info)) {
+			finish_keepalive(keepalive, 0, NULL);
+		} else {
+			ks_lease_info_fini(&info);
+			ks_mutex_lock(&s->role.mutex);
+			ks_list_append(&s->lapsed, &keepalive->link);
+			ks_mutex_unlock(&s->role.mutex);
+			s->lapsed_at_ms = ks_clock_now(log->clock) + LAPSED_MS;
+		}
+	}
+	return SQLB_OK;
+}
+
+/* True when there was something to do. */
+static bool keepalives(struct ks_log *log, enum sqlb_outcome *outcome, struct ks_err *err)
+{
+	struct ks_log_side *s = &log->side;
+	bool again = s->lapsed_at_ms && ks_clock_now(log->clock) >= s->lapsed_at_ms;
+	struct ks_list some;
+
+	ks_list_init(&some);
+	ks_mutex_lock(&s->role.mutex);
+	if (again) {
+		/* The revoke has been seen, or will be, or a keepalive elsewhere was accepted after all: ask again. */
+		ks_list_splice(&s->lapsed, &s->keepalives);
+		ks_list_splice(&s->keepalives, &s->lapsed);
+		s->lapsed_at_ms = 0;
+	}
+	for (size_t count = 0; count < TOUCH_MAX && !ks_list_empty(&s->keepalives); count++) {
+		struct ks_list *link = ks_list_pop(&s->keepalives);
+
+		ks_list_append(&some, link);
+	}
+	ks_mutex_unlock(&s->role.mutex);
+	if (ks_list_empty(&some))
+		return false;
+	*outcome = touch(log, &some, err);
+	return true;
+}
+
+struct listing {
+	struct ks_log *log;
+	struct ks_lease_time *leases;
+	size_t count, room;
+	bool no_memory;
+};
+
+static bool visit_time(void *ctx, const struct sqlb_lease *lease)
+{
+	struct listing *listing = ctx;
+	struct ks_lease_info info = {0};
+
+	if (!ks_store_lease(listing->log->store, lease->id, false, &info))
+		return true;
+	ks_lease_info_fini(&info);
+	if (listing->count == listing->room) {
+		size_t room = listing->room ? 2 * listing->room : 64;
+		struct ks_lease_time *leases = realloc(listing->leases, room * sizeof(*leases));
+
+		if (!leases) {
+			listing->no_memory = true;
+			return false;
+		}
+		listing->leases = leases;
+		listing->room = room;
+	}
+	listing->leases[listing->count++] =
+		(struct ks_lease_time){.id = lease->id, .remaining_ms = lease->remaining_ms, .found = true};
+	return true;
+}
+
+static enum sqlb_outcome all_times(struct ks_log *log, struct listing *listing, struct ks_err *err)
+{
+	return log->ops->lease_list(log->side.role.conn, 0, visit_time, listing, err);
+}
+
+static enum sqlb_outcome some_times(struct ks_log *log, const struct ks_lease_times *times, struct listing *listing,
+				    struct ks_err *err)
+{
+	struct sqlb_lease *leases = calloc(times->id_count ? times->id_count : 1, sizeof(*leases));
+	enum sqlb_outcome outcome = SQLB_OK;
+
+	listing->leases = calloc(times->id_count ? times->id_count : 1, sizeof(*listing->leases));
+	if (!leases || !listing->leases) {
+		listing->no_memory = true;
+		free(leases);
+		return SQLB_OK;
+	}
+	for (size_t i = 0; i < times->id_count; i++)
+		leases[i].id = times->ids[i];
+	outcome = log->ops->lease_read(log->side.role.conn, leases, times->id_count, err);
+	listing->count = times->id_count;
+	for (size_t i = 0; i < times->id_count; i++)
+		listing->leases[i] = (struct ks_lease_time){
+			.id = leases[i].id, .remaining_ms = leases[i].remaining_ms, .found = leases[i].found};
+	free(leases);
+	return outcome;
+}
+
+static bool lease_times(struct ks_log *log, enum sqlb_outcome *outcome, struct ks_err *err)
+{
+	struct ks_log_side *s = &log->side;
+	struct listing listing = {.log = log};
+	struct ks_lease_times *times;
+	struct ks_list *link;
+
+	ks_mutex_lock(&s->role.mutex);
+	link = ks_list_pop(&s->times);
+	ks_mutex_unlock(&s->role.mutex);
+	if (!link)
+		return false;
+	times = ks_container_of(link, struct ks_lease_times, link);
+	*outcome = times->ids ? some_times(log, times, &listing, err) : all_times(log, &listing, err);
+	if (*outcome != SQLB_OK) {
+		free(listing.leases);
+		ks_mutex_lock(&s->role.mutex);
+		times->link.prev = &s->times;
+		times->link.next = s->times.next;
+		s->times.next->prev = &times->link;
+		s->times.next = &times->link;
+		ks_mutex_unlock(&s->role.mutex);
+		return true;
+	}
+	times->leases = listing.leases;
+	times->lease_count = listing.count;
+	if (listing.no_memory)
+		finish_times(times, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory");
+	else
+		finish_times(times, KS_OK, NULL);
+	return true;
+}
+
+/* ---- the duty ---- */
+
+bool ks_log_duty_held(struct ks_log *log)
+{
+	return log->side.duty_held && ks_clock_now(log->clock) < log->side.duty_until_ms;
+}
+
+static enum sqlb_outcome take_duty(struct ks_log *log, struct ks_err *err)
+{
+	struct ks_log_side *s = &log->side;
+	int64_t self = (int64_t)log->config.member_id, before = ks_clock_now(log->clock);
+	struct sqlb_duty duty = {0};
+	enum sqlb_outcome outcome = log->ops->duty_take(s->role.conn, self, log->config.duty_ttl_ms, &duty, err);
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	if (duty.holder == self) {
+		if (duty.taken_now || !s->duty_held) {
+			s->duty_new = true;
+			ks_diag(KS_INFO, "log", "housekeeper: this server, term=%" PRId64, duty.term);
+		}
+		s->duty_held = true;
+		s->duty_until_ms = before + log->config.duty_ttl_ms;
+	} else {
+		if (s->duty_held)
+			ks_diag(KS_INFO, "log", "housekeeper: another server has taken over, term=%" PRId64, duty.term);
+		s->duty_held = s->duty_new = false;
+	}
+	ks_mutex_lock(&s->role.mutex);
+	s->duty = duty;
+	if (s->duty_new)
+		s->scan_wanted = true;
+	ks_mutex_unlock(&s->role.mutex);
+	return SQLB_OK;
+}
+
+struct id_list {
+	int64_t *ids;
+	size_t count, room;
+	bool no_memory;
+};
+
+static bool id_add(struct id_list *list, int64_t id)
+{
+	if (list->count == list->room) {
+		size_t room = list->room ? 2 * list->room : 256;
+		int64_t *ids = realloc(list->ids, room * sizeof(*ids));
+
+		if (!ids) {
+			list->no_memory = true;
+			return false;
+		}
+		list->ids = ids;
+		list->room = room;
+	}
+	list->ids[list->count++] = id;
+	return true;
+}
+
+static bool visit_id(void *ctx, const struct sqlb_lease *lease)
+{
+	return id_add(ctx, lease->id);
+}
+
+static int by_id(const void *a, const void *b)
+{
+	int64_t left = *(const int64_t *)a, right = *(const int64_t *)b;
+
+	return (left > right) - (left < right);
+}
+
+static enum sqlb_outcome ensure(struct ks_log *log, const struct ks_lease_info *infos, size_t count,
+				const struct id_list *known, struct ks_err *err)
+{
+	struct sqlb_lease leases[256];
+	size_t missing = 0, total = 0;
+	enum sqlb_outcome outcome = SQLB_OK;
+
+	for (size_t i = 0; i < count && outcome == SQLB_OK; i++) {
+		if (!bsearch(&infos[i].id, known->ids, known->count, sizeof(*known->ids), by_id)) {
+			leases[missing++] = (struct sqlb_lease){.id = infos[i].id, .ttl_ms = ks_log_ttl_ms(infos[i].ttl)};
+			total++;
+		}
+		if (missing == 256 || (missing && i + 1 == count)) {
+			outcome = log->ops->lease_ensure(log->side.role.conn, leases, missing, err);
+			missing = 0;
+		}
+	}
+	if (total)
+		ks_diag(KS_INFO, "log", "leases without a deadline were given a new one count=%zu", total);
+	return outcome;
+}
+
+/*
+ * Every lease of the store must have a deadline, else it never expires. A deadline whose lease the store does not know needs
+ * no care here: when it passes, the expiry scan finds and drops it.
+ */
+static enum sqlb_outcome audit(struct ks_log *log, struct ks_err *err)
+{
+	struct id_list known = {0};
+	struct ks_lease_info *infos = NULL;
+	size_t count = 0;
+	enum sqlb_outcome outcome;
+
+	/* The store first: a lease granted in between would look as if it had no deadline. */
+	if (ks_store_leases(log->store, &infos, &count) != KS_OK)
+		return SQLB_OK;
+	outcome = log->ops->lease_list(log->side.role.conn, 0, visit_id, &known, err);
+	if (outcome == SQLB_OK && !known.no_memory) {
+		if (known.count)
+			qsort(known.ids, known.count, sizeof(*known.ids), by_id);
+		outcome = ensure(log, infos, count, &known, err);
+	}
+	free(known.ids);
+	for (size_t i = 0; i < count; i++)
+		ks_lease_info_fini(&infos[i]);
+	free(infos);
+	return outcome;
+}
+
+static enum sqlb_outcome begin_duty(struct ks_log *log, struct ks_err *err)
+{
+	struct ks_log_side *s = &log->side;
+	enum sqlb_outcome outcome = log->ops->lease_refresh_all(s->role.conn, err);
+
+	if (outcome == SQLB_OK)
+		outcome = audit(log, err);
+	if (outcome == SQLB_OK) {
+		s->duty_new = false;
+		s->expiry_at_ms = ks_clock_now(log->clock) + EXPIRY_MS;
+		s->audit_at_ms = ks_clock_now(log->clock) + AUDIT_MS;
+	}
+	return outcome;
+}
+
+/* ---- expiry ---- */
+
+#define EXPIRING_MAX (sizeof((struct ks_log_side){0}.expiring) / sizeof(int64_t))
+
+struct expiry {
+	struct ks_submit submit;
+	struct ks_log *log;
+};
+
+static void expiry_done(struct ks_submit *submit)
+{
+	struct expiry *expiry = ks_container_of(submit, struct expiry, submit);
+	struct ks_log_side *s = &expiry->log->side;
+
+	if (submit->err.status == KS_OK)
+		ks_result_fini(&submit->result);
+	ks_mutex_lock(&s->role.mutex);
+	for (size_t i = 0; i < s->expiring_count; i++)
+		if (s->expiring[i] == submit->request.revoke.id)
+			s->expiring[i] = s->expiring[--s->expiring_count];
+	ks_mutex_unlock(&s->role.mutex);
+	free(expiry);
+}
+
+/* Sends the revoke, unless it is on its way already. */
+static void expire_lease(struct ks_log *log, int64_t id)
+{
+	struct ks_log_side *s = &log->side;
+	struct expiry *expiry = calloc(1, sizeof(*expiry));
+	bool send = expiry != NULL;
+
+	ks_mutex_lock(&s->role.mutex);
+	for (size_t i = 0; i < s->expiring_count; i++)
+		send = send && s->expiring[i] != id;
+	send = send && s->expiring_count < EXPIRING_MAX;
+	if (send)
+		s->expiring[s->expiring_count++] = id;
+	ks_mutex_unlock(&s->role.mutex);
+	if (!send) {
+		free(expiry);
+		return;
+	}
+	expiry->log = log;
+	expiry->submit.request = (struct ks_request){.kind = KS_REQ_LEASE_REVOKE, .revoke = {.id = id, .expired = true}};
+	expiry->submit.done = expiry_done;
+	ks_log_submit_expired(log, &expiry->submit);
+}
+
+static bool visit_expired(void *ctx, const struct sqlb_lease *lease)
+{
+	return lease->remaining_ms < 0 && id_add(ctx, lease->id);
+}
+
+static bool in_store(struct ks_log *log, int64_t id)
+{
+	struct ks_lease_info info = {0};
+
+	if (!ks_store_lease(log->store, id, false, &info))
+		return false;
+	ks_lease_info_fini(&info);
+	return true;
+}
+
+/*
+ * A deadline without a lease: either a grant that this store has not applied yet, or left over from a crash. It is left over
+ * when the store still does not know it after it reached a head that was read after the deadline was seen.
+ */
+static enum sqlb_outcome drop_orphans(struct ks_log *log, const struct id_list *unknown, struct ks_err *err)
+{
+	struct ks_log_side *s = &log->side;
+	struct sqlb_head head;
+	size_t dropped = 0;
+	enum sqlb_outcome outcome = SQLB_OK;
+
+	if (s->orphan_count && ks_store_committed(log->store).position >= s->orphans_head) {
+		for (size_t i = 0; i < s->orphan_count; i++)
+			if (!in_store(log, s->orphans[i]))
+				s->orphans[dropped++] = s->orphans[i];
+		if (dropped)
+			outcome = log->ops->lease_drop(s->role.conn, s->orphans, dropped, err);
+		if (outcome == SQLB_OK)
+			s->orphan_count = 0;
+		return outcome;
+	}
+	if (s->orphan_count || !unknown->count)
+		return SQLB_OK;
+	outcome = log->ops->read_head(s->role.conn, &head, err);
+	if (outcome != SQLB_OK)
+		return outcome;
+	s->orphan_count = unknown->count < EXPIRING_MAX ? unknown->count : EXPIRING_MAX;
+	memcpy(s->orphans, unknown->ids, s->orphan_count * sizeof(*s->orphans));
+	s->orphans_head = head.position;
+	return SQLB_OK;
+}
+
+static enum sqlb_outcome scan_expired(struct ks_log *log, struct ks_err *err)
+{
+	struct ks_log_side *s = &log->side;
+	struct id_list expired = {0}, unknown = {0};
+	enum sqlb_outcome outcome = log->ops->lease_list(s->role.conn, EXPIRING_MAX, visit_expired, &expired, err);
+
+	for (size_t i = 0; outcome == SQLB_OK && i < expired.count; i++) {
+		if (in_store(log, expired.ids[i]))
+			expire_lease(log, expired.ids[i]);
+		else
+			id_add(&unknown, expired.ids[i]);
+	}
+	if (outcome == SQLB_OK)
+		outcome = drop_orphans(log, &unknown, err);
+	s->expiry_at_ms = ks_clock_now(log->clock) + (expired.count == EXPIRING_MAX ? EXPIRY_SOON_MS : EXPIRY_MS);
+	free(expired.ids);
+	free(unknown.ids);
+	return outcome;
+}
+
+/* ---- the step ---- */
+
+static enum sqlb_outcome poll_size(struct ks_log *log, struct ks_err *err)
+{
+	struct ks_log_side *s = &log->side;
+	struct sqlb_size size;
+	enum sqlb_outcome outcome = log->ops->size(s->role.conn, &size, err);
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	ks_mutex_lock(&s->role.mutex);
+	s->size = size;
+	ks_mutex_unlock(&s->role.mutex);
+	return SQLB_OK;
+}
+
+/* The first periodic task that is due; its name, or NULL when none is. */
+static const char *run_due(struct ks_log *log, enum sqlb_outcome *outcome, struct ks_err *err)
+{
+	struct ks_log_side *s = &log->side;
+	int64_t now = ks_clock_now(log->clock);
+
+	if (now >= s->beat_at_ms) {
+		*outcome = beat(log, err);
+		s->beat_at_ms = now + log->config.member_ttl_ms / 3;
+		return "member";
+	}
+	if (now >= s->duty_at_ms) {
+		*outcome = take_duty(log, err);
+		s->duty_at_ms = now + log->config.duty_ttl_ms / 3;
+		return "duty";
+	}
+	if (ks_log_duty_held(log) && s->duty_new) {
+		*outcome = begin_duty(log, err);
+		return "begin of duty";
+	}
+	if (ks_log_duty_held(log) && now >= s->expiry_at_ms) {
+		*outcome = scan_expired(log, err);
+		return "lease expiry";
+	}
+	if (ks_log_duty_held(log) && now >= s->audit_at_ms) {
+		*outcome = audit(log, err);
+		s->audit_at_ms = now + AUDIT_MS;
+		return "lease audit";
+	}
+	if (s->trim_blocked_ms && now >= s->members_at_ms) {
+		*outcome = list_members(log, err);
+		s->members_at_ms = now + EXPIRY_MS;
+		return "members";
+	}
+	if (now >= s->size_at_ms) {
+		*outcome = poll_size(log, err);
+		s->size_at_ms = now + SIZE_MS;
+		return "size";
+	}
+	return NULL;
+}
+
+static int64_t next_due(struct ks_log *log)
+{
+	const struct ks_log_side *s = &log->side;
+	int64_t next = s->beat_at_ms;
+
+	if (s->duty_at_ms < next)
+		next = s->duty_at_ms;
+	if (s->size_at_ms < next)
+		next = s->size_at_ms;
+	if (s->duty_held && s->expiry_at_ms < next)
+		next = s->expiry_at_ms;
+	if (s->lapsed_at_ms && s->lapsed_at_ms < next)
+		next = s->lapsed_at_ms;
+	next -= ks_clock_now(log->clock);
+	return next > 0 ? next : 0;
+}
+
+int64_t ks_log_side_step(struct ks_log *log)
+{
+	struct ks_log_side *s = &log->side;
+	int64_t pause = ks_log_role_pause(log, &s->role), wait_ms;
+	struct ks_err err = {0};
+	enum sqlb_outcome outcome = SQLB_OK;
+	const char *what = "keepalive";
+	bool busy;
+
+	if (pause)
+		return pause;
+	if (!atomic_load(&log->loaded))
+		return KS_LOG_IDLE;
+	busy = keepalives(log, &outcome, &err);
+	if (outcome == SQLB_OK && lease_times(log, &outcome, &err)) {
+		what = "lease times";
+		busy = true;
+	}
+	if (outcome == SQLB_OK) {
+		what = run_due(log, &outcome, &err);
+		busy = busy || what;
+	}
+	if (outcome != SQLB_OK)
+		return ks_log_role_failed(log, &s->role, outcome, what, &err);
+	if (busy)
+		ks_log_role_fine(log, &s->role);
+	wait_ms = ks_log_trim_step(log);
+	pause = ks_log_role_pause(log, &s->role);
+	if (pause)
+		return pause;
+	if (busy)
+		return 0;
+	return wait_ms < next_due(log) ? wait_ms : next_due(log);
+}
+
+void ks_log_side_init(struct ks_log *log)
+{
+	struct ks_log_side *s = &log->side;
+	struct roster roster = {.log = log};
+
+	ks_list_init(&s->keepalives);
+	ks_list_init(&s->times);
+	ks_list_init(&s->physical);
+	ks_list_init(&s->lapsed);
+	s->orphans = ks_xcalloc(EXPIRING_MAX, sizeof(*s->orphans));
+	s->trim_chunk = 100;
+	roster_add_self(&roster);
+	show_roster(log, &roster);
+	roster_fini(&roster);
+}
+
+void ks_log_side_leave(struct ks_log *log)
+{
+	struct ks_log_side *s = &log->side;
+	struct sqlb_member self = {
+		.id = log->config.member_id, .name = ks_slice_str(""), .client_urls = ks_slice_str("")};
+	struct ks_err err = {0};
+
+	if (ks_log_role_pause(log, &s->role))
+		return; /* rows run out by themselves */
+	if (s->duty_held &&
+	    log->ops->duty_pass(s->role.conn, (int64_t)log->config.member_id, 0, 0, &err) != SQLB_OK)
+		return;
+	s->duty_held = false;
+	if (s->beaten && log->ops->member_beat(s->role.conn, &self, 0, &err) == SQLB_OK)
+		s->beaten = false;
+}
+
+void ks_log_side_fini(struct ks_log *log)
+{
+	struct ks_log_side *s = &log->side;
+
+	ks_log_side_fail_all(log, "etcdserver: server stopped");
+	free(s->members);
+	free(s->trim.locs);
+	free(s->orphans);
+}

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Compaction behind the compaction entry, on the side thread: every instance lets the store drop in pieces what nobody can ask for
+ * any more; the housekeeper also deletes the rows.
+ *
+ * A row may go when every live member has applied the compaction that dropped it: then nobody reads it again, neither to catch
+ * up nor for a value. Whoever sleeps longer than a member's time to live finds holes and reads the log anew (replay.c).
+ * The newest compaction's own row stays, and it is looked at before each piece on the connection that will delete: when it
+ * is not there, the database lost its tail, positions mean something else now, and nothing may be deleted.
+ * Rows go in the order in which the store reports them (store.h), few at a time and fewer when the database is slow.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "base/diag.h"
+#include "log/log_priv.h"
+
+#define DROP_RECORDS 4096
+#define PENDING_MAX 65536      /* locs; then they are trimmed before more is dropped */
+#define CHUNK_MIN 50
+#define CHUNK_MAX 1000
+#define QUICK_MS 20            /* a piece that took less makes the next one larger */
+#define SLOW_MS 100
+#define BLOCKED_MAX_MS 60000   /* then they are forgotten, and a scan finds them later */
+#define BLOCKED_POLL_MS 500
+#define SCAN_BYTES (512u << 10)
+#define SCAN_PAUSE_MS 20
+
+static size_t pending(const struct ks_log_side *s)
+{
+	return s->trim.count - s->trim.start;
+}
+
+static bool keep_locs(struct ks_log_locs *list, const struct ks_loc *locs, size_t count)
+{
+	if (list->count + count > list->room) {
+		size_t room = 2 * list->room + count;
+		struct ks_loc *bigger = realloc(list->locs, room * sizeof(*bigger));
+
+		if (!bigger)
+			return false;
+		list->locs = bigger;
+		list->room = room;
+	}
+	for (size_t i = 0; i < count; i++)
+		list->locs[list->count++] = locs[i];
+	return true;
+}
+
+static void want_scan(struct ks_log_side *s)
+{
+	ks_mutex_lock(&s->role.mutex);
+	s->scan_wanted = true;
+	ks_mutex_unlock(&s->role.mutex);
+}
+
+void ks_log_trim_forget(struct ks_log *log)
+{
+	struct ks_log_side *s = &log->side;
+
+	s->trim.count = s->trim.start = 0;
+	s->trim_blocked_ms = 0;
+	s->scanning = false;
+}
+
+static void dropped(void *ctx, const struct ks_loc *locs, size_t count)
+{
+	struct ks_log *log = ctx;
+
+	if (ks_log_duty_held(log) && !keep_locs(&log->side.trim, locs, count))
+		want_scan(&log->side); /* no memory to remember them now */
+}
+
+struct log_look {
+	struct ks_log_applied found;
+};
+
+static bool visit_compaction(void *ctx, const struct sqlb_row *row)
+{
+	struct log_look *look = ctx;
+
+	if (row->kind == KS_EFFECT_COMPACT)
+		look->found = (struct ks_log_applied){row->position, row->writer, row->batch};
+	return true;
+}
+
+/* Is this still the log whose compaction we applied? */
+static enum sqlb_outcome same_log(struct ks_log *log, const struct ks_log_applied *compaction, bool *same,
+				  struct ks_err *err)
+{
+	struct sqlb_loc at = {compaction->position, 0};
+	struct log_look look = {0};
+	enum sqlb_outcome outcome = log->ops->read_at(log->side.role.conn, &at, 1, visit_compaction, &look, err);
+
+	*same = look.found.position == compaction->position && look.found.writer == compaction->writer &&
+		look.found.batch == compaction->batch;
+	return outcome;
+}
+
+/* Deletes the next piece of what is pending. */
+static int64_t trim_rows(struct ks_log *log, const struct ks_log_applied *compaction)
+{
+	struct ks_log_side *s = &log->side;
+	struct sqlb_loc locs[CHUNK_MAX];
+	size_t count = pending(s) < s->trim_chunk ? pending(s) : s->trim_chunk;
+	int64_t began = ks_clock_now(log->clock), took;
+	struct ks_err err = {0};
+	bool same = false;
+	enum sqlb_outcome outcome = same_log(log, compaction, &same, &err);
+
+	if (outcome == SQLB_OK && !same) {
+		ks_diag(KS_WARN, "log", "trimming stops: the compaction at position %" PRId64 " is not in the log",
+			compaction->position);
+		ks_log_trim_forget(log);
+		want_scan(s);
+		ks_log_writer_verify(log);
+		return BLOCKED_POLL_MS;
+	}
+	for (size_t i = 0; i < count; i++)
+		locs[i] = (struct sqlb_loc){s->trim.locs[s->trim.start + i].position, s->trim.locs[s->trim.start + i].sub};
+	if (outcome == SQLB_OK)
+		outcome = log->ops->trim(s->role.conn, locs, count, &err);
+	if (outcome != SQLB_OK)
+		return ks_log_role_failed(log, &s->role, outcome, "trim", &err);
+	ks_log_role_fine(log, &s->role);
+	s->trim.start += count;
+	if (!pending(s))
+		s->trim.start = s->trim.count = 0;
+	took = ks_clock_now(log->clock) - began;
+	if (took <= QUICK_MS)
+		s->trim_chunk = 2 * s->trim_chunk < CHUNK_MAX ? 2 * s->trim_chunk : CHUNK_MAX;
+	else if (took > SLOW_MS)
+		s->trim_chunk = s->trim_chunk / 2 > CHUNK_MIN ? s->trim_chunk / 2 : CHUNK_MIN;
+	s->trim_at_ms = began + 2 * took; /* as long for the others as it took */
+	return took;
+}
+
+struct scan {
+	struct ks_log *log;
+	int64_t last;
+	bool no_memory;
+};
+
+static bool visit_scan(void *ctx, const struct sqlb_row *row)
+{
+	struct scan *scan = ctx;
+	struct ks_loc loc = {row->position, row->sub};
+
+	if (atomic_load_explicit(&scan->log->stopping, memory_order_relaxed))
+		return false;
+	scan->last = row->position;
+	if (row->kind < KS_EFFECT_PUT || row->kind > KS_EFFECT_NOOP)
+		return true;
+	if (!ks_store_row_needed(scan->log->store, (enum ks_effect_kind)row->kind, row->key, row->lease, loc) &&
+	    !keep_locs(&scan->log->side.trim, &loc, 1))
+		scan->no_memory = true;
+	return true;
+}
+
+/* Looks for rows that nobody needs and nobody remembers: a housekeeper ended before it had trimmed all. */
+static int64_t scan_rows(struct ks_log *log, const struct ks_log_applied *compaction)
+{
+	struct ks_log_side *s = &log->side;
+	struct scan scan = {.log = log, .last = s->scan_after};
+	struct ks_err err = {0};
+	bool more = false;
+	enum sqlb_outcome outcome;
+
+	if (!s->scanning) {
+		s->scanning = true;
+		s->scan_after = scan.last = 0;
+		s->scan_to = compaction->position - 1;
+	}
+	s->trim_for = *compaction;
+	outcome = s->scan_to < 1 ? SQLB_OK
+				 : log->ops->read_rows(s->role.conn, s->scan_after, s->scan_to, SCAN_BYTES, visit_scan,
+						       &scan, &more, &err);
+	if (outcome != SQLB_OK) {
+		s->trim.count = s->trim.start = 0; /* the piece is read again */
+		return ks_log_role_failed(log, &s->role, outcome, "scan", &err);
+	}
+	ks_log_role_fine(log, &s->role);
+	s->scan_after = scan.last;
+	s->scanning = more && !scan.no_memory;
+	if (scan.no_memory)
+		want_scan(s);
+	s->trim_at_ms = ks_clock_now(log->clock) + SCAN_PAUSE_MS;
+	return SCAN_PAUSE_MS;
+}
+
+/* False while a live member has not applied the compaction. */
+static bool everybody_there(struct ks_log *log, int64_t now)
+{
+	struct ks_log_side *s = &log->side;
+
+	if (s->least_applied >= s->trim_for.position) {
+		s->trim_blocked_ms = 0;
+		return true;
+	}
+	if (!s->trim_blocked_ms)
+		s->trim_blocked_ms = now ? now : 1;
+	if (now - s->trim_blocked_ms > BLOCKED_MAX_MS && pending(s)) {
+		ks_diag(KS_WARN, "log",
+			"trimming waits for a member that has applied only position %" PRId64 ", the compaction is at %" PRId64,
+			s->least_applied, s->trim_for.position);
+		ks_log_trim_forget(log);
+		want_scan(s);
+	}
+	return false;
+}
+
+static void finish_physical(struct ks_log *log)
+{
+	struct ks_log_side *s = &log->side;
+	struct ks_list done, *link;
+
+	ks_list_init(&done);
+	ks_mutex_lock(&s->role.mutex);
+	if (!s->compact_wanted)
+		ks_list_splice(&done, &s->physical);
+	ks_mutex_unlock(&s->role.mutex);
+	while ((link = ks_list_pop(&done))) {
+		struct ks_chore *chore = ks_container_of(link, struct ks_chore, link);
+
+		chore->err.status = KS_OK;
+		chore->done(chore);
+	}
+}
+
+int64_t ks_log_trim_step(struct ks_log *log)
+{
+	struct ks_log_side *s = &log->side;
+	int64_t now = ks_clock_now(log->clock);
+	bool held = ks_log_duty_held(log), scan, again;
+	struct ks_log_applied compaction;
+
+	ks_mutex_lock(&s->role.mutex);
+	if (s->trim_generation != s->generation) {
+		ks_log_trim_forget(log);
+		s->trim_generation = s->generation;
+	}
+	if (s->compact_wanted) {
+		s->compacting = true;
+		s->beat_at_ms = now; /* so that the housekeeper soon hears how far we are */
+	}
+	s->compact_wanted = false;
+	scan = s->scan_wanted;
+	ks_mutex_unlock(&s->role.mutex);
+
+	if (!held)
+		ks_log_trim_forget(log);
+	if (s->compacting && pending(s) < PENDING_MAX) {
+		s->compacting = ks_store_compact_step(log->store, DROP_RECORDS, dropped, log);
+		ks_mutex_lock(&s->role.mutex);
+		s->trim_for = s->compaction;
+		ks_mutex_unlock(&s->role.mutex);
+		return 0;
+	}
+	ks_mutex_lock(&s->role.mutex);
+	compaction = s->compaction;
+	again = s->trim_generation != s->generation;
+	ks_mutex_unlock(&s->role.mutex);
+	if (again)
+		return 0; /* the log was lost meanwhile: what is pending means nothing */
+	if (!held || s->duty_new || !compaction.position || (!pending(s) && !scan && !s->scanning)) {
+		finish_physical(log);
+		return KS_LOG_IDLE;
+	}
+	if (!pending(s))
+		s->trim_for = compaction;
+	if (!everybody_there(log, now))
+		return BLOCKED_POLL_MS;
+	if (now < s->trim_at_ms)
+		return s->trim_at_ms - now;
+	if (pending(s))
+		return trim_rows(log, &compaction);
+	finish_physical(log);
+	if (scan) {
+		ks_mutex_lock(&s->role.mutex);
+		s->scan_wanted = false;
+		ks_mutex_unlock(&s->role.mutex);
+		s->scanning = false;
+	}
+	return scan_rows(log, &compaction);
+}
