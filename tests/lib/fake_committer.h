@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A committer without a log: operations take effect on a store in memory. Either at once, inside the call, or when
+ * fake_committer_step is called, so that tests can look at what waits. One thread.
+ */
+#ifndef TESTS_LIB_FAKE_COMMITTER_H
+#define TESTS_LIB_FAKE_COMMITTER_H
+
+#include "store/committer.h"
+
+struct fake_committer {
+	struct ks_committer base; /* first */
+	struct ks_store *store;
+	bool later;     /* operations wait for fake_committer_step */
+	bool away;      /* everything answers UNAVAILABLE "etcdserver: no leader" */
+	struct ks_list waiting; /* of struct pending */
+	struct ks_cluster_status status;
+	const char *name, *client_urls;
+	/* Where "the database" finds values that the cache let go; NULL: nothing is ever fetched. */
+	struct ks_bytes *(*find)(void *ctx, struct ks_loc loc);
+	void *find_ctx;
+	size_t submits, proofs, fetches, keepalives;
+};
+
+void fake_committer_init(struct fake_committer *fake, struct ks_store *store);
+/* Finishes the oldest waiting operation; false when there was none. */
+bool fake_committer_step(struct fake_committer *fake);
+
+#endif
