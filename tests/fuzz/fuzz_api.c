@@ -184,15 +184,32 @@ static void step(struct run *run, size_t index, struct ks_slice message, bool en
 	}
 }
 
+static struct ks_store *new_store(void)
+{
+	struct ks_effect first = {.kind = KS_EFFECT_NOOP};
+	const struct ks_entry entry = {.position = 1, .revision = 1, .effects = &first, .effect_count = 1};
+	struct ks_store *store;
+	struct ks_err err;
+
+	store = ks_store_new(&(struct ks_store_config){.value_cache_bytes = 1 << 20, .values_kept = true}, &err);
+	KS_ASSERT(store);
+	/* As the log does with an empty database: before its first entry nothing counts as loaded. */
+	KS_ASSERT(ks_store_apply(store, &entry, &err) == KS_OK);
+	ks_store_publish(store);
+	return store;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const struct ks_rpc_method *methods;
 	struct run run = {.api = NULL};
+	struct ks_store *store;
 	size_t method_count;
 	struct ks_err err;
 	size_t at = 0;
 
-	fake_committer_init(&run.committer, 512);
+	store = new_store();
+	fake_committer_init(&run.committer, store);
 	run.api = ks_api_start(
 		&(struct ks_api_config){
 			.store = run.committer.store,
@@ -226,6 +243,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		close_stream(&run, i);
 	fake_rpc_stop();
 	ks_api_stop(run.api);
-	fake_committer_fini(&run.committer);
+	ks_store_free(store);
 	return 0;
 }
