@@ -47,7 +47,9 @@ static sqlite3_vfs *real_vfs;
 static sqlite3_io_methods shim_methods;
 static _Atomic int fail_in; /* this many calls from now; 0: never */
 static _Atomic int fail_write_code, fail_sync_code;
-static _Atomic bool fail_on; /* once it failed, all later calls do, too */
+static _Atomic bool fail_on;           /* once it failed, all later calls do, too */
+static _Thread_local bool test_thread; /* the others (the checkpointer) do not count */
+static _Atomic bool background_fails;  /* all calls of the others fail */
 
 static sqlite3_file *real_of(sqlite3_file *file)
 {
@@ -58,6 +60,8 @@ static bool fails(sqlite3_file *file)
 {
 	int left = fail_in;
 
+	if (!test_thread)
+		return background_fails;
 	if (left == 0 || !((struct shim_file *)file)->counts)
 		return false;
 	if (left > 1) {
@@ -84,7 +88,7 @@ static int shim_write(sqlite3_file *file, const void *from, int size, sqlite3_in
 	if (fails(file)) {
 		/* A full disk takes what fits. */
 		(void)real_of(file)->pMethods->xWrite(real_of(file), from, size / 2, offset);
-		return fail_write_code;
+		return test_thread ? fail_write_code : SQLITE_FULL;
 	}
 	return real_of(file)->pMethods->xWrite(real_of(file), from, size, offset);
 }
@@ -97,7 +101,7 @@ static int shim_truncate(sqlite3_file *file, sqlite3_int64 size)
 static int shim_sync(sqlite3_file *file, int flags)
 {
 	if (fails(file))
-		return fail_sync_code;
+		return test_thread ? fail_sync_code : SQLITE_IOERR_FSYNC;
 	return real_of(file)->pMethods->xSync(real_of(file), flags);
 }
 
@@ -739,6 +743,28 @@ static void a_full_disk_is_away_until_there_is_room(void)
 	tear_down();
 }
 
+static void a_checkpoint_that_fails_stops_nothing(void)
+{
+	uint8_t *value = calloc(1, 1000000);
+	struct stat wal = {0};
+
+	new_path();
+	set_up();
+	background_fails = true;
+	for (int64_t position = 1; position <= 40; position++)
+		CU_ASSERT_EQUAL(put_kind(a, position, 1, ks_slice_str("k"), ks_slice_of(value, 1000000)), SQLB_OK);
+	CU_ASSERT_EQUAL(stat(beside("-wal"), &wal), 0);
+	CU_ASSERT_TRUE(wal.st_size > 40 * 1000 * 1000);
+	background_fails = false;
+	for (int64_t position = 41; position <= 140; position++)
+		CU_ASSERT_EQUAL(put_kind(a, position, 1, ks_slice_str("k"), ks_slice_of(value, 1000000)), SQLB_OK);
+	CU_ASSERT_EQUAL(stat(beside("-wal"), &wal), 0);
+	CU_ASSERT_TRUE(wal.st_size < 120 * 1000 * 1000); /* it began anew */
+	check_no_gap(140);
+	tear_down();
+	free(value);
+}
+
 /* ---- kill -9 ---- */
 
 static void acknowledged_appends_survive_a_kill(void)
@@ -801,6 +827,7 @@ int main(void)
 		return 99;
 	}
 	ks_diag_setup(KS_ERROR, KS_DIAG_TEXT);
+	test_thread = true;
 	install_shim();
 	status = tap_run(
 		"sqlite",
@@ -822,6 +849,7 @@ int main(void)
 			{"every_failing_write_leaves_all_or_nothing", every_failing_write_leaves_all_or_nothing},
 			{"outcomes_stay_true_after_a_crash", outcomes_stay_true_after_a_crash},
 			{"a_full_disk_is_away_until_there_is_room", a_full_disk_is_away_until_there_is_room},
+			{"a_checkpoint_that_fails_stops_nothing", a_checkpoint_that_fails_stops_nothing},
 			{"acknowledged_appends_survive_a_kill", acknowledged_appends_survive_a_kill},
 			{NULL, NULL},
 		});
