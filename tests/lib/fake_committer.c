@@ -55,6 +55,47 @@ static bool reachable(struct fake_committer *fake, struct ks_err *err)
 	return !fake->away;
 }
 
+/* ---- "the database" ---- */
+
+struct fake_row {
+	struct ks_loc loc;
+	struct ks_bytes *encoded;
+};
+
+static void keep_rows(struct fake_committer *fake, const struct ks_entry *entry)
+{
+	for (size_t i = 0; i < entry->effect_count; i++) {
+		const struct ks_effect *effect = &entry->effects[i];
+		const struct ks_kv kv = {
+			.key = effect->key,
+			.value = effect->value,
+			.create_revision = effect->create_revision,
+			.mod_revision = entry->revision,
+			.version = effect->version,
+			.lease = effect->lease,
+		};
+
+		if (effect->kind != KS_EFFECT_PUT)
+			continue;
+		fake->rows = ks_xrealloc(fake->rows, (fake->row_count + 1) * sizeof(*fake->rows));
+		fake->rows[fake->row_count].loc = (struct ks_loc){.position = entry->position, .sub = (int32_t)i};
+		fake->rows[fake->row_count].encoded = ks_kv_encode(&kv);
+		KS_ASSERT(fake->rows[fake->row_count++].encoded);
+	}
+}
+
+struct ks_bytes *fake_committer_find(void *ctx, struct ks_loc loc)
+{
+	const struct fake_committer *fake = ctx;
+
+	for (size_t i = 0; i < fake->row_count; i++)
+		if (fake->rows[i].loc.position == loc.position && fake->rows[i].loc.sub == loc.sub)
+			return ks_bytes_ref(fake->rows[i].encoded);
+	return NULL;
+}
+
+/* ---- operations ---- */
+
 static void finish_submit(struct fake_committer *fake, void *operation)
 {
 	struct ks_submit *submit = operation;
@@ -62,9 +103,12 @@ static void finish_submit(struct fake_committer *fake, void *operation)
 
 	fake->submits++;
 	if (reachable(fake, &submit->err)) {
-		submit->err.status = ks_store_eval(fake->store, &submit->request, &submit->result, &effects, &submit->err);
-		if (submit->err.status == KS_OK)
+		submit->err.status =
+			ks_store_eval(fake->store, &submit->request, &submit->result, &effects, &submit->err);
+		if (submit->err.status == KS_OK) {
+			keep_rows(fake, &effects.entry);
 			ks_store_publish(fake->store);
+		}
 		ks_effects_fini(&effects);
 	}
 	submit->done(submit);
@@ -86,7 +130,7 @@ static void finish_fetch(struct fake_committer *fake, void *operation)
 	fake->fetches++;
 	if (reachable(fake, &fetch->err)) {
 		for (size_t i = 0; i < fetch->count && fetch->err.status == KS_OK; i++) {
-			fetch->refs[i]->encoded = fake->find ? fake->find(fake->find_ctx, fetch->refs[i]->loc) : NULL;
+			fetch->refs[i]->encoded = fake_committer_find(fake, fetch->refs[i]->loc);
 			if (!fetch->refs[i]->encoded)
 				ks_fail(&fetch->err, KS_OUT_OF_RANGE,
 					"etcdserver: mvcc: required revision has been compacted");
@@ -151,13 +195,14 @@ static void finish_times(struct fake_committer *fake, void *operation)
 	times->done(times);
 }
 
-static bool no_values(void *ctx, const struct ks_loc *locs, struct ks_bytes **out, size_t count)
+static bool find_all(void *ctx, const struct ks_loc *locs, struct ks_bytes **out, size_t count)
 {
-	(void)ctx;
-	(void)locs;
-	(void)out;
-	(void)count;
-	return false;
+	for (size_t i = 0; i < count; i++) {
+		out[i] = fake_committer_find(ctx, locs[i]);
+		if (!out[i])
+			return false;
+	}
+	return true;
 }
 
 static void finish_chore(struct fake_committer *fake, void *operation)
@@ -173,7 +218,7 @@ static void finish_chore(struct fake_committer *fake, void *operation)
 				;
 			break;
 		case KS_CHORE_HASH_KV:
-			chore->err.status = ks_store_hash_kv(fake->store, chore->revision, no_values, NULL, &chore->hash,
+			chore->err.status = ks_store_hash_kv(fake->store, chore->revision, find_all, fake, &chore->hash,
 							     &chore->err);
 			break;
 		}
@@ -256,4 +301,12 @@ void fake_committer_init(struct fake_committer *fake, struct ks_store *store)
 		.client_urls = "http://127.0.0.1:1,http://[::1]:1",
 	};
 	ks_list_init(&fake->waiting);
+}
+
+void fake_committer_fini(struct fake_committer *fake)
+{
+	KS_ASSERT(ks_list_empty(&fake->waiting));
+	for (size_t i = 0; i < fake->row_count; i++)
+		ks_bytes_unref(fake->rows[i].encoded);
+	free(fake->rows);
 }

@@ -11,18 +11,21 @@
 struct fake_committer {
 	struct ks_committer base; /* first */
 	struct ks_store *store;
-	bool later;     /* operations wait for fake_committer_step */
-	bool away;      /* everything answers UNAVAILABLE "etcdserver: no leader" */
+	bool later;             /* operations wait for fake_committer_step */
+	bool away;              /* everything answers UNAVAILABLE "etcdserver: no leader" */
 	struct ks_list waiting; /* of struct pending */
 	struct ks_cluster_status status;
 	const char *name, *client_urls;
-	/* Where "the database" finds values that the cache let go; NULL: nothing is ever fetched. */
-	struct ks_bytes *(*find)(void *ctx, struct ks_loc loc);
-	void *find_ctx;
+	struct fake_row *rows; /* "the database": what was put, for fetches */
+	size_t row_count;
 	size_t submits, proofs, fetches, keepalives;
 };
 
+/* 'store' may be set later: a store wants fake_committer_find as its fetch, with the committer as its context. */
 void fake_committer_init(struct fake_committer *fake, struct ks_store *store);
+void fake_committer_fini(struct fake_committer *fake);
+/* A ks_store_fetch_fn. */
+struct ks_bytes *fake_committer_find(void *ctx, struct ks_loc loc);
 /* Finishes the oldest waiting operation; false when there was none. */
 bool fake_committer_step(struct fake_committer *fake);
 
