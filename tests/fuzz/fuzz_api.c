@@ -243,6 +243,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		close_stream(&run, i);
 	fake_rpc_stop();
 	ks_api_stop(run.api);
+	fake_committer_fini(&run.committer);
 	ks_store_free(store);
 	return 0;
 }
