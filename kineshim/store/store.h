@@ -393,9 +393,6 @@ struct ks_event_scan {
 	int64_t from; /* first revision wanted, >= 1 */
 	int64_t to;   /* last revision wanted; clipped to the committed revision */
 	bool prev_kv, no_put, no_delete;
-	/* 'from' may lie below the compact revision as long as nothing was removed there yet. For a watcher that was up to date
-	 * when a batch with its events and the compaction behind them was published. */
-	bool live;
 	size_t max_revisions; /* stop after this many distinct matching revisions (between revisions) */
 	size_t max_events;    /* stop between revisions once this many events matched */
 	size_t max_bytes;     /* likewise for encoded bytes; evicted values count with their size */
@@ -407,8 +404,11 @@ struct ks_event_scanned {
 	size_t revisions; /* matched */
 	size_t events;
 };
-/* Visits under the read lock: the visitor only takes references. KS_OUT_OF_RANGE when 'from' < compact revision; then
- * *compact_revision is filled. */
+/*
+ * Visits under the read lock: the visitor only takes references. KS_OUT_OF_RANGE when 'from' < compact revision and something
+ * at or after 'from' was already removed (ks_store_compact_step); then *compact_revision is filled. So a watcher that was up
+ * to date is not cancelled by a compaction right behind its events; whoever starts one checks its start himself.
+ */
 enum ks_status ks_store_scan_events(struct ks_store *store, const struct ks_event_scan *scan, ks_event_fn *visit, void *ctx,
 				    struct ks_event_scanned *scanned, int64_t *compact_revision) KS_MUST_CHECK;
 

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Entries of the log become changes of the tail. They come from a database that other programs and people can write to, so
+ * what memory safety or the order of things rests on is checked first, before anything changes; what they say of versions
+ * and revisions of keys is believed, for every replica must arrive at the same state.
+ */
+#include "base/panic.h"
+#include "store/store_priv.h"
+
+static enum ks_status misfit(struct ks_err *err, const struct ks_entry *entry, const char *why)
+{
+	return ks_fail(err, KS_DATA_LOSS, "the log's entry at position %lld does not fit: %s", (long long)entry->position,
+		       why);
+}
+
+static int32_t sub_of(const struct ks_entry *entry, size_t i)
+{
+	return entry->subs ? entry->subs[i] : (int32_t)i;
+}
+
+/* NULL when the effect is sound in itself. */
+static const char *effect_fault(const struct ks_entry *entry, const struct ks_effect *effect)
+{
+	switch (effect->kind) {
+	case KS_EFFECT_PUT:
+		if (effect->create_revision < 1 || effect->create_revision > entry->revision)
+			return "a put's create revision is out of range";
+		if (effect->version < 1)
+			return "a put's version is out of range";
+		/* fall through */
+	case KS_EFFECT_DELETE:
+		return effect->key.size ? NULL : "a key is empty";
+	case KS_EFFECT_LEASE_GRANT:
+		if (effect->version < 0)
+			return "a lease's time to live is negative";
+		/* fall through */
+	case KS_EFFECT_LEASE_REVOKE:
+		return effect->lease ? NULL : "a lease has no id";
+	case KS_EFFECT_COMPACT:
+		return effect->version >= 0 && effect->version <= entry->revision ? NULL
+										  : "a compaction is out of range";
+	case KS_EFFECT_NOOP:
+		return NULL;
+	}
+	return "an effect is of an unknown kind";
+}
+
+static enum ks_status check(const struct ks_state *state, const struct ks_entry *entry, struct ks_err *err)
+{
+	const struct ks_point *tail = &state->tail;
+	bool has_keys = false;
+
+	if (entry->position <= tail->position || (!state->direct && entry->position != tail->position + 1))
+		return misfit(err, entry, "it does not follow what was applied last");
+	if (entry->revision < 1 || entry->revision > INT64_MAX / 2 || entry->effect_count > INT32_MAX)
+		return misfit(err, entry, "a number is out of range");
+	for (size_t i = 0; i < entry->effect_count; i++) {
+		const struct ks_effect *effect = &entry->effects[i];
+		const char *fault = effect_fault(entry, effect);
+
+		if (fault)
+			return misfit(err, entry, fault);
+		if (sub_of(entry, i) < 0 || (i > 0 && sub_of(entry, i) <= sub_of(entry, i - 1)))
+			return misfit(err, entry, "its rows are out of order");
+		has_keys = has_keys || effect->kind == KS_EFFECT_PUT || effect->kind == KS_EFFECT_DELETE;
+	}
+	if (entry->revision < tail->revision + has_keys ||
+	    (!state->direct && entry->revision != tail->revision + has_keys))
+		return misfit(err, entry, "its revision does not follow the one before");
+	return KS_OK;
+}
+
+static bool apply_key(struct ks_state *state, const struct ks_entry *entry, size_t i)
+{
+	const struct ks_effect *effect = &entry->effects[i];
+	struct ks_change change = {
+		.revision = entry->revision,
+		.position = entry->position,
+		.sub = sub_of(entry, i),
+	};
+
+	if (effect->kind == KS_EFFECT_PUT) {
+		change.create_revision = effect->create_revision;
+		change.version = effect->version;
+		change.lease = effect->lease;
+		change.value = effect->value;
+	}
+	return ks_state_append_named(state, effect->key, &change) != NULL;
+}
+
+static bool apply_lease(struct ks_state *state, const struct ks_effect *effect, struct ks_loc loc)
+{
+	struct ks_lease *lease = ks_leases_find_tail(&state->leases, effect->lease);
+
+	/* A second grant replaces the first; the revoke between the two was trimmed. */
+	if (lease && !ks_state_revoke(state, lease, loc))
+		return false;
+	return effect->kind == KS_EFFECT_LEASE_REVOKE || ks_state_grant(state, effect->lease, effect->version, loc);
+}
+
+static bool apply_effect(struct ks_state *state, const struct ks_entry *entry, size_t i)
+{
+	const struct ks_effect *effect = &entry->effects[i];
+	struct ks_loc loc = {.position = entry->position, .sub = sub_of(entry, i)};
+
+	switch (effect->kind) {
+	case KS_EFFECT_PUT:
+	case KS_EFFECT_DELETE:
+		return apply_key(state, entry, i);
+	case KS_EFFECT_LEASE_GRANT:
+	case KS_EFFECT_LEASE_REVOKE:
+		return apply_lease(state, effect, loc);
+	case KS_EFFECT_COMPACT:
+		if (effect->version > state->tail.compact_revision) {
+			state->tail.compact_revision = effect->version;
+			state->tail.compact_loc = loc;
+			/* Which rows below it are missing nobody can tell. */
+			if (state->direct && state->removed < effect->version - 1)
+				state->removed = effect->version - 1;
+		}
+		return true;
+	case KS_EFFECT_NOOP:
+		return true;
+	}
+	return true;
+}
+
+enum ks_status ks_store_apply(struct ks_store *store, const struct ks_entry *entry, struct ks_err *err)
+{
+	struct ks_state *state = store->jump ? store->jump : store->state;
+	struct ks_point before = state->tail; /* the writer's own: no lock needed to read it */
+	size_t undo_count = state->undo_count;
+	enum ks_status status = check(state, entry, err);
+	bool ok = true;
+
+	if (status != KS_OK)
+		return status;
+	if (!state->direct)
+		ks_lock_write(store);
+	for (size_t i = 0; ok && i < entry->effect_count; i++) {
+		ok = apply_effect(state, entry, i);
+		if (!state->direct && i % KS_LOCK_CHUNK == KS_LOCK_CHUNK - 1) {
+			ks_unlock(store);
+			ks_lock_write(store);
+		}
+	}
+	if (ok) {
+		state->tail.position = entry->position;
+		state->tail.revision = entry->revision;
+	} else {
+		ks_state_undo_records(state, before.revision, SIZE_MAX);
+		ks_state_undo_leases(state, undo_count);
+		state->tail = before;
+		status = ks_fail_memory(err);
+	}
+	if (state->direct) {
+		if (ok)
+			ks_state_publish(state);
+		ks_cache_evict(store, state);
+	} else {
+		ks_unlock(store);
+	}
+	return status;
+}
