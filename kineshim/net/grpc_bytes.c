@@ -10,6 +10,7 @@
 #include "net/grpc_bytes.h"
 
 #include <grpc/byte_buffer.h>
+#include <grpc/compression.h>
 #include <grpc/slice.h>
 #include <grpc/slice_buffer.h>
 #include <stdlib.h>
@@ -133,7 +134,12 @@ void ks_grpc_message_close(struct ks_grpc_message *message)
 	*message = (struct ks_grpc_message){0};
 }
 
-bool ks_grpc_bytes_compressed(const grpc_byte_buffer *buffer)
+const char *ks_grpc_bytes_encoding(const grpc_byte_buffer *buffer)
 {
-	return buffer->data.raw.compression != GRPC_COMPRESS_NONE;
+	const char *name = "unknown";
+
+	if (buffer->data.raw.compression == GRPC_COMPRESS_NONE)
+		return NULL;
+	(void)grpc_compression_algorithm_name(buffer->data.raw.compression, &name);
+	return name;
 }

@@ -28,7 +28,7 @@ struct ks_grpc_message {
 /* Takes 'buffer', in any case. False when memory for joining the pieces is short; close it in any case. */
 bool ks_grpc_message_open(struct ks_grpc_message *message, grpc_byte_buffer *buffer);
 void ks_grpc_message_close(struct ks_grpc_message *message); /* twice is harmless */
-/* True when the peer compressed the message. */
-bool ks_grpc_bytes_compressed(const grpc_byte_buffer *buffer);
+/* How the peer compressed the message ("gzip"); NULL when it did not. */
+const char *ks_grpc_bytes_encoding(const grpc_byte_buffer *buffer);
 
 #endif

@@ -7,9 +7,11 @@
  */
 #include "net/rpc_priv.h"
 
+#include <dlfcn.h>
 #include <grpc/grpc_posix.h>
 #include <grpc/grpc_security.h>
 #include <grpc/support/alloc.h>
+#include <grpc/support/log.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -166,6 +168,30 @@ static enum ks_status start(struct ks_rpc *rpc, struct ks_err *err)
 	return KS_OK;
 }
 
+/* The core's own messages: its errors are mostly a peer's doing, and we cope. */
+static void log_core(gpr_log_func_args *args)
+{
+	enum ks_diag_level level = args->severity == GPR_LOG_SEVERITY_ERROR ? KS_WARN : KS_DEBUG;
+
+	KS_DIAG_LIMITED(level, "grpc", "%s", args->message);
+}
+
+/*
+ * Debian builds abseil without NDEBUG, so each of the core's mutexes looks for lock cycles in one global graph under one global
+ * spin lock, at every lock; that costs 10 % with two threads, and more with each further one. Its switch exists in C++ only.
+ */
+static void stop_lock_cycle_detection(void)
+{
+	static const char symbol[] = "_ZN4absl7debian329SetMutexDeadlockDetectionModeENS0_15OnDeadlockCycleE";
+	enum { ABSL_IGNORE = 0 };
+	void (*set_mode)(int) = NULL;
+	void *found = dlsym(RTLD_DEFAULT, symbol);
+
+	memcpy(&set_mode, &found, sizeof(found));
+	if (set_mode)
+		set_mode(ABSL_IGNORE);
+}
+
 struct ks_rpc *ks_rpc_start(const struct ks_rpc_config *config, struct ks_err *err)
 {
 	struct ks_rpc *rpc = aligned_alloc(alignof(struct ks_rpc), sizeof(*rpc));
@@ -189,6 +215,8 @@ struct ks_rpc *ks_rpc_start(const struct ks_rpc_config *config, struct ks_err *e
 	rpc->queues = aligned_alloc(alignof(struct rpc_queue), rpc->queue_count * sizeof(*rpc->queues));
 	KS_ASSERT(rpc->queues);
 	memset(rpc->queues, 0, rpc->queue_count * sizeof(*rpc->queues));
+	stop_lock_cycle_detection();
+	gpr_set_log_function(log_core);
 	grpc_init();
 	if (start(rpc, err)) {
 		/* Nothing was posted yet, so the threads that run can end at once. */

@@ -127,10 +127,11 @@ const char *ks_rpc_refusal(struct ks_rpc *rpc, enum ks_status *status)
 
 enum ks_status ks_rpc_check_message(struct ks_rpc *rpc, grpc_byte_buffer *buffer, char *text, size_t size)
 {
+	const char *encoding = ks_grpc_bytes_encoding(buffer);
 	size_t length = grpc_byte_buffer_length(buffer);
 
-	if (ks_grpc_bytes_compressed(buffer)) {
-		(void)snprintf(text, size, "grpc: Decompressor is not installed for grpc-encoding \"gzip\"");
+	if (encoding) {
+		(void)snprintf(text, size, "grpc: Decompressor is not installed for grpc-encoding \"%s\"", encoding);
 		return KS_UNIMPLEMENTED;
 	}
 	if (length > rpc->max_request_bytes) {
@@ -309,6 +310,7 @@ void ks_call_reply(struct ks_call *call, struct ks_out *out)
 void ks_call_fail(struct ks_call *call, enum ks_status status, const char *text)
 {
 	KS_ASSERT(status != KS_OK);
+	KS_ASSERT(!call->slot->method || call->slot->method->unary);
 	ks_rpc_set_status(call, status, text);
 	end_call(call);
 }

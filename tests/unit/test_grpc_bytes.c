@@ -88,7 +88,7 @@ static void an_empty_message_is_a_message(void)
 	struct ks_grpc_message message;
 
 	CU_ASSERT_PTR_NOT_NULL_FATAL(buffer);
-	CU_ASSERT_FALSE(ks_grpc_bytes_compressed(buffer));
+	CU_ASSERT_PTR_NULL(ks_grpc_bytes_encoding(buffer));
 	CU_ASSERT_TRUE(ks_grpc_message_open(&message, buffer));
 	CU_ASSERT_EQUAL(message.slice.size, 0);
 	ks_grpc_message_close(&message);
