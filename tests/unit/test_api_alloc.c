@@ -162,8 +162,8 @@ static ProtobufCMessage *call(const char *path, const void *request, const Proto
 	return message;
 }
 
-#define CALL(service, method, Request, Response) \
-	(Etcdserverpb__##Response##Response *)call("/etcdserverpb." service "/" method, Request, &DESCRIPTOR_##Response)
+#define CALL(service, method, request, Name) \
+	(Etcdserverpb__##Name##Response *)call("/etcdserverpb." service "/" method, request, &DESCRIPTOR_##Name)
 #define DESCRIPTOR_Put etcdserverpb__put_response__descriptor
 #define DESCRIPTOR_Range etcdserverpb__range_response__descriptor
 #define DESCRIPTOR_DeleteRange etcdserverpb__delete_range_response__descriptor
@@ -479,9 +479,9 @@ static void read_watch(struct ks_call *stream, size_t counts[3])
 		Etcdserverpb__WatchResponse *response = etcdserverpb__watch_response__unpack(NULL, size, data);
 
 		CU_ASSERT_PTR_NOT_NULL_FATAL(response);
-		counts[0] += response->created;
+		counts[0] += response->created != 0;
 		counts[1] += response->n_events;
-		counts[2] += response->canceled;
+		counts[2] += response->canceled != 0;
 		done(response);
 		free(data);
 		fake_run();
@@ -621,10 +621,11 @@ static void health_watch(void)
 	size_t size = 0;
 
 	fake_stream_message(stream, pack(&health.base));
-	if (fake_stream_next(stream, &data, &size))
+	if (fake_stream_next(stream, &data, &size)) {
 		CU_ASSERT_TRUE(size == 2 && data[0] == 8 && data[1] == 1);
-	else
+	} else {
 		CU_ASSERT_FALSE(strict);
+	}
 	free(data);
 	check_finished(stream, KS_CANCELLED);
 	fake_stream_close(stream);
