@@ -207,7 +207,7 @@ void sqlb_pg_drop(struct sqlb_conn *conn)
 {
 	PQfinish(conn->pg);
 	conn->pg = NULL;
-	conn->unread = false;
+	conn->unread = SQLB_PG_ALL_READ;
 	conn->listening = false;
 	memset(conn->prepared, 0, sizeof(conn->prepared));
 }
@@ -248,18 +248,32 @@ static enum sqlb_outcome connect_now(struct sqlb_conn *conn, struct ks_err *err)
 	return outcome;
 }
 
-/* Whatever came in while nobody looked: the answer nobody waited for, notifications, or the end of the connection. */
+static bool read_unread(struct sqlb_conn *conn)
+{
+	PGresult *result;
+
+	while (conn->unread != SQLB_PG_ALL_READ) {
+		bool synced;
+
+		if (!sqlb_pg_next(conn, &result))
+			return false;
+		synced = PQresultStatus(result) == PGRES_PIPELINE_SYNC;
+		if (synced && !PQexitPipelineMode(conn->pg))
+			return false;
+		if (synced || (!result && conn->unread == SQLB_PG_UNREAD_STATEMENT))
+			conn->unread = SQLB_PG_ALL_READ;
+		PQclear(result);
+	}
+	return true;
+}
+
+/* Whatever came in while nobody looked: answers, notifications, or the end of the connection. */
 static bool still_alive(struct sqlb_conn *conn)
 {
 	struct pollfd poll_fd = {.fd = PQsocket(conn->pg), .events = POLLIN};
-	PGresult *result = NULL;
 
-	while (conn->unread) {
-		if (!sqlb_pg_next(conn, &result))
-			return false;
-		conn->unread = result != NULL;
-		PQclear(result);
-	}
+	if (!read_unread(conn))
+		return false;
 	if (poll_fd.fd < 0)
 		return false;
 	while (poll(&poll_fd, 1, 0) > 0)

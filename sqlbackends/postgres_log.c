@@ -15,8 +15,9 @@
  * two packets, they wait until the server notices. Nothing is committed before the Sync (or COMMIT) is sent, so a connection
  * lost earlier is AWAY, and DOUBT begins there.
  *
- * Others are told after the commit, by a statement whose answer nobody waits for. NOTIFY inside the transaction would
- * hold its cluster-wide lock while the commit is flushed to disk, for every database of that server.
+ * Others are told after the commit, by one more transaction that is sent along and whose answer nobody waits for. NOTIFY
+ * in the append's own would hold a lock of the whole server, for every database on it that notifies, while the commit is flushed
+ * to disk. That it is sent after a conflict, too, does no harm: who wins notifies as well.
  */
 #include <endian.h>
 #include <inttypes.h>
@@ -52,7 +53,8 @@ struct append_run {
 	bool may_commit;     /* what makes the server commit was handed to libpq */
 	bool compound;       /* more than one statement in the pipeline */
 	size_t insert_index; /* of the first INSERT of rows among the statements of the pipeline */
-	size_t statements;   /* of the pipeline, as sent */
+	size_t statements;   /* of the pipeline up to its Sync, as sent */
+	bool notifies;       /* another pipeline was sent behind it */
 	int64_t rows_taken;
 };
 
@@ -229,6 +231,21 @@ static bool send_leases_new(struct append_run *run)
 	return sqlb_pg_send(run->conn, SQLB_PG_LEASE_PUT, &params);
 }
 
+static bool others_listen(const struct append_run *run)
+{
+	return run->append->row_count > 0 && atomic_load_explicit(&run->conn->db->others, memory_order_relaxed) != 0;
+}
+
+static bool send_notify(struct append_run *run)
+{
+	struct sqlb_pg_params params = {0};
+	char position[24];
+
+	snprintf(position, sizeof(position), "%" PRId64, run->append->rows[run->append->row_count - 1].position);
+	sqlb_pg_param_slice(&params, ks_slice_str(position));
+	return sqlb_pg_send(run->conn, SQLB_PG_NOTIFY, &params);
+}
+
 static bool send_check(struct append_run *run)
 {
 	struct sqlb_pg_params params = {0};
@@ -259,7 +276,12 @@ static bool send_pipeline(struct append_run *run)
 		if (!PQsendQueryParams(pg, "COMMIT", 0, NULL, NULL, NULL, NULL, 1))
 			return false;
 	}
-	return PQpipelineSync(pg) && sqlb_pg_flush(run->conn);
+	if (!PQpipelineSync(pg))
+		return false;
+	run->notifies = !run->in_block && others_listen(run);
+	if (run->notifies && (!send_notify(run) || !PQpipelineSync(pg)))
+		return false;
+	return sqlb_pg_flush(run->conn);
 }
 
 /*
@@ -328,7 +350,9 @@ static enum sqlb_outcome finish_pipeline(struct append_run *run, struct ks_err *
 		if (!conn->pg)
 			return outcome;
 	}
-	if (!PQexitPipelineMode(conn->pg))
+	if (run->notifies)
+		conn->unread = SQLB_PG_UNREAD_PIPELINE;
+	else if (!PQexitPipelineMode(conn->pg))
 		sqlb_pg_drop(conn);
 	return outcome;
 }
@@ -375,22 +399,6 @@ static enum sqlb_outcome prepare_append(struct sqlb_conn *conn, const struct sql
 	return outcome;
 }
 
-/* A hint for whoever waits on other connections; that it may be lost is fine. */
-static void announce(struct sqlb_conn *conn, const struct sqlb_append *append)
-{
-	struct sqlb_pg_params params = {0};
-	char position[24];
-
-	if (append->row_count == 0 || atomic_load_explicit(&conn->db->others, memory_order_relaxed) == 0)
-		return;
-	snprintf(position, sizeof(position), "%" PRId64, append->rows[append->row_count - 1].position);
-	sqlb_pg_param_slice(&params, ks_slice_str(position));
-	if (!sqlb_pg_send(conn, SQLB_PG_NOTIFY, &params) || PQflush(conn->pg) < 0)
-		sqlb_pg_drop(conn);
-	else
-		conn->unread = true;
-}
-
 enum sqlb_outcome sqlb_pg_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
 				 struct ks_err *err)
 {
@@ -424,7 +432,12 @@ enum sqlb_outcome sqlb_pg_append(struct sqlb_conn *conn, const struct sqlb_appen
 	if (run.rows_taken != (int64_t)append->row_count)
 		return sqlb_pg_broken(conn, err, "kineshim_log did not take all rows: has it a rule or a trigger?");
 	*appended = true;
-	announce(conn, append);
+	if (run.in_block && conn->pg && others_listen(&run)) {
+		if (send_notify(&run) && PQflush(conn->pg) >= 0)
+			conn->unread = SQLB_PG_UNREAD_STATEMENT;
+		else
+			sqlb_pg_drop(conn);
+	}
 	return SQLB_OK;
 }
 
@@ -621,7 +634,7 @@ static enum sqlb_outcome read_by_cursor(struct sqlb_conn *conn, int64_t after, i
 	if (!PQexitPipelineMode(conn->pg) || !PQsendQuery(conn->pg, "COMMIT") || PQflush(conn->pg) < 0)
 		sqlb_pg_drop(conn);
 	else
-		conn->unread = true;
+		conn->unread = SQLB_PG_UNREAD_STATEMENT;
 	return SQLB_OK;
 }
 

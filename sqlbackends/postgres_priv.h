@@ -77,12 +77,19 @@ struct sqlb_db {
 	_Atomic int others;
 };
 
+/* An answer that nobody waited for, because it does not matter: the next call reads it first. */
+enum sqlb_pg_unread {
+	SQLB_PG_ALL_READ,
+	SQLB_PG_UNREAD_STATEMENT, /* up to its end */
+	SQLB_PG_UNREAD_PIPELINE,  /* up to its Sync; the connection is in pipeline mode until then */
+};
+
 struct sqlb_conn {
 	struct sqlb_db *db;
 	PGconn *pg;          /* NULL: not connected */
 	int64_t deadline_ms; /* of the call that runs, monotonic */
 	bool prepared[SQLB_PG_STATEMENTS];
-	bool unread;         /* a statement was sent whose answer nobody waited for */
+	enum sqlb_pg_unread unread;
 	struct ks_buf arrays; /* scratch for array parameters */
 	size_t row_bytes;    /* what a row of the log had lately, to size the next read */
 

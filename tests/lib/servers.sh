@@ -194,6 +194,11 @@ pg_kill() {
 	rm -f "$dir/data/postmaster.pid" "$dir"/socket/.s.PGSQL.*
 }
 
+# What a SIGQUIT does: no checkpoint, recovery at the next start.
+pg_restart_immediately() {
+	pg_restart "$1" immediate
+}
+
 pg_restart() {
 	pg_stop "$1" "${2:-fast}" && pg_start "$1"
 }
@@ -280,7 +285,7 @@ etcd_kill() {
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
 	case ${1:-} in
-	pg_init | pg_start | pg_stop | pg_kill | pg_restart | pg_run | etcd_start | etcd_stop | etcd_kill | with_env) "$@" ;;
+	pg_init | pg_start | pg_stop | pg_kill | pg_restart | pg_restart_immediately | pg_run | etcd_start | etcd_stop | etcd_kill | with_env) "$@" ;;
 	*) ks_fail "usage: servers.sh pg_init|pg_start|pg_stop|pg_kill|pg_restart|pg_run|etcd_start|etcd_stop|etcd_kill DIR [ARGS]" ;;
 	esac
 fi
