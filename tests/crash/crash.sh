@@ -14,6 +14,7 @@ kineshim=${KS_TEST_KINESHIM:-$builddir/kineshim/kineshim}
 torture=${KS_TEST_TORTURE:-$builddir/tests/crash/torture}
 seconds=${KS_CRASH_SECONDS:-8}
 dir=$(ks_tmpdir crash) || exit 99
+pg=
 pids=()
 RANDOM=${KS_TEST_SEED:-42}
 
@@ -23,8 +24,8 @@ cleanup() {
 	for pid in "${pids[@]:-}"; do
 		[ -z "$pid" ] || kill -9 "$pid" 2>/dev/null
 	done
-	[ ! -d "$dir/pg" ] || { pg_kill "$dir/pg"; }
-	rm -rf "$dir"
+	[ -z "$pg" ] || pg_kill "$pg"
+	rm -rf "$dir" ${pg:+"$pg"}
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
@@ -114,16 +115,16 @@ scenario_sqlite() {
 }
 
 need_postgres() {
-	if [ ! -d "$dir/pg" ]; then
-		mkdir "$dir/pg" && chmod 755 "$dir" && pg_init "$dir/pg" || {
+	if [ -z "$pg" ]; then
+		pg=$(ks_tmpdir pg) && pg_init "$pg" >/dev/null || {
 			count=$((count + 1))
 			failed=$((failed + 1))
 			echo "not ok $count - PostgreSQL does not start"
 			return 1
 		}
 	fi
-	. "$dir/pg/env"
-	pg_run "$dir/pg" psql -qc 'drop schema public cascade; create schema public; grant all on schema public to public' \
+	. "$pg/env"
+	pg_run "$pg" psql -qc 'drop schema public cascade; create schema public; grant all on schema public to public' \
 		-d kineshim >/dev/null 2>&1
 	url=$KS_TEST_POSTGRES_URL
 }
@@ -142,15 +143,18 @@ scenario_postgres() {
 	report $? "kill -9 of the server on PostgreSQL loses nothing"
 }
 
+# Crash recovery takes seconds; then it gets some time to be written to before the next kill.
 restart_database() {
-	pg_kill "$dir/pg"
-	pg_start "$dir/pg"
+	pg_kill "$pg"
+	pg_start "$pg"
+	sleep 2
 }
 
 scenario_database() {
 	fresh
 	need_postgres || return
 	start 0 "$url"
+	local seconds=$((seconds * 3))
 	clients "127.0.0.1:${ports[0]}"
 	until_done restart_database
 	report $? "kill -9 of PostgreSQL loses nothing, and the server goes on by itself"
