@@ -621,6 +621,28 @@ static void the_wal_stays_bounded_under_steady_load(void)
 	free(value);
 }
 
+static void a_reader_from_outside_delays_the_wal_but_no_writer(void)
+{
+	uint8_t *value = calloc(1, 1000000);
+	struct stat wal = {0};
+	sqlite3 *reader;
+
+	new_path();
+	set_up();
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_OK);
+	reader = outsider("BEGIN; SELECT count(*) FROM kineshim_log");
+	for (int64_t position = 2; position <= 40; position++)
+		CU_ASSERT_EQUAL(put_kind(a, position, 1, ks_slice_str("k"), ks_slice_of(value, 1000000)), SQLB_OK);
+	sqlite3_close(reader);
+	for (int64_t position = 41; position <= 140; position++)
+		CU_ASSERT_EQUAL(put_kind(a, position, 1, ks_slice_str("k"), ks_slice_of(value, 1000000)), SQLB_OK);
+	CU_ASSERT_EQUAL(stat(beside("-wal"), &wal), 0);
+	CU_ASSERT_TRUE(wal.st_size < 120 * 1000 * 1000);
+	check_no_gap(140);
+	tear_down();
+	free(value);
+}
+
 /* ---- disks that fail ---- */
 
 /* One append with the n-th call failing, and what must be true then. False when nothing failed any more. */
@@ -743,6 +765,31 @@ static void a_full_disk_is_away_until_there_is_room(void)
 	tear_down();
 }
 
+static void defragment_without_room_for_a_copy_gives_back_what_is_free(void)
+{
+	static const uint8_t value[1000000];
+	struct sqlb_loc locs[19];
+	struct sqlb_size before, after;
+
+	new_path();
+	set_up();
+	for (int64_t position = 1; position <= 20; position++)
+		CU_ASSERT_EQUAL(put_kind(a, position, 1, ks_slice_str("k"), ks_slice_of(value, 1000000)), SQLB_OK);
+	for (int i = 0; i < 19; i++)
+		locs[i] = (struct sqlb_loc){i + 1, 0};
+	CU_ASSERT_EQUAL(ops->trim(a, locs, 19, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(ops->size(a, &before, &err), SQLB_OK);
+	CU_ASSERT_TRUE(before.in_use < 3000000 && before.allocated > 19000000);
+	fail_after(1, SQLITE_FULL, SQLITE_FULL, false);
+	CU_ASSERT_EQUAL(ops->defragment(a, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(fail_in, 0);
+	CU_ASSERT_EQUAL(ops->size(a, &after, &err), SQLB_OK);
+	CU_ASSERT_TRUE(after.allocated < 3000000);
+	CU_ASSERT_EQUAL(head().position, 20);
+	CU_ASSERT_STRING_EQUAL(ask("PRAGMA integrity_check"), "ok");
+	tear_down();
+}
+
 static void a_checkpoint_that_fails_stops_nothing(void)
 {
 	uint8_t *value = calloc(1, 1000000);
@@ -846,9 +893,13 @@ int main(void)
 			{"deadlines_of_an_earlier_process_mean_nothing", deadlines_of_an_earlier_process_mean_nothing},
 			{"a_busy_writer_does_not_starve_keepalives", a_busy_writer_does_not_starve_keepalives},
 			{"the_wal_stays_bounded_under_steady_load", the_wal_stays_bounded_under_steady_load},
+			{"a_reader_from_outside_delays_the_wal_but_no_writer",
+			 a_reader_from_outside_delays_the_wal_but_no_writer},
 			{"every_failing_write_leaves_all_or_nothing", every_failing_write_leaves_all_or_nothing},
 			{"outcomes_stay_true_after_a_crash", outcomes_stay_true_after_a_crash},
 			{"a_full_disk_is_away_until_there_is_room", a_full_disk_is_away_until_there_is_room},
+			{"defragment_without_room_for_a_copy_gives_back_what_is_free",
+			 defragment_without_room_for_a_copy_gives_back_what_is_free},
 			{"a_checkpoint_that_fails_stops_nothing", a_checkpoint_that_fails_stops_nothing},
 			{"acknowledged_appends_survive_a_kill", acknowledged_appends_survive_a_kill},
 			{NULL, NULL},
