@@ -9,25 +9,24 @@
  */
 #include "store/store_priv.h"
 
-/* One step holds the lock for so many records at most. */
-#define STEP_RECORDS 1024u
 /* Records read ahead of the cursor; removing changes the history under a walk. */
 #define AHEAD 64u
 
 struct step {
 	struct ks_state *state;
-	struct ks_loc *locs; /* may be NULL */
-	size_t count, max;
+	struct ks_dropped *dropped;
+	size_t max;
 };
 
 /* False when there is no room for another row. */
 static bool report(struct step *step, struct ks_loc loc)
 {
-	if (step->count == step->max)
+	struct ks_dropped *dropped = step->dropped;
+
+	if (dropped->count == step->max)
 		return false;
-	if (step->locs)
-		step->locs[step->count] = loc;
-	step->count++;
+	dropped->encoded[dropped->count] = NULL;
+	dropped->locs[dropped->count++] = loc;
 	return true;
 }
 
@@ -41,7 +40,7 @@ static bool remove_oldest(struct step *step, struct ks_key *key)
 	if (state->removed < record->revision)
 		state->removed = record->revision;
 	ks_key_pop_oldest(key);
-	ks_state_destroy_record(state, record);
+	step->dropped->encoded[step->dropped->count - 1] = ks_state_take_record(state, record);
 	if (key->count == 0)
 		ks_state_drop_key(state, key);
 	return true;
@@ -97,14 +96,15 @@ static void drain_garbage(struct step *step)
 	}
 }
 
-bool ks_state_compact(struct ks_state *state, struct ks_loc *locs, size_t max, size_t *dropped)
+bool ks_state_compact(struct ks_state *state, struct ks_dropped *dropped, size_t max)
 {
-	struct step step = {.state = state, .locs = locs, .max = max};
+	struct step step = {.state = state, .dropped = dropped, .max = max};
 	struct ks_record *ahead[AHEAD];
 	size_t looks = 0;
 
+	dropped->count = 0;
 	begin_pass(state, state->committed.compact_revision);
-	while (state->compact_done < state->compact_target && looks < STEP_RECORDS && step.count < max) {
+	while (state->compact_done < state->compact_target && looks < KS_DROPPED_MOST && dropped->count < max) {
 		size_t count = read_ahead(state, ahead);
 
 		if (count == 0) {
@@ -125,24 +125,30 @@ bool ks_state_compact(struct ks_state *state, struct ks_loc *locs, size_t max, s
 	}
 	if (state->compact_done == state->compact_target)
 		drain_garbage(&step);
-	*dropped = step.count;
 	return state->compact_done < state->compact_target ||
 	       (state->garbage.count > 0 &&
 		state->garbage.items[state->garbage.first].position < state->committed.compact_loc.position);
 }
 
-bool ks_store_compact_step(struct ks_store *store, size_t max_records, ks_dropped_fn *dropped, void *ctx)
+void ks_dropped_free(struct ks_dropped *dropped)
 {
-	struct ks_loc locs[STEP_RECORDS];
-	size_t count;
+	for (size_t i = 0; i < dropped->count; i++)
+		ks_bytes_unref(dropped->encoded[i]);
+}
+
+bool ks_store_compact_step(struct ks_store *store, size_t max_records, ks_dropped_fn *visit, void *ctx)
+{
+	struct ks_dropped dropped;
 	bool more;
 
-	if (max_records == 0 || max_records > STEP_RECORDS)
-		max_records = STEP_RECORDS;
+	if (max_records == 0 || max_records > KS_DROPPED_MOST)
+		max_records = KS_DROPPED_MOST;
 	ks_lock_write(store);
-	more = ks_state_compact(store->state, locs, max_records, &count);
+	more = ks_state_compact(store->state, &dropped, max_records);
 	ks_unlock(store);
-	if (count > 0 && dropped)
-		dropped(ctx, locs, count);
+	/* Without the lock: free() may give a large piece back to the system, which takes its time. */
+	ks_dropped_free(&dropped);
+	if (dropped.count > 0 && visit)
+		visit(ctx, dropped.locs, dropped.count);
 	return more;
 }

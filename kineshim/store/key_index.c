@@ -103,6 +103,13 @@ static uint32_t count_less(const uint64_t *numbers, uint32_t count, uint64_t lim
 	return base + (count == 1 && numbers[base] < limit);
 }
 
+/* All lines of a node's numbers at once, instead of one after the other as the search needs them. */
+static void prefetch_numbers(const uint64_t *numbers)
+{
+	for (uint32_t i = 0; i < FANOUT; i += 8)
+		__builtin_prefetch(&numbers[i]);
+}
+
 static uint32_t count_equal(const uint64_t *numbers, uint32_t count, uint32_t from, uint64_t value)
 {
 	if (from == count || numbers[from] != value)
@@ -119,16 +126,19 @@ static uint32_t leaf_lower(const struct ks_leaf *leaf, struct ks_slice key, bool
 	uint32_t low, high;
 
 	*exact = false;
+	prefetch_numbers(leaf->prefix);
 	if (leaf->count == 0)
 		return 0;
+	prefix = prefix_at(key, leaf->skip);
+	low = count_less(leaf->prefix, leaf->count, prefix);
 	if (leaf->skip) {
-		int order = cmp_common(key, ks_key_slice(leaf->keys[0]), leaf->skip);
+		/* Any key will do; this one is read below, too. */
+		const struct ks_key *near = leaf->keys[low < leaf->count ? low : low - 1];
+		int order = cmp_common(key, ks_key_slice(near), leaf->skip);
 
 		if (order)
 			return order < 0 ? 0 : leaf->count;
 	}
-	prefix = prefix_at(key, leaf->skip);
-	low = count_less(leaf->prefix, leaf->count, prefix);
 	high = low + count_equal(leaf->prefix, leaf->count, low, prefix);
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
@@ -153,16 +163,17 @@ static uint32_t inner_child(const struct ks_inner *inner, struct ks_slice key)
 	uint64_t prefix;
 	uint32_t low, high;
 
+	prefetch_numbers(inner->prefix);
 	if (seps == 0)
 		return 0;
+	prefix = prefix_at(key, inner->skip);
+	low = count_less(inner->prefix + 1, seps, prefix);
 	if (inner->skip) {
-		int order = cmp_common(key, sep_slice(inner->seps[1]), inner->skip);
+		int order = cmp_common(key, sep_slice(inner->seps[low < seps ? low + 1 : low]), inner->skip);
 
 		if (order)
 			return order < 0 ? 0 : seps;
 	}
-	prefix = prefix_at(key, inner->skip);
-	low = count_less(inner->prefix + 1, seps, prefix);
 	high = low + count_equal(inner->prefix + 1, seps, low, prefix);
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
@@ -195,6 +206,25 @@ static struct ks_leaf *descend(const struct ks_index *index, struct ks_slice key
 }
 
 /* ---- nodes ---- */
+
+static void *new_node(struct ks_index *index, size_t size)
+{
+	void *node = ks_slab_alloc(index->slab, size);
+
+	if (node)
+		memset(node, 0, size);
+	return node;
+}
+
+static void free_leaf(struct ks_index *index, struct ks_leaf *leaf)
+{
+	ks_slab_free(index->slab, leaf, sizeof(*leaf));
+}
+
+static void free_inner(struct ks_index *index, struct ks_inner *inner)
+{
+	ks_slab_free(index->slab, inner, sizeof(*inner));
+}
 
 static void leaf_set_prefixes(struct ks_leaf *leaf)
 {
@@ -328,8 +358,8 @@ void ks_index_free_key(struct ks_index *index, struct ks_key *key)
 
 bool ks_index_init(struct ks_index *index, struct ks_slab *slab)
 {
-	*index = (struct ks_index){.slab = slab, .first = calloc(1, sizeof(struct ks_leaf))};
-	index->root = index->first;
+	*index = (struct ks_index){.slab = slab};
+	index->root = index->first = new_node(index, sizeof(struct ks_leaf));
 	return index->first != NULL;
 }
 
@@ -343,6 +373,7 @@ static void free_node(struct ks_index *index, void *node, uint32_t height)
 			if (i > 0)
 				free_sep(index, inner->seps[i]);
 		}
+		free_inner(index, inner);
 	} else {
 		struct ks_leaf *leaf = node;
 
@@ -351,8 +382,8 @@ static void free_node(struct ks_index *index, void *node, uint32_t height)
 				free(leaf->keys[i]->list);
 			ks_index_free_key(index, leaf->keys[i]);
 		}
+		free_leaf(index, leaf);
 	}
-	free(node);
 }
 
 void ks_index_fini(struct ks_index *index)
@@ -374,10 +405,10 @@ struct spares {
 
 static void free_spares(struct ks_index *index, struct spares *spares)
 {
-	free(spares->leaf);
+	free_leaf(index, spares->leaf);
 	free_sep(index, spares->sep);
 	while (spares->inner_count)
-		free(spares->inner[--spares->inner_count]);
+		free_inner(index, spares->inner[--spares->inner_count]);
 }
 
 static bool get_spares(struct ks_index *index, const struct ks_index_path *path, uint32_t sep_bytes,
@@ -391,13 +422,13 @@ static bool get_spares(struct ks_index *index, const struct ks_index_path *path,
 		need++; /* a new root */
 	*spares = (struct spares){0};
 	KS_ASSERT(index->height < KS_INDEX_LEVELS - 1);
-	spares->leaf = calloc(1, sizeof(*spares->leaf));
+	spares->leaf = new_node(index, sizeof(*spares->leaf));
 	spares->sep = ks_slab_alloc(index->slab, sep_size(sep_bytes));
 	if (!spares->leaf || !spares->sep)
 		goto fail;
 	spares->sep->size = sep_bytes;
 	while (spares->inner_count < need) {
-		struct ks_inner *inner = calloc(1, sizeof(*inner));
+		struct ks_inner *inner = new_node(index, sizeof(*inner));
 
 		if (!inner)
 			goto fail;
@@ -552,7 +583,7 @@ static uint32_t drop_child(struct ks_index *index, struct ks_index_path *path, u
 
 	if (inner->count == 1) {
 		KS_ASSERT(level > 0);
-		free(inner);
+		free_inner(index, inner);
 		return drop_child(index, path, level - 1);
 	}
 	free_sep(index, inner->seps[sep]);
@@ -574,7 +605,7 @@ static void collapse_root(struct ks_index *index)
 			return;
 		index->root = inner->children[0];
 		index->height--;
-		free(inner);
+		free_inner(index, inner);
 	}
 }
 
@@ -614,7 +645,7 @@ static void unlink_leaf(struct ks_index *index, struct ks_leaf *leaf)
 		index->first = leaf->next;
 	if (leaf->next)
 		leaf->next->prev = leaf->prev;
-	free(leaf);
+	free_leaf(index, leaf);
 }
 
 static void merge_leaves(struct ks_index *index, struct ks_index_path *path, uint32_t first)
@@ -653,7 +684,7 @@ static void merge_inner(struct ks_index *index, struct ks_index_path *path, uint
 		memcpy(left->live[view] + left->count, right->live[view], right->count * sizeof(left->live[0][0]));
 	left->count += right->count;
 	inner_fix_skip(left);
-	free(right);
+	free_inner(index, right);
 	merge_live(parent, first);
 	path->child[level - 1] = first + 1;
 	drop_child(index, path, level - 1);
@@ -690,7 +721,7 @@ void ks_index_remove(struct ks_index *index, struct ks_key *key)
 		if (index->keys == 0) {
 			/* The last key: every node above has one child. */
 			for (level = 0; level < index->height; level++)
-				free(path.node[level]);
+				free_inner(index, path.node[level]);
 			index->root = leaf;
 			index->height = 0;
 			leaf->skip = 0;

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Size classes in steps of 8 bytes, each with chunks of its own that double from 4 to 256 KiB. See slab.h. */
+/* Each size class has chunks of its own, which double from 4 KiB to one huge page. See slab.h. */
 #include "store/slab.h"
 
 #include <stdalign.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #define LINE 64u
 #define FIRST_CHUNK 4096u
-#define LARGEST_CHUNK (256u << 10)
+#define LARGEST_CHUNK (2u << 20) /* a huge page */
 
 struct ks_slab_chunk {
 	alignas(LINE) struct ks_slab_chunk *older;
@@ -49,7 +50,16 @@ void ks_slab_free(struct ks_slab *slab, void *cell, size_t size)
 
 static size_t round_up(size_t size)
 {
+	if (size > KS_SLAB_FINE)
+		return (size + 63) & ~(size_t)63;
 	return size ? (size + 7) & ~(size_t)7 : 8;
+}
+
+static struct ks_slab_class *class_of(struct ks_slab *slab, size_t rounded)
+{
+	if (rounded > KS_SLAB_FINE)
+		return &slab->classes[KS_SLAB_FINE / 8 + (rounded - KS_SLAB_FINE) / 64 - 1];
+	return &slab->classes[rounded / 8 - 1];
 }
 
 static int add_chunk(struct ks_slab *slab, struct ks_slab_class *class)
@@ -59,9 +69,11 @@ static int add_chunk(struct ks_slab *slab, struct ks_slab_class *class)
 
 	if (size > LARGEST_CHUNK)
 		size = LARGEST_CHUNK;
-	chunk = aligned_alloc(LINE, size);
+	chunk = aligned_alloc(size == LARGEST_CHUNK ? size : LINE, size);
 	if (!chunk)
 		return -1;
+	if (size == LARGEST_CHUNK)
+		(void)madvise(chunk, size, MADV_HUGEPAGE); /* a wish only */
 	chunk->older = slab->chunks;
 	slab->chunks = chunk;
 	class->chunk_size = size;
@@ -78,7 +90,7 @@ void *ks_slab_alloc(struct ks_slab *slab, size_t size)
 
 	if (rounded > KS_SLAB_LARGEST)
 		return malloc(size);
-	class = &slab->classes[rounded / 8 - 1];
+	class = class_of(slab, rounded);
 	if (class->free) {
 		cell = class->free;
 		class->free = *(void **)cell;
@@ -102,7 +114,7 @@ void ks_slab_free(struct ks_slab *slab, void *cell, size_t size)
 		free(cell);
 		return;
 	}
-	class = &slab->classes[rounded / 8 - 1];
+	class = class_of(slab, rounded);
 	*(void **)cell = class->free;
 	class->free = cell;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Small objects in great numbers: keys and records. Cells of one size class lie side by side without a header, so a
- * million of them cost what they hold; freed cells are used again, memory goes back only with the whole slab.
+ * Small objects in great numbers: keys, records, nodes. Cells of one size class lie side by side without a header, so a
+ * million of them cost what they hold; freed cells are used again, memory goes back only with the whole slab. What has
+ * grown large lies in huge pages where the system has them: walking a large index otherwise misses the TLB at each step.
  *
  * Cells are 8-byte aligned, those whose size is a multiple of 64 are aligned to cache lines. Sizes above KS_SLAB_LARGEST
  * come from malloc. With KS_ARENA_DEBUG everything does, so that a sanitizer sees misuse.
@@ -12,8 +13,9 @@
 
 #include <stddef.h>
 
-#define KS_SLAB_LARGEST 256u
-#define KS_SLAB_CLASSES (KS_SLAB_LARGEST / 8)
+#define KS_SLAB_FINE 256u     /* classes in steps of 8 bytes up to here */
+#define KS_SLAB_LARGEST 2304u /* in steps of 64 from there */
+#define KS_SLAB_CLASSES (KS_SLAB_FINE / 8 + (KS_SLAB_LARGEST - KS_SLAB_FINE) / 64)
 
 struct ks_slab_chunk;
 

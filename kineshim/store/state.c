@@ -47,12 +47,14 @@ void ks_state_free(struct ks_state *state)
 
 /* ---- records ---- */
 
-void ks_state_destroy_record(struct ks_state *state, struct ks_record *record)
+struct ks_bytes *ks_state_take_record(struct ks_state *state, struct ks_record *record)
 {
+	struct ks_bytes *encoded = record->encoded;
+
 	ks_cache_unaccount(state, record);
 	ks_history_remove(&state->history, record);
-	ks_bytes_unref(record->encoded);
 	ks_slab_free(&state->slab, record, sizeof(*record));
+	return encoded;
 }
 
 void ks_state_drop_key(struct ks_state *state, struct ks_key *key)

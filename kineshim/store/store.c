@@ -171,10 +171,13 @@ void ks_store_reset(struct ks_store *store)
 
 static void finish_compaction(struct ks_state *state)
 {
-	size_t dropped;
+	struct ks_dropped dropped;
+	bool more;
 
-	while (ks_state_compact(state, NULL, KS_LOCK_CHUNK, &dropped))
-		;
+	do {
+		more = ks_state_compact(state, &dropped, KS_DROPPED_MOST);
+		ks_dropped_free(&dropped);
+	} while (more);
 	/* Which rows are garbage is asked with ks_store_row_needed after a load. */
 	state->garbage.first = state->garbage.count = 0;
 	state->direct = false;

@@ -114,14 +114,22 @@ bool ks_state_revoke(struct ks_state *state, struct ks_lease *lease, struct ks_l
 bool ks_state_undo_records(struct ks_state *state, int64_t revision, size_t max);
 void ks_state_undo_leases(struct ks_state *state, size_t count);
 void ks_state_publish(struct ks_state *state);
-void ks_state_destroy_record(struct ks_state *state, struct ks_record *record);
+/* Takes a record that its key has let go out of the history and frees it; the caller gets its encoding. */
+struct ks_bytes *ks_state_take_record(struct ks_state *state, struct ks_record *record) KS_MUST_CHECK;
 /* Takes a key without records out of the index. */
 void ks_state_drop_key(struct ks_state *state, struct ks_key *key);
 void ks_locs_add(struct ks_locs *locs, struct ks_loc loc); /* without memory it is forgotten: a row stays in the log */
 
 /* ---- compact.c ---- */
-/* One bounded step; the removed rows go to 'locs' (may be NULL) of 'max' places. True while there is more to do. */
-bool ks_state_compact(struct ks_state *state, struct ks_loc *locs, size_t max, size_t *dropped);
+#define KS_DROPPED_MOST 1024u
+struct ks_dropped {
+	size_t count;
+	struct ks_loc locs[KS_DROPPED_MOST];
+	struct ks_bytes *encoded[KS_DROPPED_MOST]; /* taken over; may be NULL */
+};
+/* One bounded step: removes 'max' records at most. True while there is more to do. */
+bool ks_state_compact(struct ks_state *state, struct ks_dropped *dropped, size_t max);
+void ks_dropped_free(struct ks_dropped *dropped);
 
 /* ---- value_cache.c ---- */
 void ks_cache_account(struct ks_state *state, struct ks_record *record);   /* its value came into memory */
