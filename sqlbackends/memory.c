@@ -408,10 +408,11 @@ static void late_step_locked(struct database *database)
 
 /*
  * Locks the database and lets a call begin, or leaves it unlocked and says why not. Calls that cannot do what a fault
- * asks for do what comes nearest: those other than append may be done or not before their AWAY.
+ * asks for do what comes nearest: those other than append may be done or not before their AWAY. (Clang's analysis cannot
+ * follow a lock that depends on the result, hence KS_NO_TSA here and in those who unlock themselves.)
  */
-static enum sqlb_outcome begin(struct sqlb_conn *conn, const char *op, enum sqlb_memory_fault *fault,
-			       struct ks_err *err)
+KS_NO_TSA static enum sqlb_outcome begin(struct sqlb_conn *conn, const char *op, enum sqlb_memory_fault *fault,
+					 struct ks_err *err)
 {
 	struct database *database = conn->database;
 	sqlb_memory_fault_fn *ask;
@@ -447,7 +448,8 @@ static bool lost_before(enum sqlb_memory_fault fault)
 	return fault == SQLB_FAULT_DOUBT_LOST || fault == SQLB_FAULT_DOUBT_LATE || fault == SQLB_FAULT_CUT;
 }
 
-static enum sqlb_outcome end(struct sqlb_conn *conn, const char *op, enum sqlb_memory_fault fault, struct ks_err *err)
+KS_NO_TSA static enum sqlb_outcome end(struct sqlb_conn *conn, const char *op, enum sqlb_memory_fault fault,
+				       struct ks_err *err)
 {
 	ks_mutex_unlock(&conn->database->mutex);
 	if (fault == SQLB_FAULT_NONE)
@@ -530,8 +532,8 @@ static void check_rows(const struct sqlb_append *append)
 		  append->rows[append->row_count - 1].sub + 1 == append->rows[append->row_count - 1].rows);
 }
 
-static enum sqlb_outcome memory_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
-				       struct ks_err *err)
+KS_NO_TSA static enum sqlb_outcome memory_append(struct sqlb_conn *conn, const struct sqlb_append *append,
+						 bool *appended, struct ks_err *err)
 {
 	struct database *database = conn->database;
 	enum sqlb_memory_fault fault;
@@ -617,8 +619,8 @@ static enum sqlb_outcome visit_rows(struct sqlb_conn *conn, const char *op, stru
 	return SQLB_AWAY;
 }
 
-static enum sqlb_outcome memory_read_rows(struct sqlb_conn *conn, int64_t after, int64_t to, size_t max_bytes,
-					  sqlb_row_fn *visit, void *ctx, bool *more, struct ks_err *err)
+KS_NO_TSA static enum sqlb_outcome memory_read_rows(struct sqlb_conn *conn, int64_t after, int64_t to, size_t max_bytes,
+						    sqlb_row_fn *visit, void *ctx, bool *more, struct ks_err *err)
 {
 	struct database *database = conn->database;
 	enum sqlb_memory_fault fault;
@@ -651,8 +653,8 @@ static enum sqlb_outcome memory_read_rows(struct sqlb_conn *conn, int64_t after,
 	return outcome;
 }
 
-static enum sqlb_outcome memory_read_at(struct sqlb_conn *conn, const struct sqlb_loc *locs, size_t count,
-					sqlb_row_fn *visit, void *ctx, struct ks_err *err)
+KS_NO_TSA static enum sqlb_outcome memory_read_at(struct sqlb_conn *conn, const struct sqlb_loc *locs, size_t count,
+						  sqlb_row_fn *visit, void *ctx, struct ks_err *err)
 {
 	struct database *database = conn->database;
 	enum sqlb_memory_fault fault;
@@ -711,7 +713,8 @@ static enum sqlb_outcome memory_trim(struct sqlb_conn *conn, const struct sqlb_l
 	return end(conn, "trim", fault, err);
 }
 
-static enum sqlb_outcome memory_wait_for_change(struct sqlb_conn *conn, int64_t after, int wait_ms, struct ks_err *err)
+KS_NO_TSA static enum sqlb_outcome memory_wait_for_change(struct sqlb_conn *conn, int64_t after, int wait_ms,
+							  struct ks_err *err)
 {
 	struct database *database = conn->database;
 	struct ks_clock *clock = ks_clock_system(); /* patience is real even where the database's time is not */
