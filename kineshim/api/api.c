@@ -138,32 +138,25 @@ static void unpack_free(void *ctx, void *memory)
 	(void)memory;
 }
 
-static ProtobufCMessage *unpack(const ProtobufCMessageDescriptor *type, struct ks_arena *arena, struct ks_slice bytes,
-				bool *full)
+ProtobufCMessage *ks_api_unpack(const ProtobufCMessageDescriptor *type, struct ks_arena *arena, struct ks_slice bytes,
+				struct ks_err *err)
 {
 	struct unpacker unpacker = {.allocator = {.alloc = unpack_alloc, .free = unpack_free}, .arena = arena};
 	ProtobufCMessage *message;
 
 	unpacker.allocator.allocator_data = &unpacker;
 	message = protobuf_c_message_unpack(type, &unpacker.allocator, bytes.size, bytes.data);
-	*full = unpacker.full;
+	if (!message)
+		ks_etcd_fail(err, unpacker.full ? KS_E_NO_MEMORY : KS_E_MALFORMED);
 	return message;
-}
-
-ProtobufCMessage *ks_api_unpack(const ProtobufCMessageDescriptor *type, struct ks_arena *arena, struct ks_slice bytes)
-{
-	bool full;
-
-	return unpack(type, arena, bytes, &full);
 }
 
 static void dispatch(struct ks_call *call, struct ks_slice request)
 {
 	struct ks_api *api = ks_api_of(call);
 	const struct row *row = &rows[ks_call_method(call) - rpc_methods];
-	const ProtobufCMessage *message = NULL;
+	const ProtobufCMessage *message;
 	struct ks_err err;
-	bool full = false;
 
 	if (check_metadata(api, call, &err) != KS_OK) {
 		ks_api_fail_err(call, &err);
@@ -178,11 +171,11 @@ static void dispatch(struct ks_call *call, struct ks_slice request)
 		ks_api_fail_err(call, &err);
 		return;
 	}
-	message = unpack(row->request, ks_call_arena(call), request, &full);
+	message = ks_api_unpack(row->request, ks_call_arena(call), request, &err);
 	if (message)
 		row->handler(api, call, message, request.size);
 	else
-		ks_api_fail(call, full ? KS_E_NO_MEMORY : KS_E_MALFORMED);
+		ks_api_fail_err(call, &err);
 }
 
 /* ---- what is not there ---- */

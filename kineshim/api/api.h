@@ -112,10 +112,11 @@ void ks_api_reply_header(const struct ks_api *api, struct ks_call *call, int64_t
 /* ---- decoding ---- */
 
 /*
- * Decodes a message in the arena. NULL when it is malformed or the arena is full. Depth is not checked here:
- * messages that nest go through ks_txn_shape_check first (validate.h).
+ * Decodes a message in the arena. NULL when it is malformed or the arena is full, and 'err' says which. Depth is not checked
+ * here: messages that nest go through ks_txn_shape_check first (validate.h).
  */
-ProtobufCMessage *ks_api_unpack(const ProtobufCMessageDescriptor *type, struct ks_arena *arena, struct ks_slice bytes);
+ProtobufCMessage *ks_api_unpack(const ProtobufCMessageDescriptor *type, struct ks_arena *arena, struct ks_slice bytes,
+				struct ks_err *err);
 
 /* ---- waiting ---- */
 

@@ -73,13 +73,14 @@ static void health_message(struct ks_call *call, struct ks_slice message)
 {
 	struct health_watch *watch = ks_call_context(call);
 	Grpc__Health__V1__HealthCheckRequest *request;
+	struct ks_err err;
 
 	if (!watch || watch->told != 0)
 		return;
 	request = (Grpc__Health__V1__HealthCheckRequest *)ks_api_unpack(
-		&grpc__health__v1__health_check_request__descriptor, ks_call_arena(call), message);
+		&grpc__health__v1__health_check_request__descriptor, ks_call_arena(call), message, &err);
 	if (!request) {
-		ks_stream_finish(call, ks_etcd_status(KS_E_MALFORMED), ks_etcd_text(KS_E_MALFORMED));
+		ks_stream_finish(call, err.status, err.text);
 		return;
 	}
 	ks_mutex_lock(&watch->api->lock);

@@ -144,16 +144,17 @@ static void stream_message(struct ks_call *call, struct ks_slice message)
 	struct renewals *renewals = ks_call_context(call);
 	Etcdserverpb__LeaseKeepAliveRequest *request;
 	struct ks_arena arena;
+	struct ks_err err;
 
 	if (!renewals || renewals->ended)
 		return;
 	ks_arena_init(&arena, 4 * message.size + 65536);
 	request = (Etcdserverpb__LeaseKeepAliveRequest *)ks_api_unpack(
-		&etcdserverpb__lease_keep_alive_request__descriptor, &arena, message);
+		&etcdserverpb__lease_keep_alive_request__descriptor, &arena, message, &err);
 	if (request)
 		renew(renewals, request->id);
 	else
-		fail(renewals, KS_E_MALFORMED);
+		end(renewals, err.status, err.text);
 	ks_arena_fini(&arena);
 }
 

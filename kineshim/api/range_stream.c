@@ -239,10 +239,8 @@ static void stream_message(struct ks_call *call, struct ks_slice message)
 	if (!range || range->state != IDLE)
 		return;
 	request = (Etcdserverpb__RangeRequest *)ks_api_unpack(&etcdserverpb__range_request__descriptor, &range->arena,
-							      message);
-	if (!request)
-		fail(range, KS_E_MALFORMED);
-	else if (ks_validate_range_stream(request, &err) != KS_OK)
+							      message, &err);
+	if (!request || ks_validate_range_stream(request, &err) != KS_OK)
 		end(range, err.status, err.text);
 	else
 		start(range, request);

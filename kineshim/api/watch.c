@@ -54,11 +54,11 @@ struct watch {
 	struct watch *next;  /* hash chain of stream->buckets */
 	size_t slot;         /* index in stream->watches */
 	int64_t id;
-	bool woken;    /* under ready_lock: in the ready list */
-	bool parked;   /* a batch of it waits for values */
-	bool unread;   /* while parked: becomes active when the batch is sent */
-	bool removed;  /* while parked: free it when the batch comes back */
-	bool live;     /* has caught up once: headers carry the event's revision (spec 3.8) */
+	bool woken;   /* under ready_lock: in the ready list */
+	bool parked;  /* a batch of it waits for values */
+	bool unread;  /* while parked: becomes active when the batch is sent */
+	bool removed; /* while parked: free it when the batch comes back */
+	bool live;    /* has caught up once: headers carry the event's revision (spec 3.8) */
 	bool fragment;
 	bool progress_notify;
 	bool sent_since_tick;
@@ -90,7 +90,7 @@ struct stream {
 	int64_t next_id;
 	struct ks_list active;
 	size_t parked;
-	bool finishing;      /* a status was sent: nothing may follow */
+	bool finishing;       /* a status was sent: nothing may follow */
 	bool manual_progress; /* asked for, waits for nothing: answered or dropped in pump order */
 	struct ks_timer progress_timer;
 	int64_t progress_ms; /* 0: not armed yet */
@@ -672,8 +672,7 @@ static struct watch *new_watch(struct stream *stream, const Etcdserverpb__WatchC
 	watch->watcher.interval.end = ks_slice_of(watch->bytes + interval->key.size, interval->end.size);
 	watch->watcher.prev_kv = request->prev_kv;
 	for (size_t i = 0; i < request->n_filters; i++) {
-		watch->watcher.no_put |=
-			request->filters[i] == ETCDSERVERPB__WATCH_CREATE_REQUEST__FILTER_TYPE__NOPUT;
+		watch->watcher.no_put |= request->filters[i] == ETCDSERVERPB__WATCH_CREATE_REQUEST__FILTER_TYPE__NOPUT;
 		watch->watcher.no_delete |=
 			request->filters[i] == ETCDSERVERPB__WATCH_CREATE_REQUEST__FILTER_TYPE__NODELETE;
 	}
@@ -743,13 +742,15 @@ static void watch_message(struct ks_call *call, struct ks_slice message)
 	struct stream *stream = ks_call_context(call);
 	Etcdserverpb__WatchRequest *request;
 	struct ks_arena arena;
+	struct ks_err err;
 
 	if (!stream || stream->finishing)
 		return;
 	ks_arena_init(&arena, 4 * message.size + 65536);
-	request = (Etcdserverpb__WatchRequest *)ks_api_unpack(&etcdserverpb__watch_request__descriptor, &arena, message);
+	request = (Etcdserverpb__WatchRequest *)ks_api_unpack(&etcdserverpb__watch_request__descriptor, &arena, message,
+							      &err);
 	if (!request) {
-		finish(stream, KS_INTERNAL, KS_TEXT_UNMARSHAL);
+		finish(stream, err.status, err.text);
 		goto out;
 	}
 	switch (request->request_union_case) {

@@ -27,6 +27,8 @@
 #include <sanitizer/lsan_interface.h>
 #endif
 
+#define LEAK_CHECK_ROUNDS 64
+
 /* ---- allocations that fail ---- */
 
 void *fault_malloc(size_t size);
@@ -162,23 +164,8 @@ static ProtobufCMessage *call(const char *path, const void *request, const Proto
 	return message;
 }
 
-#define CALL(service, method, request, Name) \
-	(Etcdserverpb__##Name##Response *)call("/etcdserverpb." service "/" method, request, &DESCRIPTOR_##Name)
-#define DESCRIPTOR_Put etcdserverpb__put_response__descriptor
-#define DESCRIPTOR_Range etcdserverpb__range_response__descriptor
-#define DESCRIPTOR_DeleteRange etcdserverpb__delete_range_response__descriptor
-#define DESCRIPTOR_Txn etcdserverpb__txn_response__descriptor
-#define DESCRIPTOR_Compaction etcdserverpb__compaction_response__descriptor
-#define DESCRIPTOR_LeaseGrant etcdserverpb__lease_grant_response__descriptor
-#define DESCRIPTOR_LeaseRevoke etcdserverpb__lease_revoke_response__descriptor
-#define DESCRIPTOR_LeaseTimeToLive etcdserverpb__lease_time_to_live_response__descriptor
-#define DESCRIPTOR_LeaseLeases etcdserverpb__lease_leases_response__descriptor
-#define DESCRIPTOR_MemberList etcdserverpb__member_list_response__descriptor
-#define DESCRIPTOR_Status etcdserverpb__status_response__descriptor
-#define DESCRIPTOR_Alarm etcdserverpb__alarm_response__descriptor
-#define DESCRIPTOR_Defragment etcdserverpb__defragment_response__descriptor
-#define DESCRIPTOR_Hash etcdserverpb__hash_response__descriptor
-#define DESCRIPTOR_HashKV etcdserverpb__hash_kvresponse__descriptor
+#define CALL(service, method, request, response) \
+	(void *)call("/etcdserverpb." service "/" method, request, &etcdserverpb__##response##_response__descriptor)
 
 static void done(void *message)
 {
@@ -186,13 +173,14 @@ static void done(void *message)
 		protobuf_c_message_free_unpacked(message, NULL);
 }
 
+/* 'revision' 0: any. */
 static void check_header(const Etcdserverpb__ResponseHeader *header, int64_t revision)
 {
 	CU_ASSERT_PTR_NOT_NULL_FATAL(header);
 	CU_ASSERT_EQUAL(header->cluster_id, 0xc1);
 	CU_ASSERT_EQUAL(header->member_id, 0x3e);
 	CU_ASSERT_EQUAL(header->raft_term, 2);
-	if (strict)
+	if (strict && revision)
 		CU_ASSERT_EQUAL(header->revision, revision);
 }
 
@@ -207,7 +195,7 @@ static void put(const char *key, const char *value, int64_t lease, const char *p
 	request.value = bin(value);
 	request.lease = lease;
 	request.prev_kv = true;
-	response = CALL("KV", "Put", &request, Put);
+	response = CALL("KV", "Put", &request, put);
 	if (response) {
 		check_header(response->header, revision);
 		if (strict) {
@@ -230,7 +218,7 @@ static void range(bool serializable, int64_t limit, int order, size_t kvs, int64
 	request.limit = limit;
 	request.sort_order = (Etcdserverpb__RangeRequest__SortOrder)order;
 	request.sort_target = ETCDSERVERPB__RANGE_REQUEST__SORT_TARGET__VALUE;
-	response = CALL("KV", "Range", &request, Range);
+	response = CALL("KV", "Range", &request, range);
 	if (response) {
 		check_header(response->header, revision);
 		if (strict) {
@@ -283,7 +271,7 @@ static void write_txn(int64_t revision)
 	outer.compare = compares;
 	outer.n_success = 4;
 	outer.success = ops;
-	response = CALL("KV", "Txn", &outer, Txn);
+	response = CALL("KV", "Txn", &outer, txn);
 	if (response)
 		check_header(response->header, revision);
 	if (response && strict) {
@@ -326,7 +314,7 @@ static void read_txn(size_t kvs, int64_t revision)
 	request.n_compare = request.n_success = 1;
 	request.compare = compares;
 	request.success = ops;
-	response = CALL("KV", "Txn", &request, Txn);
+	response = CALL("KV", "Txn", &request, txn);
 	if (response) {
 		check_header(response->header, revision);
 		if (strict) {
@@ -346,7 +334,7 @@ static void delete_range(int64_t deleted, int64_t revision)
 	request.key = bin("b");
 	request.range_end = bin("d");
 	request.prev_kv = true;
-	response = CALL("KV", "DeleteRange", &request, DeleteRange);
+	response = CALL("KV", "DeleteRange", &request, delete_range);
 	if (response) {
 		check_header(response->header, revision);
 		if (strict) {
@@ -365,7 +353,7 @@ static void compact(int64_t at, int64_t revision)
 
 	request.revision = at;
 	request.physical = true;
-	response = CALL("KV", "Compact", &request, Compaction);
+	response = CALL("KV", "Compact", &request, compaction);
 	if (response)
 		check_header(response->header, revision);
 	done(response);
@@ -378,8 +366,11 @@ static void check_finished(struct ks_call *stream, enum ks_status expected)
 	struct fake_answer answer;
 
 	fake_run();
-	if (fake_stream_finished(stream, &answer) && answer.status != expected)
+	if (fake_stream_finished(stream, &answer) && answer.status != expected) {
 		CU_ASSERT_TRUE(!strict && answer.status == KS_RESOURCE_EXHAUSTED);
+		if (answer.status != KS_RESOURCE_EXHAUSTED)
+			printf("# stream: %s %s\n", ks_status_name(answer.status), answer.text);
+	}
 	CU_ASSERT_TRUE(answer.ended || !strict || expected == KS_CANCELLED);
 }
 
@@ -404,7 +395,7 @@ static void range_stream(size_t keys, int64_t revision)
 		headers += response->range_response->header != NULL;
 		if (response->range_response->header) {
 			check_header(response->range_response->header, revision);
-			CU_ASSERT_EQUAL(response->range_response->count, (int64_t)keys);
+			CU_ASSERT_TRUE(!strict || response->range_response->count == (int64_t)keys);
 		}
 		done(response);
 		free(data);
@@ -526,7 +517,7 @@ static int64_t grant(void)
 	int64_t id = 0;
 
 	request.ttl = 60;
-	response = CALL("Lease", "LeaseGrant", &request, LeaseGrant);
+	response = CALL("Lease", "LeaseGrant", &request, lease_grant);
 	if (response) {
 		CU_ASSERT_EQUAL(response->ttl, 60);
 		CU_ASSERT_TRUE(response->id > 0);
@@ -551,7 +542,7 @@ static void leases(void)
 	keepalive(id);
 	ttl.id = id;
 	ttl.keys = true;
-	times = CALL("Lease", "LeaseTimeToLive", &ttl, LeaseTimeToLive);
+	times = CALL("Lease", "LeaseTimeToLive", &ttl, lease_time_to_live);
 	if (times && strict) {
 		CU_ASSERT_EQUAL(times->ttl, 59);
 		CU_ASSERT_EQUAL(times->grantedttl, 60);
@@ -559,14 +550,14 @@ static void leases(void)
 		CU_ASSERT_TRUE(is(times->keys[0], "leased"));
 	}
 	done(times);
-	all = CALL("Lease", "LeaseLeases", &list, LeaseLeases);
+	all = CALL("Lease", "LeaseLeases", &list, lease_leases);
 	if (all && strict)
 		CU_ASSERT_TRUE(all->n_leases == 1 && all->leases[0]->id == id);
 	done(all);
 	revoke.id = id;
-	done(CALL("Lease", "LeaseRevoke", &revoke, LeaseRevoke));
+	done(CALL("Lease", "LeaseRevoke", &revoke, lease_revoke));
 	ttl.id = 404;
-	times = CALL("Lease", "LeaseTimeToLive", &ttl, LeaseTimeToLive);
+	times = CALL("Lease", "LeaseTimeToLive", &ttl, lease_time_to_live);
 	if (times)
 		CU_ASSERT_TRUE(times->ttl == -1 && times->grantedttl == 0 && times->id == 404);
 	done(times);
@@ -586,7 +577,7 @@ static void maintenance(void)
 	Grpc__Health__V1__HealthCheckResponse *healthy;
 
 	members.linearizable = true;
-	list = CALL("Cluster", "MemberList", &members, MemberList);
+	list = CALL("Cluster", "MemberList", &members, member_list);
 	if (list) {
 		check_header(list->header, 0);
 		CU_ASSERT_EQUAL(list->header->revision, 0);
@@ -595,17 +586,17 @@ static void maintenance(void)
 		CU_ASSERT_STRING_EQUAL(list->members[0]->clienturls[1], "http://[::1]:1");
 	}
 	done(list);
-	state = CALL("Maintenance", "Status", &status, Status);
+	state = CALL("Maintenance", "Status", &status, status);
 	if (state) {
 		CU_ASSERT_STRING_EQUAL(state->version, KS_ETCD_VERSION);
 		CU_ASSERT_EQUAL(state->leader, 0x3e);
 		CU_ASSERT_PTR_NOT_NULL(state->downgradeinfo);
 	}
 	done(state);
-	done(CALL("Maintenance", "Alarm", &alarm, Alarm));
-	done(CALL("Maintenance", "Defragment", &defragment, Defragment));
-	done(CALL("Maintenance", "Hash", &hash, Hash));
-	done(CALL("Maintenance", "HashKV", &hash_kv, HashKV));
+	done(CALL("Maintenance", "Alarm", &alarm, alarm));
+	done(CALL("Maintenance", "Defragment", &defragment, defragment));
+	done(CALL("Maintenance", "Hash", &hash, hash));
+	done(call("/etcdserverpb.Maintenance/HashKV", &hash_kv, &etcdserverpb__hash_kvresponse__descriptor));
 	healthy = (void *)call("/grpc.health.v1.Health/Check", &health,
 			       &grpc__health__v1__health_check_response__descriptor);
 	if (healthy)
@@ -634,7 +625,7 @@ static void health_watch(void)
 /* Every RPC that is there; r1 before, and the revisions are known as long as nothing fails. */
 static void every_rpc(void)
 {
-	char key[8];
+	char key[16];
 
 	put("a", "1", 0, NULL, 2);
 	put("a", "2", 0, "1", 3);
@@ -703,7 +694,9 @@ static void torture(bool later, size_t cache_bytes)
 		put("after", "all", 0, NULL, 0);
 		tear_down();
 #if defined(__SANITIZE_ADDRESS__)
-		CU_ASSERT_EQUAL_FATAL(__lsan_do_recoverable_leak_check(), 0);
+		/* It takes long; a leak of any round is still there at the next look. */
+		if (n % LEAK_CHECK_ROUNDS == 0)
+			CU_ASSERT_EQUAL_FATAL(__lsan_do_recoverable_leak_check(), 0);
 #endif
 	} while (allocations >= n);
 	printf("# %zu allocations\n", n - 1);
