@@ -116,7 +116,14 @@ static void post_first_requests(struct ks_task *task)
 
 static void end_streams(struct ks_task *task)
 {
-	ks_rpc_end_streams(ks_container_of(task, struct rpc_queue, end));
+	struct rpc_queue *queue = ks_container_of(task, struct rpc_queue, end);
+	struct ks_rpc *rpc = queue->rpc;
+
+	ks_rpc_end_streams(queue);
+	ks_mutex_lock(&rpc->lock);
+	rpc->queues_ended++;
+	ks_cond_broadcast(&rpc->changed);
+	ks_mutex_unlock(&rpc->lock);
 }
 
 static void free_rpc(struct ks_rpc *rpc)
@@ -285,6 +292,12 @@ void ks_rpc_call_gone(struct ks_rpc *rpc)
 	}
 }
 
+/* With the lock held: nothing is posted to the core any more, and nothing is left of what was. */
+static bool all_down(struct ks_rpc *rpc)
+{
+	return rpc->down && rpc->queues_ended == rpc->queue_count && atomic_load(&rpc->calls_open) == 0;
+}
+
 /* Waits until the core has let go of everything and we have, too. False when 'wait_ms' ran out; negative: for ever. */
 static bool wait_down(struct ks_rpc *rpc, int64_t wait_ms)
 {
@@ -292,7 +305,7 @@ static bool wait_down(struct ks_rpc *rpc, int64_t wait_ms)
 	bool down;
 
 	ks_mutex_lock(&rpc->lock);
-	while (!(down = rpc->down && atomic_load(&rpc->calls_open) == 0) && (wait_ms < 0 || left_ms > 0)) {
+	while (!(down = all_down(rpc)) && (wait_ms < 0 || left_ms > 0)) {
 		(void)ks_cond_wait(&rpc->changed, &rpc->lock, left_ms);
 		if (wait_ms >= 0)
 			left_ms = end_ms - ks_clock_now(ks_clock_system());

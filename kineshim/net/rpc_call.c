@@ -92,6 +92,8 @@ static void post_call(struct rpc_queue *queue, struct rpc_slot *slot)
 
 void ks_rpc_post_requests(struct rpc_queue *queue, struct rpc_slot *slot)
 {
+	if (atomic_load_explicit(&queue->rpc->stopping, memory_order_relaxed))
+		return;
 	if (slot->posted == 0 && slot->wish < MOST_POSTED)
 		slot->wish = slot->wish ? slot->wish * 2 : FIRST_WISH;
 	for (; slot->posted < slot->wish; slot->posted++) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rpc.h, seen by gRPC C core's own client and, where that is too well-behaved, by hand-made HTTP/2 frames. */
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -270,6 +271,79 @@ static void count_message(struct ks_call *call, struct ks_slice message)
 	ks_stream_finish(call, KS_OK, NULL);
 }
 
+/* A hub as watches have it: subscribers in a list, a publisher that sends to them and posts their tasks. */
+static struct {
+	struct ks_mutex lock;
+	struct ks_list subscribers; /* guarded */
+	atomic_bool stop;
+} hub;
+
+struct subscriber {
+	struct ks_list node;
+	struct ks_task task;
+	struct ks_call *call;
+	bool posted; /* guarded by hub.lock */
+};
+
+static void publish_task(struct ks_task *task)
+{
+	struct subscriber *subscriber = ks_container_of(task, struct subscriber, task);
+
+	ks_mutex_lock(&hub.lock);
+	subscriber->posted = false;
+	ks_mutex_unlock(&hub.lock);
+	send_slice(subscriber->call, ks_slice_str("by task"));
+}
+
+static void *publish(void *arg)
+{
+	(void)arg;
+	while (!atomic_load(&hub.stop)) {
+		ks_mutex_lock(&hub.lock);
+		for (struct ks_list *at = hub.subscribers.next; at != &hub.subscribers; at = at->next) {
+			struct subscriber *subscriber = ks_container_of(at, struct subscriber, node);
+
+			if (!subscriber->posted) {
+				subscriber->posted = true;
+				ks_call_post(subscriber->call, &subscriber->task);
+			}
+			if (ks_stream_queued(subscriber->call, NULL) < 10)
+				send_slice(subscriber->call, ks_slice_str("directly"));
+		}
+		ks_mutex_unlock(&hub.lock);
+		(void)sched_yield();
+	}
+	return NULL;
+}
+
+static void hub_open(struct ks_call *call)
+{
+	struct subscriber *subscriber = ks_xcalloc(1, sizeof(*subscriber));
+
+	subscriber->task.run = publish_task;
+	subscriber->call = call;
+	ks_call_set_context(call, subscriber);
+	ks_mutex_lock(&hub.lock);
+	ks_list_append(&hub.subscribers, &subscriber->node);
+	ks_mutex_unlock(&hub.lock);
+	note(&seen.opened);
+}
+
+static void hub_closed(struct ks_call *call)
+{
+	struct subscriber *subscriber = ks_call_context(call);
+
+	ks_mutex_lock(&hub.lock);
+	ks_list_remove(&subscriber->node);
+	ks_mutex_unlock(&hub.lock);
+	/* Nobody posts it any more, and tasks run on this very thread. */
+	KS_ASSERT(ks_call_unpost(call, &subscriber->task) == subscriber->posted);
+	memset(subscriber, 0xdd, sizeof(*subscriber));
+	free(subscriber);
+	note(&seen.closed);
+}
+
+static const struct ks_stream_ops hub_ops = {hub_open, chat_message, chat_half_closed, stream_writable, hub_closed};
 static const struct ks_stream_ops chat = {stream_open, chat_message, chat_half_closed, stream_writable, stream_closed};
 static const struct ks_stream_ops watch = {stream_open, chat_message, watch_half_closed, stream_writable,
 					   stream_closed};
@@ -283,6 +357,7 @@ static const struct ks_rpc_method methods[] = {
 	{"/test.T/Later", later, NULL, false},       {"/test.T/ByTask", by_task, NULL, false},
 	{"/test.T/Hold", hold, NULL, false},         {"/test.T/Chat", NULL, &chat, false},
 	{"/test.T/Watch", NULL, &watch, false},      {"/test.T/Count", NULL, &counter, true},
+	{"/test.T/Hub", NULL, &hub_ops, false},
 };
 
 static char target[64];
@@ -805,6 +880,103 @@ static void tasks_and_messages_of_many_threads_all_arrive(void)
 	free(posters);
 }
 
+/* Subscribes again and again, hears a little, and goes in different ways. */
+static void *subscribe(void *arg)
+{
+	int *failed = arg;
+	struct gc client;
+
+	gc_open(&client, target, false);
+	for (int i = 0; i < 60; i++) {
+		struct gc_stream stream;
+		struct gc_result result;
+		char *data;
+		size_t got;
+
+		gc_stream_open(&stream, &client, "/test.T/Hub");
+		for (int heard = 0; heard < i % 4; heard++) {
+			if (gc_stream_receive(&stream, &data, &got))
+				free(data);
+			else
+				(*failed)++;
+		}
+		if (i % 3 == 0)
+			gc_stream_half_close(&stream);
+		gc_stream_cancel(&stream);
+		gc_stream_end(&stream, &result);
+	}
+	gc_close(&client);
+	return NULL;
+}
+
+static void streams_come_and_go_under_fire(void)
+{
+	pthread_t publishers[2], clients[3];
+	int failed[3] = {0}, opened;
+
+	ks_mutex_init(&hub.lock);
+	ks_list_init(&hub.subscribers);
+	atomic_store(&hub.stop, false);
+	start_server(0);
+	for (int i = 0; i < 2; i++)
+		KS_ASSERT(pthread_create(&publishers[i], NULL, publish, NULL) == 0);
+	for (int i = 0; i < 3; i++)
+		KS_ASSERT(pthread_create(&clients[i], NULL, subscribe, &failed[i]) == 0);
+	for (int i = 0; i < 3; i++) {
+		KS_ASSERT(pthread_join(clients[i], NULL) == 0);
+		CU_ASSERT_EQUAL(failed[i], 0);
+	}
+	/* A stream that was cancelled before it was seen may never have opened. */
+	opened = value_of(&seen.opened);
+	CU_ASSERT_TRUE(opened > 100);
+	CU_ASSERT_TRUE(wait_for(&seen.closed, opened));
+	ks_listener_stop(listener);
+	ks_rpc_stop(rpc, 2000);
+	CU_ASSERT_EQUAL(seen.opened, seen.closed);
+	CU_ASSERT_TRUE(ks_list_empty(&hub.subscribers));
+	atomic_store(&hub.stop, true);
+	for (int i = 0; i < 2; i++)
+		KS_ASSERT(pthread_join(publishers[i], NULL) == 0);
+	ks_mutex_fini(&hub.lock);
+	ks_cond_fini(&seen.changed);
+	ks_mutex_fini(&seen.lock);
+}
+
+static void stop_under_fire_closes_every_stream(void)
+{
+	enum { STREAMS = 20 };
+	struct gc_stream streams[STREAMS];
+	struct gc_result result;
+	pthread_t publishers[2];
+	struct gc client;
+
+	ks_mutex_init(&hub.lock);
+	ks_list_init(&hub.subscribers);
+	atomic_store(&hub.stop, false);
+	start_server(0);
+	gc_open(&client, target, false);
+	for (int i = 0; i < STREAMS; i++)
+		gc_stream_open(&streams[i], &client, "/test.T/Hub");
+	CU_ASSERT_TRUE(wait_for(&seen.opened, STREAMS));
+	for (int i = 0; i < 2; i++)
+		KS_ASSERT(pthread_create(&publishers[i], NULL, publish, NULL) == 0);
+	ks_listener_stop(listener);
+	ks_rpc_stop(rpc, 100); /* the clients do not read, so some must be cancelled */
+	CU_ASSERT_EQUAL(seen.closed, STREAMS);
+	atomic_store(&hub.stop, true);
+	for (int i = 0; i < 2; i++)
+		KS_ASSERT(pthread_join(publishers[i], NULL) == 0);
+	for (int i = 0; i < STREAMS; i++) {
+		gc_stream_cancel(&streams[i]);
+		gc_stream_end(&streams[i], &result);
+		CU_ASSERT_NOT_EQUAL(result.status, 0);
+	}
+	gc_close(&client);
+	ks_mutex_fini(&hub.lock);
+	ks_cond_fini(&seen.changed);
+	ks_mutex_fini(&seen.lock);
+}
+
 static void stop_ends_streams_with_etcds_text(void)
 {
 	struct gc_stream stream;
@@ -889,7 +1061,7 @@ static void stop_cancels_a_stream_whose_client_never_reads(void)
 
 static void start_and_stop_without_a_call(void)
 {
-	for (int i = 0; i < 20; i++) {
+	for (int i = 0; i < 100; i++) {
 		start_server(0);
 		stop_server();
 	}
@@ -953,6 +1125,8 @@ int main(void)
 				      T(cancel_and_disconnect_reach_closed),
 				      T(a_client_that_never_reads_is_not_read_from),
 				      T(tasks_and_messages_of_many_threads_all_arrive),
+				      T(streams_come_and_go_under_fire),
+				      T(stop_under_fire_closes_every_stream),
 				      T(stop_ends_streams_with_etcds_text),
 				      T(stop_waits_for_unary_calls_that_run),
 				      T(stop_cancels_a_stream_whose_client_never_reads),
