@@ -1,0 +1,536 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# etcdctl against kineshim, on SQLite and on PostgreSQL: every KV, watch, lease, compaction, endpoint and member command, and
+# what is built from them (lock, elect, make-mirror). The same steps run against a real etcd first, and what etcdctl
+# prints must be the same, but for ids, ports and times. Prints TAP: one point for each step on each database.
+#
+#   etcdctl.sh                 all of it; without a real etcd (or PostgreSQL) that part is skipped
+#   etcdctl.sh --transcript URL DIR      only runs the steps against a server and leaves what they print in DIR
+#
+# KINESHIM names the program under test, by default the one of this build. KS_TEST_KEEP=1 keeps the transcripts.
+set -u
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+lib=$here/../lib
+# shellcheck source=tests/lib/servers.sh
+. "$lib/servers.sh"
+export ETCDCTL_API=3
+
+ctl() {
+	timeout 30 etcdctl --endpoints="$url" "$@"
+}
+
+# Runs a command line and shows it with what it printed and its exit status.
+say() {
+	echo "\$ $*"
+	"$@" 2>&1
+	echo "status $?"
+}
+
+# until_true SECONDS COMMAND…
+until_true() {
+	local try limit=$(($1 * 20))
+
+	shift
+	for try in $(seq "$limit"); do
+		"$@" >/dev/null 2>&1 && return
+		sleep 0.05
+	done
+	echo "waited in vain for: $*"
+	return 1
+}
+
+lines() {
+	[ "$(wc -l <"$1")" -ge "$2" ]
+}
+
+# Ends a background job of this shell, with its children.
+end_job() {
+	kill "$1" 2>/dev/null
+	wait "$1" 2>/dev/null
+}
+
+# ---- the steps: they build on each other, so revisions can be compared ----
+
+step_put() {
+	say ctl put foo bar
+	say ctl put foo bar2 --prev-kv
+	say ctl put empty ''
+	say ctl put '' x
+	say ctl put foo --ignore-value
+	say ctl put nothing --ignore-value
+	say ctl put foo x --lease=123
+	say ctl put foo x --ignore-lease
+	echo from-stdin | say ctl put piped
+	say ctl put -w json foo json
+	say ctl put -w fields foo fields --prev-kv
+}
+
+# Before anything is compacted the hash is the same on all versions.
+step_hashkv() {
+	say ctl endpoint hashkv
+	say ctl endpoint hashkv --rev=3 -w json
+	say ctl endpoint hashkv --rev=99
+}
+
+step_get() {
+	say ctl get foo
+	say ctl get missing
+	say ctl get foo --print-value-only
+	say ctl get foo -w json
+	say ctl get foo -w fields
+	say ctl get foo --hex
+	say ctl get foo --consistency=s
+	say ctl get foo --rev=2
+	say ctl get foo --rev=999
+	say ctl get ''
+}
+
+step_get_ranges() {
+	local i
+
+	for i in 5 3 1 4 2; do ctl put "k/$i" "v$((9 - i))" >/dev/null; done
+	ctl put k/3 again >/dev/null
+	say ctl get --prefix k/
+	say ctl get --prefix k/ --keys-only
+	say ctl get --prefix k/ --limit=2
+	say ctl get --prefix k/ --limit=2 -w json
+	say ctl get --prefix k/ --order=DESCEND --sort-by=KEY
+	say ctl get --prefix k/ --order=ASCEND --sort-by=VALUE
+	say ctl get --prefix k/ --order=DESCEND --sort-by=MODIFY
+	say ctl get --prefix k/ --order=ASCEND --sort-by=CREATE
+	say ctl get --prefix k/ --order=DESCEND --sort-by=VERSION --limit=1
+	say ctl get --prefix k/ --keys-only -w fields --limit=1
+	say ctl get --from-key k/4
+	say ctl get k/2 k/4
+	say ctl get k/4 k/2
+	say ctl get --prefix ''
+	say ctl get --prefix k/ --rev=10 --keys-only
+}
+
+step_binary_keys() {
+	say ctl put $'\x01\xff' $'\xff\xfe'
+	say ctl get $'\x01\xff' --hex
+	say ctl get --prefix $'\x01\xff' -w json
+	say ctl del $'\x01\xff'
+}
+
+step_del() {
+	say ctl del missing
+	say ctl del empty
+	say ctl del piped --prev-kv
+	say ctl del k/1 k/3
+	say ctl del --prefix k/ --prev-kv
+	say ctl del -w json --from-key zzz
+	say ctl get --prefix k/
+}
+
+step_txn() {
+	say ctl txn <<-'END'
+		mod("new") = "0"
+		ver("foo") > "1"
+
+		put new 1
+		get new
+
+		get foo
+
+	END
+	say ctl txn <<-'END'
+		mod("new") = "0"
+
+		put new 2
+
+		get new
+		del missing
+
+	END
+	say ctl txn -w json <<-'END'
+		value("new") = "1"
+		create("new") > "0"
+
+		del new --prev-kv
+		put other a
+		get --prefix o
+
+
+	END
+	say ctl txn -i <<-'END'
+		val("other") < "b"
+
+		put other c
+
+		get other
+
+	END
+	say ctl txn <<-'END'
+
+		put twice 1
+		put twice 2
+
+
+	END
+	say ctl txn <<-'END'
+
+		put twice 1
+		del --prefix tw
+
+
+	END
+	{
+		echo
+		for i in $(seq 129); do echo "put many/$i $i"; done
+		echo
+		echo
+	} | say ctl txn
+	{
+		echo
+		for i in $(seq 128); do echo "put many/$i $i"; done
+		echo
+		echo
+	} | say ctl txn | tail -n 3
+	ctl get --prefix many/ --keys-only | grep -c many
+	say ctl del --prefix many/
+}
+
+step_watch() {
+	ctl watch w >"$out/watch" 2>&1 &
+	local one=$!
+	ctl watch --prefix w --prev-kv -w fields >"$out/watch.prev" 2>&1 &
+	local prev=$!
+	ctl watch w -- sh -c 'echo "$ETCD_WATCH_EVENT_TYPE $ETCD_WATCH_KEY $ETCD_WATCH_VALUE"' >"$out/watch.exec" 2>&1 &
+	local run=$!
+	# A watch that has begun sees this key; then the others have begun too, or will be given time.
+	until_true 10 sh -c "etcdctl --endpoints=$url put w begin >/dev/null; sleep 0.2; test -s $out/watch &&
+		test -s $out/watch.prev && test -s $out/watch.exec"
+	ctl put w 1 >/dev/null
+	ctl put w 2 >/dev/null
+	ctl put wx 3 >/dev/null
+	ctl del w >/dev/null
+	until_true 10 grep -q DELETE "$out/watch"
+	until_true 10 grep -q '"Type" : "DELETE"\|"Type" : 1\|DELETE' "$out/watch.prev"
+	until_true 10 grep -q DELETE "$out/watch.exec"
+	end_job $one
+	end_job $prev
+	end_job $run
+	sed -n '/^1$/,$p' "$out/watch"
+	grep -c PUT "$out/watch.exec" | sed 's/[0-9][0-9]*/some/'
+	grep DELETE "$out/watch.exec"
+	ctl put w rebase >/dev/null
+}
+
+# History: the revisions are the same on every server only when the puts above were; so this starts from a new key.
+step_watch_history() {
+	local first
+
+	first=$(ctl put h 1 -w json | sed 's/.*"revision":\([0-9]*\).*/\1/')
+	ctl put h 2 >/dev/null
+	ctl put hh 3 >/dev/null
+	ctl del h >/dev/null
+	ctl watch --prefix h --rev="$first" >"$out/watch.old" 2>&1 &
+	local old=$!
+	until_true 10 lines "$out/watch.old" 11
+	ctl put h 4 >/dev/null
+	until_true 10 lines "$out/watch.old" 14
+	end_job $old
+	cat "$out/watch.old"
+	printf 'watch h --rev=%s\n' "$first" >"$out/commands"
+	{ cat "$out/commands"; sleep 2; } | timeout 3 etcdctl --endpoints="$url" watch -i 2>&1 | head -n 6
+	ctl del --prefix h >/dev/null
+}
+
+lease_of() {
+	sed -n 's/^lease \([0-9a-f]*\) granted.*/\1/p'
+}
+
+step_lease() {
+	local id
+
+	id=$(ctl lease grant 100 | lease_of)
+	say ctl lease grant 1
+	say ctl lease timetolive "$id"
+	say ctl put leased 1 --lease="$id"
+	say ctl put leased2 2 --lease="$id"
+	say ctl get leased -w json
+	ctl lease timetolive "$id" --keys | sed 's/\[leased2 leased\]/[leased leased2]/'
+	say ctl put leased 1 --ignore-lease --ignore-value
+	say ctl put leased2 3
+	ctl lease timetolive "$id" --keys
+	say ctl lease keep-alive --once "$id"
+	ctl lease list | sed 1d | grep -c .
+	say ctl lease revoke "$id"
+	say ctl get --prefix leased
+	say ctl lease revoke "$id"
+	say ctl lease timetolive "$id"
+	say ctl lease keep-alive --once "$id"
+	say ctl del leased2
+}
+
+step_lease_expires() {
+	local id
+
+	id=$(ctl lease grant 2 | lease_of)
+	ctl put dying 1 --lease="$id" >/dev/null
+	say ctl get dying
+	until_true 15 sh -c "! etcdctl --endpoints=$url get dying | grep -q ."
+	say ctl get dying
+	id=$(ctl lease grant 2 | lease_of)
+	ctl lease keep-alive "$id" >"$out/keepalive" 2>&1 &
+	local job=$!
+	ctl put kept 1 --lease="$id" >/dev/null
+	until_true 15 lines "$out/keepalive" 5
+	say ctl get kept
+	end_job $job
+	ctl lease revoke "$id" >/dev/null
+	sed -n 1p "$out/keepalive"
+}
+
+step_compaction() {
+	local now
+
+	now=$(ctl put c 1 -w json | sed 's/.*"revision":\([0-9]*\).*/\1/')
+	ctl put c 2 >/dev/null
+	ctl put c 3 >/dev/null
+	say ctl compaction $((now + 1)) | sed "s/$((now + 1))/REV/g"
+	say ctl compaction $((now + 1)) | sed "s/$((now + 1))/REV/g"
+	say ctl compaction $((now + 99)) | sed "s/$((now + 99))/FUTURE/g"
+	say ctl get c --rev="$now" | sed "s/$now/OLD/g"
+	say ctl get c --rev=$((now + 1)) | sed "s/$((now + 1))/REV/g"
+	say ctl get c
+	say timeout 10 etcdctl --endpoints="$url" watch c --rev="$now" | sed "s/=$now/=OLD/g; s/$((now + 1))/REV/g; s#$url#ENDPOINT#"
+	say ctl compaction --physical $((now + 2)) | sed "s/$((now + 2))/REV/g"
+	say ctl get c
+}
+
+step_endpoint() {
+	say ctl endpoint health
+	say ctl endpoint health --cluster
+	say ctl endpoint status -w json
+	ctl endpoint status | awk -F', ' '{ print NF, $5, $6, $10 }'
+	say ctl endpoint hashkv | sed 's/[0-9]*$/HASH/'
+	say ctl endpoint hashkv -w json | sed 's/"hash":[0-9]*/"hash":HASH/'
+}
+
+step_member() {
+	ctl member list | awk -F', ' '{ print NF, $2, $5, $6 }'
+	ctl member list -w json | grep -o '"ID":\|"clientURLs":\["[^"]*"\]\|"name"'
+	say ctl member list -w fields | grep -c ClientURL
+}
+
+step_alarm_and_defrag() {
+	say ctl alarm list
+	say ctl alarm disarm
+	say ctl defrag
+}
+
+step_lock() {
+	say ctl lock guarded echo locked
+	ctl lock guarded >"$out/lock.one" 2>&1 &
+	local one=$!
+	until_true 10 test -s "$out/lock.one"
+	ctl lock guarded >"$out/lock.two" 2>&1 &
+	local two=$!
+	until_true 10 sh -c "test \$(etcdctl --endpoints=$url get --prefix guarded/ --keys-only | grep -c guarded) -eq 2"
+	wc -c <"$out/lock.two"
+	kill -INT "$(pgrep -P $one -f 'lock guarded' || echo $one)" 2>/dev/null
+	wait $one 2>/dev/null
+	until_true 15 test -s "$out/lock.two"
+	sed 's#/.*#/LEASE#' "$out/lock.one" "$out/lock.two"
+	kill -INT "$(pgrep -P $two -f 'lock guarded' || echo $two)" 2>/dev/null
+	wait $two 2>/dev/null
+	until_true 15 sh -c "! etcdctl --endpoints=$url get --prefix guarded/ | grep -q ."
+	say ctl get --prefix guarded/
+}
+
+step_elect() {
+	ctl elect seat one >"$out/elect.one" 2>&1 &
+	local one=$!
+	until_true 10 lines "$out/elect.one" 2
+	ctl elect -l seat >"$out/elect.listen" 2>&1 &
+	local listen=$!
+	until_true 10 lines "$out/elect.listen" 2
+	ctl elect seat two >"$out/elect.two" 2>&1 &
+	local two=$!
+	until_true 10 sh -c "test \$(etcdctl --endpoints=$url get --prefix seat/ --keys-only | grep -c seat) -eq 2"
+	wc -c <"$out/elect.two"
+	kill -INT "$(pgrep -P $one -f 'elect seat' || echo $one)" 2>/dev/null
+	wait $one 2>/dev/null
+	until_true 15 lines "$out/elect.two" 2
+	until_true 10 lines "$out/elect.listen" 4
+	end_job $listen
+	kill -INT "$(pgrep -P $two -f 'elect seat' || echo $two)" 2>/dev/null
+	wait $two 2>/dev/null
+	sed 's#seat/.*#seat/LEASE#' "$out/elect.one" "$out/elect.two" "$out/elect.listen"
+}
+
+step_make_mirror() {
+	local i
+
+	for i in $(seq 20); do echo "put from/$i $i"; done >"$out/puts"
+	{ echo; cat "$out/puts"; echo; echo; } | ctl txn >/dev/null
+	timeout 60 etcdctl --endpoints="$url" make-mirror --prefix from/ --dest-prefix to/ "${url#http://}" >"$out/mirror" 2>&1 &
+	local mirror=$!
+	until_true 20 sh -c "etcdctl --endpoints=$url get to/9 | grep -q ."
+	ctl put from/new x >/dev/null
+	ctl del from/1 >/dev/null
+	until_true 20 sh -c "etcdctl --endpoints=$url get to/new | grep -q x && ! etcdctl --endpoints=$url get to/1 | grep -q ."
+	end_job $mirror
+	say ctl get --prefix to/
+	ctl del --prefix from/ >/dev/null
+	ctl del --prefix to/ >/dev/null
+}
+
+step_large_values() {
+	head -c 1500000 /dev/zero | tr '\0' v >"$out/large"
+	head -c 1624000 /dev/zero | tr '\0' v >"$out/larger"
+	say ctl put large <"$out/large"
+	ctl get large --print-value-only | wc -c
+	say ctl put larger <"$out/larger"
+	say ctl del large
+}
+
+steps="put hashkv get get_ranges binary_keys del txn lease lease_expires compaction endpoint member alarm_and_defrag
+	watch watch_history lock elect make_mirror large_values"
+
+# What differs between any two servers.
+normalise() {
+	sed -E -e "s#${url#http://}#HOST#g" \
+		-e 's/"(cluster_id|member_id|leader)":[0-9]+/"\1":ID/g' \
+		-e 's/"(ClusterID|MemberID)" : [0-9]+/"\1" : ID/g' \
+		-e 's/"(raft_term|raftIndex|raftTerm|raftAppliedIndex|dbSize|dbSizeInUse)":[0-9]+/"\1":N/g' \
+		-e 's/"(RaftTerm)" : [0-9]+/"\1" : N/g' \
+		-e 's/"version":"[0-9.]+"/"version":V/g' \
+		-e 's/,"(storageVersion|dbSizeQuota|downgradeInfo)":("[^"]*"|[0-9]+|\{[^}]*\})//g' \
+		-e 's/"lease":[0-9]+/"lease":ID/g' \
+		-e 's/\b[0-9a-f]{12,16}\b/LEASE/g' \
+		-e 's/remaining\((99|98|100)s\)/remaining(Ts)/' \
+		-e 's/took = [0-9.]+[mnµs]+/took = T/' \
+		-e 's/^\{"level":.*"error":"(.*)"\}$/log: \1/' \
+		-e 's#"(target|ts|attempt|caller|logger)":("[^"]*"|[0-9.]+),?##g'
+}
+
+transcript() {
+	url=$1
+	out=$2
+	mkdir -p "$out"
+	for step in $steps; do
+		"step_$step" 2>&1 | normalise >"$out/$step.txt"
+	done
+}
+
+if [ "${1:-}" = --transcript ]; then
+	transcript "$2" "$3"
+	exit 0
+fi
+
+# ---- the servers ----
+
+kineshim=${KINESHIM:-${top_builddir:-.}/kineshim/kineshim}
+command -v etcdctl >/dev/null || { echo "1..0 # SKIP no etcdctl (Debian: etcd-client)"; exit 0; }
+[ -x "$kineshim" ] || { echo "Bail out! no $kineshim"; exit 99; }
+dir=$(ks_tmpdir etcdctl) || exit 99
+server=
+
+finish() {
+	trap - EXIT
+	[ -z "$server" ] || { kill "$server" 2>/dev/null; wait "$server" 2>/dev/null; }
+	if [ -n "${KS_TEST_KEEP:-}" ]; then echo "# transcripts: $dir"; else rm -rf "$dir"; fi
+}
+trap finish EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+# Starts kineshim on the database and runs the steps against it.
+run_kineshim() {
+	local name=$1 endpoint=$2 port try
+
+	for try in 1 2 3; do
+		port=$(ks_free_port)
+		"$kineshim" --endpoint="$endpoint" --data-dir="$dir/$name.data" --listen-client-urls="http://127.0.0.1:$port" \
+			>"$dir/$name.log" 2>&1 &
+		server=$!
+		until_true 20 grep -q 'ready to serve' "$dir/$name.log" && break
+		kill $server 2>/dev/null
+		wait $server 2>/dev/null
+		server=
+	done
+	if [ -z "$server" ]; then
+		sed 's/^/# /' "$dir/$name.log"
+		return 1
+	fi
+	transcript "http://127.0.0.1:$port" "$dir/$name"
+	check_refusals "http://127.0.0.1:$port" "$name" >"$dir/refusals" 2>&1
+	local refusals=$?
+	[ $refusals -eq 0 ] || sed 's/^/#   /' "$dir/refusals"
+	result $refusals "$name: commands that are not implemented say so"
+	kill -TERM $server
+	wait $server
+	local status=$?
+	server=
+	return $status
+}
+
+# What is not there yet says so, and what is refused changes nothing.
+check_refusals() {
+	local url=$1 name=$2 command
+
+	for command in "auth enable" "user list" "role list" "move-leader 1" "snapshot save $dir/snapshot" \
+		"member add m --peer-urls=http://127.0.0.1:1" "member remove 1"; do
+		# shellcheck disable=SC2086 # words
+		ctl $command >"$dir/refused" 2>&1 && { cat "$dir/refused"; echo "accepted: $command"; return 1; }
+		grep -qi 'unknown method\|unimplemented\|no leader endpoint' "$dir/refused" ||
+			{ cat "$dir/refused"; echo "unclear: $command"; return 1; }
+	done
+}
+
+point=0
+failed=0
+result() {
+	point=$((point + 1))
+	if [ "$1" -eq 0 ]; then
+		echo "ok $point - $2"
+	else
+		echo "not ok $point - $2"
+		failed=1
+	fi
+}
+
+compare() {
+	local name=$1 step
+
+	for step in $steps; do
+		if [ -d "$dir/etcd" ]; then
+			diff -u "$dir/etcd/$step.txt" "$dir/$name/$step.txt" >"$dir/diff" 2>&1
+			local status=$?
+			[ $status -eq 0 ] || sed 's/^/#   /' "$dir/diff"
+			result $status "$name: etcdctl prints the same as with etcd: $step"
+		else
+			grep -q 'waited in vain' "$dir/$name/$step.txt"
+			result $((1 - $?)) "$name: $step (no etcd to compare with)"
+		fi
+	done
+}
+
+echo "TAP version 13"
+"$lib/with-etcd" bash -c '"$0" --transcript "http://$KS_TEST_ETCD_ENDPOINT" "$1"' "$here/etcdctl.sh" "$dir/etcd" ||
+	echo "# no etcd to compare with"
+run_kineshim sqlite sqlite://
+result $? "sqlite: starts, and ends with status 0 on SIGTERM"
+[ -d "$dir/sqlite" ] && compare sqlite
+if pg_bin >/dev/null 2>&1; then
+	pg=$(ks_tmpdir pg)
+	if pg_init "$pg"; then
+		run_kineshim postgres "postgres://kineshim@127.0.0.1:$(pg_port "$pg")/kineshim"
+		result $? "postgres: starts, and ends with status 0 on SIGTERM"
+		[ -d "$dir/postgres" ] && compare postgres
+	else
+		result 1 "PostgreSQL starts"
+	fi
+	pg_stop "$pg" immediate
+	rm -rf "$pg"
+else
+	echo "# no PostgreSQL"
+fi
+echo "1..$point"
+exit $failed
