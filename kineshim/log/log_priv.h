@@ -93,6 +93,7 @@ struct ks_log_writer {
 	bool verify;            /* look at the log before anything else: a connection was cut, or somebody suspects something */
 	/* the writer's thread only */
 	bool look;              /* as verify, from the writer itself */
+	bool looked;            /* the last step was such a look */
 	enum ks_log_state state;
 	struct ks_log_applied applied;
 	struct ks_log_batch batch;
@@ -111,6 +112,7 @@ struct ks_log_writer {
 
 struct ks_log_tail {
 	struct ks_log_role role;
+	int64_t stepped_at_ms; /* when it may look again, if it is stepped */
 };
 
 struct ks_log_reader {

@@ -7,6 +7,7 @@
 #include "log/log_priv.h"
 
 #define WAIT_MS 2000          /* then the writer looks at the log anyway, which also shows a lost tail on an idle server */
+#define STEPPED_MS 2          /* without a thread nobody waits: so often it looks instead */
 #define HANDLED_WITHIN_MS 50  /* for the writer, which may be in the middle of an append */
 
 int64_t ks_log_tail_step(struct ks_log *log)
@@ -21,6 +22,11 @@ int64_t ks_log_tail_step(struct ks_log *log)
 		return pause;
 	if (!atomic_load(&log->loaded) || after == 0)
 		return KS_LOG_IDLE;
+	if (log->stepped) {
+		if (ks_clock_now(log->clock) < log->tail.stepped_at_ms)
+			return log->tail.stepped_at_ms - ks_clock_now(log->clock);
+		log->tail.stepped_at_ms = ks_clock_now(log->clock) + STEPPED_MS;
+	}
 	outcome = log->ops->wait_for_change(role->conn, after, log->stepped ? 0 : WAIT_MS, &err);
 	if (outcome != SQLB_OK) {
 		ks_log_writer_verify(log); /* what cut this connection may have changed the log */

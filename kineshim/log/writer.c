@@ -714,11 +714,14 @@ static int64_t step_serving(struct ks_log *log)
 	bool look, waiting, moved;
 
 	ks_mutex_lock(&w->role.mutex);
-	moved = w->moved_past >= 0;
-	look = w->look || w->verify || w->head_seen > w->applied.position || w->moved_past == w->applied.position;
-	w->moved_past = -1;
-	w->verify = w->look = false;
 	waiting = !ks_list_empty(&w->queue) || !ks_list_empty(&w->expired);
+	moved = w->moved_past >= 0;
+	look = w->head_seen > w->applied.position || w->moved_past == w->applied.position;
+	/* Hints may be wrong and never end: one look for each batch is enough, a conflict tells the rest. */
+	look = w->look || w->verify || (look && !(waiting && w->looked));
+	w->moved_past = -1;
+	w->looked = look;
+	w->verify = w->look = false;
 	ks_mutex_unlock(&w->role.mutex);
 	if (look) {
 		wait_ms = pull(log);
