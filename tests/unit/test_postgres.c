@@ -21,6 +21,7 @@
 
 #include "base/clock.h"
 #include "sqlbackends/sqlb.h"
+#include "tests/lib/cut_proxy.h"
 
 #define URL_MAX 2400
 
@@ -29,7 +30,7 @@ static char base_url[1000];  /* KS_TEST_POSTGRES_URL */
 static char url[URL_MAX];      /* with a schema of the running test */
 static char schema_name[64];
 static PGconn *raw;            /* what is done behind the backend's back */
-static struct ks_err err;
+static _Thread_local struct ks_err err;
 
 static int64_t now_ms(void)
 {
@@ -41,6 +42,13 @@ static bool ok(enum sqlb_outcome outcome, int line)
 	if (outcome != SQLB_OK)
 		printf("# line %d: %s %s\n", line, sqlb_outcome_name(outcome), err.text);
 	return outcome == SQLB_OK;
+}
+
+static void pause_ms(long ms)
+{
+	struct timespec pause = {ms / 1000, ms % 1000 * 1000000};
+
+	nanosleep(&pause, NULL);
 }
 
 #define OK(call) CU_ASSERT_TRUE(ok((call), __LINE__))
@@ -270,7 +278,7 @@ struct disturber {
 	_Atomic bool stop;
 	void (*disturb)(unsigned *seed);
 	pthread_t thread;
-	int times;
+	_Atomic int times;
 };
 
 static void *disturb_now_and_then(void *arg)
@@ -280,7 +288,7 @@ static void *disturb_now_and_then(void *arg)
 
 	while (!atomic_load(&disturber->stop)) {
 		disturber->disturb(&seed);
-		disturber->times++;
+		atomic_fetch_add(&disturber->times, 1);
 	}
 	return NULL;
 }
@@ -336,58 +344,99 @@ static bool take_writer_and_batch(void *ctx, const struct sqlb_row *row)
 	return true;
 }
 
+struct tally {
+	int done, doubts, landed, away;
+};
+
 /*
  * What log/writer.c does, in small: DOUBT and AWAY are answered by the same batch again, a conflict with itself means that it
- * had landed. Every batch must be in the log once, in order.
+ * had landed. False: something that must not happen.
  */
+static bool append_until_settled(struct sqlb_conn *conn, int64_t position, struct tally *tally)
+{
+	struct sqlb_loc loc = {position, 0};
+	enum sqlb_outcome outcome;
+	int64_t found[2] = {0};
+
+	for (;;) {
+		outcome = append_as(conn, position, 42, position);
+		if (outcome != SQLB_DOUBT && outcome != SQLB_AWAY)
+			break;
+		tally->doubts += outcome == SQLB_DOUBT;
+		tally->away += outcome == SQLB_AWAY;
+		if (outcome == SQLB_AWAY)
+			pause_ms(5);
+	}
+	if (outcome == SQLB_CONFLICT) {
+		while (ops->read_at(conn, &loc, 1, take_writer_and_batch, found, &err) == SQLB_AWAY)
+			pause_ms(5);
+		tally->landed++;
+		if (found[0] != 42 || found[1] != position) {
+			printf("# position %lld has %lld/%lld\n", (long long)position, (long long)found[0], (long long)found[1]);
+			return false;
+		}
+	} else if (outcome != SQLB_OK) {
+		printf("# %s %s\n", sqlb_outcome_name(outcome), err.text);
+		return false;
+	}
+	tally->done++;
+	return true;
+}
+
+/* Every batch must be in the log once, in order. */
+static void check_tally(const struct tally *tally, int least, int disturbances)
+{
+	char expected[100];
+
+	printf("# %d appends, %d disturbances, %d doubts, %d away, %d had landed\n", tally->done, disturbances, tally->doubts,
+	       tally->away, tally->landed);
+	CU_ASSERT_TRUE(tally->done >= least);
+	snprintf(expected, sizeof(expected), "%d/1/%d", tally->done, tally->done);
+	CU_ASSERT_STRING_EQUAL(sql("SELECT count(*) || '/' || min(position) || '/' || max(position) FROM kineshim_log "
+				   "WHERE batch = position AND writer = 42"),
+			       expected);
+}
+
 static void append_through_disturbance(void (*disturb)(unsigned *seed), int batches, int least_disturbances)
 {
 	struct side side = begin();
 	struct disturber disturber = {.disturb = disturb};
-	int doubts = 0, away = 0, landed = 0, done = 0;
-	struct timespec pause = {0, 10 * 1000000};
-	char expected[100];
+	struct tally tally = {0};
 
 	pthread_create(&disturber.thread, NULL, disturb_now_and_then, &disturber);
-	for (int64_t position = 1; position <= batches || disturber.times < least_disturbances; position++) {
-		int64_t found[2] = {0};
-		enum sqlb_outcome outcome;
-
-		for (;;) {
-			outcome = append_as(side.conn, position, 42, position);
-			if (outcome != SQLB_DOUBT && outcome != SQLB_AWAY)
-				break;
-			doubts += outcome == SQLB_DOUBT;
-			away += outcome == SQLB_AWAY;
-			if (outcome == SQLB_AWAY)
-				nanosleep(&pause, NULL);
-		}
-		if (outcome == SQLB_CONFLICT) {
-			struct sqlb_loc loc = {position, 0};
-
-			while (ops->read_at(side.conn, &loc, 1, take_writer_and_batch, found, &err) != SQLB_OK)
-				nanosleep(&pause, NULL);
-			if (found[0] != 42 || found[1] != position)
-				break;
-			landed++;
-		} else if (outcome != SQLB_OK) {
-			printf("# %s %s\n", sqlb_outcome_name(outcome), err.text);
+	for (int64_t position = 1; position <= batches || atomic_load(&disturber.times) < least_disturbances; position++)
+		if (!append_until_settled(side.conn, position, &tally))
 			break;
-		}
-		done++;
-	}
 	atomic_store(&disturber.stop, true);
 	pthread_join(disturber.thread, NULL);
-	printf("# %d appends, %d disturbances, %d doubts (%d had landed), %d away\n", done, disturber.times, doubts, landed,
-	       away);
-	CU_ASSERT_TRUE(done >= batches);
-	CU_ASSERT_TRUE(doubts + away > 0);
 	PQfinish(raw);
 	raw_connect();
-	snprintf(expected, sizeof(expected), "%d/1/%d", done, done);
-	CU_ASSERT_STRING_EQUAL(sql("SELECT count(*) || '/' || min(position) || '/' || max(position) FROM kineshim_log "
-				   "WHERE batch = position AND writer = 42"),
-			       expected);
+	CU_ASSERT_TRUE(tally.doubts + tally.away > 0);
+	check_tally(&tally, batches, disturber.times);
+	end(&side);
+}
+
+/* Here the server lives, and goes on with what it was asked, or is asked later. */
+static void connections_cut_during_appends_lose_and_double_nothing(void)
+{
+	struct side side = begin(), cut;
+	struct tally tally = {0};
+	struct cut_proxy *proxy;
+	char through[URL_MAX];
+	int port, cuts;
+
+	proxy = cut_proxy_start(atoi(getenv("KS_TEST_POSTGRES_PORT")), 60, 20260, &port);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(proxy);
+	snprintf(through, sizeof(through), "postgres://kineshim@127.0.0.1:%d/kineshim?options=-csearch_path%%3D%s", port,
+		 schema_name);
+	cut = side_open(through);
+	for (int64_t position = 1; tally.doubts < 100 && position < 100000; position++)
+		if (!append_until_settled(cut.conn, position, &tally))
+			break;
+	side_close(&cut);
+	cuts = cut_proxy_stop(proxy);
+	CU_ASSERT_TRUE(tally.landed > 0 && tally.doubts >= 100);
+	check_tally(&tally, 100, cuts);
 	end(&side);
 }
 
@@ -525,6 +574,9 @@ static void keys_are_bytes_in_every_encoding(void)
 
 		schema_name[0] = '\0';
 		raw = PQconnectdb(super);
+		sql("SET client_min_messages = 'error'");
+		snprintf(text, sizeof(text), "DROP DATABASE IF EXISTS enc_%s", encodings[i]);
+		sql(text);
 		snprintf(text, sizeof(text), "CREATE DATABASE enc_%s OWNER kineshim ENCODING '%s' LOCALE 'C' TEMPLATE template0",
 			 encodings[i], encodings[i]);
 		sql(text);
@@ -541,6 +593,9 @@ static void keys_are_bytes_in_every_encoding(void)
 		CU_ASSERT_STRING_EQUAL(sql("SELECT value FROM kineshim_live WHERE mod_revision = 3"), "\\xff");
 		if (i == 0)
 			CU_ASSERT_STRING_EQUAL(sql("SELECT key FROM kineshim_live WHERE mod_revision = 3"), "caf\xc3\xa9");
+		OK(ops->member_beat(side.conn, &(struct sqlb_member){.id = 1, .name = ks_slice_str("n\xff"), .client_urls = ks_slice_str("u")},
+				    1000, &err));
+		CU_ASSERT_STRING_EQUAL(sql("SELECT name FROM kineshim_member"), "\\x6eff");
 		CU_ASSERT_STRING_EQUAL(sql("SELECT octet_length(key) FROM kineshim_log WHERE position = 1"), "256");
 		PQfinish(raw);
 		side_close(&side);
@@ -701,13 +756,6 @@ static int compare_int64(const void *a, const void *b)
 	return (left > right) - (left < right);
 }
 
-static void pause_ms(long ms)
-{
-	struct timespec pause = {ms / 1000, ms % 1000 * 1000000};
-
-	nanosleep(&pause, NULL);
-}
-
 /* How long after it was appended a waiter knows of it: the median of some. */
 static int64_t median_wake_us(struct side *writer, struct side *waiter, int64_t *position, int rounds)
 {
@@ -819,6 +867,7 @@ static const struct tap_test tests[] = {
 	{"a_server_that_stops_answering_leaves_doubt_that_can_be_settled",
 	 a_server_that_stops_answering_leaves_doubt_that_can_be_settled},
 	{"sessions_ended_during_appends_lose_and_double_nothing", sessions_ended_during_appends_lose_and_double_nothing},
+	{"connections_cut_during_appends_lose_and_double_nothing", connections_cut_during_appends_lose_and_double_nothing},
 	{"crashes_of_the_server_during_appends_lose_and_double_nothing",
 	 crashes_of_the_server_during_appends_lose_and_double_nothing},
 	{"restarts_of_the_server_during_appends_lose_and_double_nothing",
