@@ -64,48 +64,55 @@ static bool ipv6_available(void)
 	return true;
 }
 
+/* Cuts "host:port" or "host:port/" in two, in place; NULL when that is fine, or what is wrong. */
+static const char *split(char *text, char **host, char **port)
+{
+	size_t size = strcspn(text, "/?#");
+	char *colon;
+
+	if (text[size] && strcmp(text + size, "/") != 0)
+		return "a listen URL has no path";
+	text[size] = '\0';
+	colon = strrchr(text, ':');
+	if (!colon || strchr(colon, ']')) /* "[::1]" has colons but no port */
+		return "the port is missing";
+	*colon = '\0';
+	*host = text;
+	*port = colon + 1;
+	return NULL;
+}
+
+static bool set_host(struct ks_address *address, char *host, in_port_t port)
+{
+	size_t size = strlen(host);
+
+	if (size == 0)
+		return ipv6_available() ? set_ipv6(address, "::", port) : set_ipv4(address, "0.0.0.0", port);
+	if (strcmp(host, "localhost") == 0)
+		return set_ipv4(address, "127.0.0.1", port);
+	if (host[0] != '[' || host[size - 1] != ']')
+		return set_ipv4(address, host, port);
+	host[size - 1] = '\0';
+	return set_ipv6(address, host + 1, port);
+}
+
 static enum ks_status parse_tcp(const char *url, const char *rest, struct ks_address *address, struct ks_err *err)
 {
-	char host[INET6_ADDRSTRLEN + 2];
-	size_t size = strcspn(rest, "/?#");
-	const char *colon = memrchr(rest, ':', size);
-	size_t host_size = colon ? (size_t)(colon - rest) : size;
-	char port_text[8] = "2379";
+	char text[128], *host, *port_text;
+	const char *wrong;
 	in_port_t port;
 
-	if (rest[size] == '/' && rest[size + 1] == '\0')
-		; /* "http://host:port/" is fine */
-	else if (rest[size])
-		return bad(err, url, "a listen URL has no path");
-	if (colon && memchr(colon, ']', size - host_size)) /* "[::1]" without a port */
-		colon = NULL, host_size = size;
-	if (!colon)
-		return bad(err, url, "the port is missing");
-	if (size - host_size - 1 >= sizeof(port_text))
-		return bad(err, url, "bad port");
-	memcpy(port_text, colon + 1, size - host_size - 1);
-	port_text[size - host_size - 1] = '\0';
+	if (strlen(rest) >= sizeof(text))
+		return bad(err, url, "it is too long");
+	memcpy(text, rest, strlen(rest) + 1);
+	wrong = split(text, &host, &port_text);
+	if (wrong)
+		return bad(err, url, wrong);
 	if (!parse_port(port_text, &port))
 		return bad(err, url, "bad port");
-	if (host_size >= sizeof(host))
+	if (!set_host(address, host, port))
 		return bad(err, url, "the host must be an IP address or localhost");
-	memcpy(host, rest, host_size);
-	host[host_size] = '\0';
-
-	if (host_size == 0)
-		return (ipv6_available() ? set_ipv6(address, "::", port) : set_ipv4(address, "0.0.0.0", port))
-			       ? KS_OK
-			       : bad(err, url, "no address");
-	if (strcmp(host, "localhost") == 0)
-		return set_ipv4(address, "127.0.0.1", port) ? KS_OK : bad(err, url, "no address");
-	if (host[0] == '[' && host[host_size - 1] == ']') {
-		host[host_size - 1] = '\0';
-		if (set_ipv6(address, host + 1, port))
-			return KS_OK;
-	} else if (set_ipv4(address, host, port)) {
-		return KS_OK;
-	}
-	return bad(err, url, "the host must be an IP address or localhost");
+	return KS_OK;
 }
 
 static enum ks_status parse_unix(const char *url, const char *path, struct ks_address *address, struct ks_err *err)

@@ -97,7 +97,8 @@ static void hand_over(struct ks_listener *listener, struct half *half)
 	free(half);
 }
 
-static void answer_http1(struct ks_listener *listener, struct half *half)
+/* False when the connection is gone. */
+static bool answer_http1(struct ks_listener *listener, struct half *half)
 {
 	static const char body[] = "This port speaks etcd's gRPC API (HTTP/2). "
 				   "The JSON gateway and the HTTP/1.1 endpoints are not there yet.\n";
@@ -115,12 +116,18 @@ static void answer_http1(struct ks_listener *listener, struct half *half)
 	/* A fresh socket takes this at once; one that does not is not worth a queue. */
 	if (send(half->fd, answer, (size_t)size, MSG_NOSIGNAL) != size || shutdown(half->fd, SHUT_WR) < 0) {
 		close_half(listener, half);
-		return;
+		return false;
 	}
 	half->state = HALF_ANSWERED;
 	half->deadline_ms = now_ms() + LINGER_MS;
 	ks_list_remove(&half->node);
 	ks_list_append(&listener->answered, &half->node);
+	return true;
+}
+
+static bool request_read(struct half *half, struct ks_slice piece)
+{
+	return ks_header_end_seen(&half->header, piece) || half->consumed >= MAX_HEADER_BYTES;
 }
 
 /* Reads away what the client sends, to its end: closing with unread bytes would take our answer away from it. */
@@ -142,13 +149,9 @@ static void read_http1(struct ks_listener *listener, struct half *half)
 		if (half->consumed == 0)
 			half->head_request = size >= 5 && memcmp(piece, "HEAD ", 5) == 0;
 		half->consumed += (size_t)size;
-		if (half->state == HALF_REQUEST &&
-		    (ks_header_end_seen(&half->header, ks_slice_of(piece, (size_t)size)) ||
-		     half->consumed >= MAX_HEADER_BYTES)) {
-			answer_http1(listener, half);
-			if (half->state != HALF_ANSWERED)
-				return;
-		}
+		if (half->state == HALF_REQUEST && request_read(half, ks_slice_of(piece, (size_t)size)) &&
+		    !answer_http1(listener, half))
+			return;
 	}
 }
 
