@@ -349,6 +349,29 @@ static void foreign_protocols_are_closed_without_a_word(void)
 	stop();
 }
 
+static void clients_that_reset_are_only_closed(void)
+{
+	struct linger reset = {.l_onoff = 1, .l_linger = 0};
+	static const char *const starts[] = {
+		"", "PRI", "GET", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\n\r\n", "PRI * HTTP/2.0\r\n\r\n"};
+	char text[2048];
+	int fd;
+
+	start("http://127.0.0.1:0", 0, 0);
+	for (size_t i = 0; i < 300; i++) {
+		fd = connect_new();
+		send_text(fd, starts[i % (sizeof(starts) / sizeof(starts[0]))]);
+		KS_ASSERT(setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)) == 0);
+		(void)close(fd);
+	}
+	fd = connect_new();
+	send_text(fd, "GET / HTTP/1.1\r\n\r\n");
+	CU_ASSERT_TRUE(read_to_end(fd, text, sizeof(text)));
+	CU_ASSERT_EQUAL(strncmp(text, "HTTP/1.1 501 ", 13), 0);
+	(void)close(fd);
+	stop();
+}
+
 static void silence_is_closed_in_time(void)
 {
 	char text[64];
@@ -515,6 +538,7 @@ int main(void)
 					   T(an_answer_survives_a_body_that_was_not_wanted),
 					   T(endless_headers_are_cut),
 					   T(foreign_protocols_are_closed_without_a_word),
+					   T(clients_that_reset_are_only_closed),
 					   T(silence_is_closed_in_time),
 					   T(a_flood_pushes_out_the_oldest_and_serves_the_newest),
 					   T(running_out_of_descriptors_only_delays),
