@@ -285,8 +285,23 @@ static const struct tap_test slot_2[] = {TESTS(ENTRY_2){NULL, NULL}};
 static const struct tap_test slot_3[] = {TESTS(ENTRY_3){NULL, NULL}};
 static const struct tap_test *const slots[MAX_SLOTS] = {slot_0, slot_1, slot_2, slot_3};
 
+/* What the memory backend has no part in: it has no schema, and takes rows that no log would send for a bug, and aborts. */
+static bool applies(const char *backend, const char *test)
+{
+	static const char *const not_memory[] = {"a_foreign_log_table_is_broken_and_left_alone",
+						 "a_newer_schema_is_broken",
+						 "a_row_that_the_database_refuses_undoes_the_batch"};
+
+	for (size_t i = 0; i < sizeof(not_memory) / sizeof(not_memory[0]); i++)
+		if (strcmp(backend, "memory") == 0 && strcmp(test, not_memory[i]) == 0)
+			return false;
+	return true;
+}
+
 static void add_slot(const char *url)
 {
+	static struct tap_test chosen[MAX_SLOTS][sizeof(slot_0) / sizeof(slot_0[0])];
+	size_t count = 0;
 	struct ks_err err;
 	const struct sqlb_ops *ops = sqlb_find(url, &err);
 	char suite[64];
@@ -297,7 +312,10 @@ static void add_slot(const char *url)
 	}
 	snprintf(slot_urls[slot_count], sizeof(slot_urls[slot_count]), "%s", url);
 	snprintf(suite, sizeof(suite), "backend %s", ops->name);
-	tap_add(suite, slots[slot_count++]);
+	for (const struct tap_test *test = slots[slot_count]; test->name; test++)
+		if (applies(ops->name, test->name))
+			chosen[slot_count][count++] = *test;
+	tap_add(suite, chosen[slot_count++]);
 }
 
 int main(int argc, char **argv)

@@ -499,7 +499,7 @@ static void ipv6_serves(void)
 	struct sockaddr_in6 loopback = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
 
 	if (fd < 0 || bind(fd, (const struct sockaddr *)&loopback, sizeof(loopback)) < 0) {
-		tap_skip("no IPv6 here");
+		printf("# no IPv6 here: not tested\n"); /* a machine's property, not something to install */
 	} else {
 		start("http://[::1]:0", 0, 0);
 		call_echo(target);
