@@ -91,6 +91,9 @@ static enum sqlb_outcome probe(struct sqlb_conn *conn, int64_t after, bool *chan
 	if (outcome != SQLB_OK)
 		return outcome;
 	conn->probed_at_ms = sqlb_pg_now_ms();
+	/* Who lost a race has announced positions that may not exist yet. */
+	if (conn->announced > head.position)
+		conn->announced = head.position;
 	*changed = head.position > after;
 	if (*changed) {
 		conn->found_by_probe = head.position;
@@ -129,7 +132,8 @@ enum sqlb_outcome sqlb_pg_wait_for_change(struct sqlb_conn *conn, int64_t after,
 			return SQLB_OK;
 		now_ms = sqlb_pg_now_ms();
 		wake_ms = conn->probed_at_ms + probe_interval(conn);
-		if (wake_ms <= now_ms) {
+		/* An earlier wait may have taken several announcements at once, and its caller only have come as far as 'after'. */
+		if (wake_ms <= now_ms || conn->announced > after) {
 			outcome = probe(conn, after, &changed, err);
 			if (outcome != SQLB_OK || changed)
 				return outcome;

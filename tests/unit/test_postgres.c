@@ -790,6 +790,30 @@ static void a_notification_wakes_within_20_ms(void)
 	end(&writer);
 }
 
+static void announcements_that_came_together_wake_each_waiting_position(void)
+{
+	struct side writer = begin(), waiter = side_open(url);
+	int64_t start_ms;
+
+	(void)ops->wait_for_change(waiter.conn, 0, 10, &err);
+	for (int64_t position = 1; position <= 3; position++)
+		OK(append_as(writer.conn, position, 1, position));
+	pause_ms(50);
+	start_ms = now_ms();
+	for (int64_t after = 0; after < 3; after++)
+		OK(ops->wait_for_change(waiter.conn, after, 5000, &err));
+	CU_ASSERT_TRUE(now_ms() - start_ms < 500);
+	/* A position that was announced and is not there (its append lost a race) does not wake for ever. */
+	sql("NOTIFY kineshim, '9'");
+	pause_ms(50);
+	OK(ops->wait_for_change(waiter.conn, 3, 5000, &err));
+	start_ms = now_ms();
+	OK(ops->wait_for_change(waiter.conn, 3, 300, &err));
+	CU_ASSERT_TRUE(now_ms() - start_ms >= 290);
+	side_close(&waiter);
+	end(&writer);
+}
+
 static void a_member_that_joins_is_notified_from_then_on(void)
 {
 	struct side writer = begin(), tail = {0}, waiter = side_open(url);
@@ -883,6 +907,8 @@ static const struct tap_test tests[] = {
 	{"four_racing_appenders_leave_no_gap", four_racing_appenders_leave_no_gap},
 	{"a_trim_waits_for_the_appends_that_run", a_trim_waits_for_the_appends_that_run},
 	{"a_notification_wakes_within_20_ms", a_notification_wakes_within_20_ms},
+	{"announcements_that_came_together_wake_each_waiting_position",
+	 announcements_that_came_together_wake_each_waiting_position},
 	{"a_member_that_joins_is_notified_from_then_on", a_member_that_joins_is_notified_from_then_on},
 	{"lost_notifications_are_made_up_for_by_probing", lost_notifications_are_made_up_for_by_probing},
 	{"a_wait_survives_the_end_of_its_session", a_wait_survives_the_end_of_its_session},
