@@ -9,7 +9,7 @@
  */
 static bool too_large(const struct ks_api *api, size_t size)
 {
-	size_t envelope = ks_wire_nested_size(4, size) - size + 2 + 1 + 11;
+	size_t envelope = ks_wire_nested_size(4, size) - size + 2 + 1 + 10;
 
 	return size + envelope > api->max_request_bytes;
 }
