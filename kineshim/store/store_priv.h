@@ -79,7 +79,9 @@ struct ks_store {
 };
 
 /* Keys or records that are looked at before others get the lock. */
+#ifndef KS_LOCK_CHUNK
 #define KS_LOCK_CHUNK 2000u
+#endif
 
 void ks_lock_read(struct ks_store *store);
 void ks_lock_write(struct ks_store *store);
