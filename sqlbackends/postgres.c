@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The PostgreSQL backend (13 or newer): its vtable, its URL, its schema. postgres_priv.h says what is in the other files,
- * docs/internals/postgres.md why things are as they are.
+ * The PostgreSQL backend (13 or newer): its vtable, its URL, its schema. postgres_priv.h says what is in the
+ * other files, docs/internals/postgres.md why things are as they are.
  *
- * The URL is libpq's own, with all its options: several hosts, target_session_attrs, TLS, a socket's folder as host.
- * Nothing is held exclusively: any number of instances share one database.
+ * The URL is libpq's own, with all its options: several hosts, target_session_attrs, TLS, a socket's folder as
+ * host. Nothing is held exclusively: any number of instances share one database.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -20,7 +20,7 @@
 #include "postgres_priv.h"
 
 #define SCHEMA_VERSION 1
-#define OLDEST_SERVER  130000
+#define OLDEST_SERVER 130000
 
 static const char schema[] =
 #include "schema/postgres.sql.inc"
@@ -28,7 +28,10 @@ static const char schema[] =
 
 /* ---- the URL ---- */
 
-/* What a URL that does not say otherwise gets. A dead network is noticed within seconds, not in the kernel's two hours. */
+/*
+ * What a URL that does not say otherwise gets. A dead network is noticed within seconds, not in the kernel's
+ * two hours.
+ */
 static const struct setting {
 	const char *keyword;
 	const char *value;
@@ -51,7 +54,8 @@ static bool is_number_list(const char *text)
 static enum ks_status bad_url(struct ks_err *err, const char *why)
 {
 	return ks_fail(err, KS_INVALID_ARGUMENT,
-		       "not a PostgreSQL URL%s%s: it should look like postgres://user:password@host:5432/database?sslmode=require",
+		       "not a PostgreSQL URL%s%s: it should look like "
+		       "postgres://user:password@host:5432/database?sslmode=require",
 		       why ? ": " : "", why ? why : "");
 }
 
@@ -126,9 +130,13 @@ static enum ks_status pg_open(const char *url, const char *data_dir, struct sqlb
 	for (PQconninfoOption *option = options; option->keyword && status == KS_OK; option++) {
 		if (!option->val)
 			continue;
-		/* A slash in a password ends the host: what follows it must not show up in a later error as "port". */
+		/*
+		 * A slash in a password ends the host: what follows it must not show up in a later error as
+		 * "port".
+		 */
 		if (strcmp(option->keyword, "port") == 0 && !is_number_list(option->val))
-			status = bad_url(err, "the port is not a number (special characters in a password are written %XX)");
+			status = bad_url(err,
+					 "the port is not a number (special characters in a password are written %XX)");
 		else if (strcmp(option->keyword, "replication") == 0)
 			status = bad_url(err, "replication connections run no statements");
 	}
@@ -210,9 +218,11 @@ static enum sqlb_outcome inspect(struct sqlb_conn *conn, int *version, struct ks
 	bool found;
 
 	*version = 0;
-	/* Not to_regclass(): what it remembers of the catalogue may be older than the lock that we have just got. */
-	outcome = ask(conn,
-		      "SELECT relname FROM pg_class WHERE relname = 'kineshim_meta' AND pg_table_is_visible(oid)",
+	/*
+	 * Not to_regclass(): what it remembers of the catalogue may be older than the lock that we have just
+	 * got.
+	 */
+	outcome = ask(conn, "SELECT relname FROM pg_class WHERE relname = 'kineshim_meta' AND pg_table_is_visible(oid)",
 		      text, sizeof(text), &found, err);
 	if (outcome != SQLB_OK)
 		return outcome;
@@ -223,7 +233,8 @@ static enum sqlb_outcome inspect(struct sqlb_conn *conn, int *version, struct ks
 			      text, sizeof(text), &found, err);
 		if (outcome != SQLB_OK || !found)
 			return outcome;
-		snprintf(why, sizeof(why), "the database has a table \"%s\" and no kineshim_meta: it is not kineshim's", text);
+		snprintf(why, sizeof(why), "the database has a table \"%s\" and no kineshim_meta: it is not kineshim's",
+			 text);
 		return sqlb_pg_broken(conn, err, why);
 	}
 	outcome = ask_meta(conn, "program", text, sizeof(text), &found, err);
@@ -237,8 +248,9 @@ static enum sqlb_outcome inspect(struct sqlb_conn *conn, int *version, struct ks
 	if (*version < 1)
 		return sqlb_pg_broken(conn, err, "kineshim_meta has no schema_version");
 	if (*version > SCHEMA_VERSION) {
-		snprintf(why, sizeof(why), "schema version %d is newer than this program's %d: it needs a newer kineshim",
-			 *version, SCHEMA_VERSION);
+		snprintf(why, sizeof(why),
+			 "schema version %d is newer than this program's %d: it needs a newer kineshim", *version,
+			 SCHEMA_VERSION);
 		return sqlb_pg_broken(conn, err, why);
 	}
 	return SQLB_OK;
@@ -286,7 +298,8 @@ static enum sqlb_outcome upgrade(struct sqlb_conn *conn, int version, struct ks_
 		return outcome;
 	if (version == 0)
 		snprintf(sql, sizeof(sql),
-			 "INSERT INTO kineshim_meta (name, value) VALUES ('program', 'kineshim'), ('schema_version', '%d'), "
+			 "INSERT INTO kineshim_meta (name, value) VALUES ('program', 'kineshim'), ('schema_version', "
+			 "'%d'), "
 			 "('cluster_id', '%016" PRIx64 "'), "
 			 "('created_at', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))",
 			 SCHEMA_VERSION, random_id());
@@ -332,7 +345,10 @@ static enum sqlb_outcome read_cluster_id(struct sqlb_conn *conn, uint64_t *clust
 	return SQLB_OK;
 }
 
-/* A database that is up to date is only looked at: a read-only standby can be read, and nobody waits for a lock. */
+/*
+ * A database that is up to date is only looked at: a read-only standby can be read, and nobody waits for a
+ * lock.
+ */
 static enum sqlb_outcome pg_migrate(struct sqlb_conn *conn, uint64_t *cluster_id, struct ks_err *err)
 {
 	enum sqlb_outcome outcome = sqlb_pg_begin(conn, SQLB_PG_LONG_TIMEOUT_MS, err);

@@ -3,14 +3,14 @@
  * What the files of the PostgreSQL backend share.
  *
  *   postgres.c        the vtable, the URL, the schema
- *   postgres_conn.c   one connection: connect, send, wait with a deadline, errors → outcomes. The only one that knows
- *                     SQLSTATEs
- *   postgres_log.c    append, reading, trimming
+ *   postgres_conn.c   one connection: connect, send, wait with a deadline, errors → outcomes
+ *   postgres_sql.c    the texts of the statements
+ *   postgres_append.c, postgres_read.c   the log
  *   postgres_wait.c   waiting for change
  *   postgres_side.c   leases, duty, members, size
  *
- * A call begins with sqlb_pg_begin, which connects if need be. Whatever then goes wrong leaves the connection either
- * clean for the next call or dropped (conn->pg NULL). Every wait has a deadline: conn->deadline_ms.
+ * A call begins with sqlb_pg_begin, which connects if need be. Whatever then goes wrong leaves the connection
+ * either clean for the next call or dropped (conn->pg NULL). Every wait has a deadline: conn->deadline_ms.
  */
 #ifndef SQLB_POSTGRES_PRIV_H
 #define SQLB_POSTGRES_PRIV_H
@@ -23,10 +23,13 @@
 
 /* Payloads: the position that was appended, or the greeting of a member that was not there before. */
 #define SQLB_PG_CHANNEL "kineshim"
-#define SQLB_PG_HELLO   "hello"
+#define SQLB_PG_HELLO "hello"
 
 enum {
-	/* The server gives up first, and says so, which is a certain answer; we give up on a server that says nothing. */
+	/*
+	 * The server gives up first, and says so, which is a certain answer; we give up on a server that says
+	 * nothing.
+	 */
 	SQLB_PG_LOCK_TIMEOUT_MS = 5000,
 	SQLB_PG_STATEMENT_TIMEOUT_MS = 8000,
 	SQLB_PG_ANSWER_TIMEOUT_MS = 10000,
@@ -34,7 +37,7 @@ enum {
 	SQLB_PG_PARAMS_MAX = 14,
 };
 
-/* Prepared on a connection when it uses them first. Texts are in postgres_conn.c, in this order. */
+/* Prepared on a connection when it uses them first. */
 enum sqlb_pg_statement {
 	SQLB_PG_INSERT_ONE,
 	SQLB_PG_INSERT_MANY,
@@ -63,7 +66,9 @@ enum sqlb_pg_statement {
 	SQLB_PG_STATEMENTS, /* how many there are */
 };
 
-#define SQLB_PG_ROW_COLUMNS                                                                                            \
+extern const char *const sqlb_pg_statement_texts[SQLB_PG_STATEMENTS]; /* postgres_sql.c */
+
+#define SQLB_PG_ROW_COLUMNS \
 	"position, sub, rows, kind, revision, key, value, create_revision, version, lease, payload, writer, batch"
 
 struct sqlb_db {
@@ -91,16 +96,16 @@ struct sqlb_conn {
 	bool prepared[SQLB_PG_STATEMENTS];
 	enum sqlb_pg_unread unread;
 	struct ks_buf arrays; /* scratch for array parameters */
-	size_t row_bytes;    /* what a row of the log had lately, to size the next read */
+	size_t row_bytes;     /* what a row of the log had lately, to size the next read */
 
 	/* wait_for_change */
-	int cancel_fd;           /* eventfd; cancel writes to it */
+	int cancel_fd; /* eventfd; cancel writes to it */
 	bool listening;
-	int64_t announced;       /* highest position that a notification told of */
-	int64_t found_by_probe;  /* a probe found this one first; was it announced afterwards? */
-	int silent;              /* how often in a row it was not */
-	int64_t probed_at_ms;    /* monotonic */
-	int64_t changed_at_ms;   /* when a probe last found something, monotonic */
+	int64_t announced;      /* highest position that a notification told of */
+	int64_t found_by_probe; /* a probe found this one first; was it announced afterwards? */
+	int silent;             /* how often in a row it was not */
+	int64_t probed_at_ms;   /* monotonic */
+	int64_t changed_at_ms;  /* when a probe last found something, monotonic */
 };
 
 /* ---- postgres_conn.c ---- */
@@ -159,12 +164,21 @@ bool sqlb_pg_next(struct sqlb_conn *conn, PGresult **result);
 
 /* One prepared statement and its result, of the given number of columns. Only OK leaves a *result to clear. */
 enum sqlb_outcome sqlb_pg_query(struct sqlb_conn *conn, enum sqlb_pg_statement statement,
-				const struct sqlb_pg_params *params, int columns, PGresult **result, struct ks_err *err);
+				const struct sqlb_pg_params *params, int columns, PGresult **result,
+				struct ks_err *err);
 /* The same without a result. */
 enum sqlb_outcome sqlb_pg_run(struct sqlb_conn *conn, enum sqlb_pg_statement statement,
 			      const struct sqlb_pg_params *params, struct ks_err *err);
-/* SQL text without parameters, one statement or several; the result is the last one's, in text. 'result' may be NULL. */
+/*
+ * SQL text without parameters, one statement or several; the result is the last one's, in text. 'result' may be
+ * NULL.
+ */
 enum sqlb_outcome sqlb_pg_exec(struct sqlb_conn *conn, const char *sql, PGresult **result, struct ks_err *err);
+
+static inline size_t sqlb_pg_row_bytes(const struct sqlb_row *row)
+{
+	return row->key.size + row->value.size + row->payload.size;
+}
 
 /* Binary results. False: NULL, or not of that size, which only a changed schema can cause. */
 bool sqlb_pg_get_int8(const PGresult *result, int row, int column, int64_t *value);
@@ -180,8 +194,8 @@ enum sqlb_outcome sqlb_pg_append(struct sqlb_conn *conn, const struct sqlb_appen
 enum sqlb_outcome sqlb_pg_read_head(struct sqlb_conn *conn, struct sqlb_head *head, struct ks_err *err);
 enum sqlb_outcome sqlb_pg_read_rows(struct sqlb_conn *conn, int64_t after, int64_t to, size_t max_bytes,
 				    sqlb_row_fn *visit, void *ctx, bool *more, struct ks_err *err);
-enum sqlb_outcome sqlb_pg_read_at(struct sqlb_conn *conn, const struct sqlb_loc *locs, size_t count,
-				  sqlb_row_fn *visit, void *ctx, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_read_at(struct sqlb_conn *conn, const struct sqlb_loc *locs, size_t count, sqlb_row_fn *visit,
+				  void *ctx, struct ks_err *err);
 enum sqlb_outcome sqlb_pg_trim(struct sqlb_conn *conn, const struct sqlb_loc *locs, size_t count, struct ks_err *err);
 enum sqlb_outcome sqlb_pg_wait_for_change(struct sqlb_conn *conn, int64_t after, int wait_ms, struct ks_err *err);
 void sqlb_pg_cancel(struct sqlb_conn *conn);

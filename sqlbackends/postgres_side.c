@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What stands beside the log in PostgreSQL: deadlines of leases, the duty, the members, and the size of it all. Each call is
- * one statement; the texts, with their locking, are in postgres_conn.c.
+ * What stands beside the log in PostgreSQL: deadlines of leases, the duty, the members, and the size of it all.
+ * Each call is one statement; the texts, with their locking, are in postgres_sql.c.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -79,8 +79,8 @@ static bool fill_leases(const PGresult *result, struct sqlb_lease *leases, size_
 	return ok;
 }
 
-static enum sqlb_outcome leases_by_id(struct sqlb_conn *conn, enum sqlb_pg_statement statement, struct sqlb_lease *leases,
-				      size_t count, struct ks_err *err)
+static enum sqlb_outcome leases_by_id(struct sqlb_conn *conn, enum sqlb_pg_statement statement,
+				      struct sqlb_lease *leases, size_t count, struct ks_err *err)
 {
 	struct sqlb_pg_params params = {0};
 	enum sqlb_outcome outcome;
@@ -99,12 +99,14 @@ static enum sqlb_outcome leases_by_id(struct sqlb_conn *conn, enum sqlb_pg_state
 	return outcome;
 }
 
-enum sqlb_outcome sqlb_pg_lease_touch(struct sqlb_conn *conn, struct sqlb_lease *leases, size_t count, struct ks_err *err)
+enum sqlb_outcome sqlb_pg_lease_touch(struct sqlb_conn *conn, struct sqlb_lease *leases, size_t count,
+				      struct ks_err *err)
 {
 	return leases_by_id(conn, SQLB_PG_LEASE_TOUCH, leases, count, err);
 }
 
-enum sqlb_outcome sqlb_pg_lease_read(struct sqlb_conn *conn, struct sqlb_lease *leases, size_t count, struct ks_err *err)
+enum sqlb_outcome sqlb_pg_lease_read(struct sqlb_conn *conn, struct sqlb_lease *leases, size_t count,
+				     struct ks_err *err)
 {
 	return leases_by_id(conn, SQLB_PG_LEASE_READ, leases, count, err);
 }
@@ -287,9 +289,9 @@ enum sqlb_outcome sqlb_pg_size(struct sqlb_conn *conn, struct sqlb_size *size, s
 }
 
 /*
- * Plain VACUUM runs beside the appends of all instances and makes free space usable again, but gives back only what is
- * free at the end. VACUUM FULL gives all back, and locks everybody out while it copies what is left: done only where that is
- * less than half of the table.
+ * Plain VACUUM runs beside the appends of all instances and makes free space usable again, but gives back only
+ * what is free at the end. VACUUM FULL gives all back, and locks everybody out while it copies what is left:
+ * done only where that is less than half of the table.
  */
 enum sqlb_outcome sqlb_pg_defragment(struct sqlb_conn *conn, struct ks_err *err)
 {
@@ -300,8 +302,8 @@ enum sqlb_outcome sqlb_pg_defragment(struct sqlb_conn *conn, struct ks_err *err)
 		outcome = sqlb_pg_exec(conn, "SET statement_timeout = 0", NULL, err);
 	if (outcome == SQLB_OK)
 		outcome = sqlb_pg_exec(conn,
-				       "VACUUM (ANALYZE) kineshim_log, kineshim_lease, kineshim_duty, kineshim_member", NULL,
-				       err);
+				       "VACUUM (ANALYZE) kineshim_log, kineshim_lease, kineshim_duty, kineshim_member",
+				       NULL, err);
 	if (outcome == SQLB_OK)
 		outcome = sqlb_pg_size(conn, &size, err);
 	if (outcome == SQLB_OK && size.in_use < size.allocated / 2) {

@@ -2,9 +2,10 @@
 /*
  * Waiting for somebody else's append.
  *
- * LISTEN makes it prompt, but is only a hint: a notification is lost when its sender dies after the commit, when it
- * believed to be alone, or when a pooler sits in between. So the head is probed now and then as well, seldom while
- * notifications arrive, and as often as on a database without them once they are found to be missing:
+ * LISTEN makes it prompt, but is only a hint: a notification is lost when its sender dies after the commit,
+ * when it believed to be alone, or when a pooler sits in between. So the head is probed now and then as well,
+ * seldom while notifications arrive, and as often as on a database without them once they are found to be
+ * missing:
  *
  *	told      probe every second; each notification leads back here
  *	alone     nobody else is registered, so nobody notifies: probe every 250 ms for one who just came
@@ -73,7 +74,10 @@ static int probe_interval(const struct sqlb_conn *conn)
 		return PROBE_ALONE_MS;
 	if (conn->silent < SILENT_AFTER)
 		return PROBE_TOLD_MS;
-	/* A tenth of the time that nothing happened: a change is noticed late in proportion to how rare they are. */
+	/*
+	 * A tenth of the time that nothing happened: a change is noticed late in proportion to how rare they
+	 * are.
+	 */
 	quiet_ms = sqlb_pg_now_ms() - conn->changed_at_ms;
 	return quiet_ms < 10 ? 1 : quiet_ms > 10 * PROBE_IDLE_MS ? PROBE_IDLE_MS : (int)(quiet_ms / 10);
 }
@@ -132,7 +136,10 @@ enum sqlb_outcome sqlb_pg_wait_for_change(struct sqlb_conn *conn, int64_t after,
 			return SQLB_OK;
 		now_ms = sqlb_pg_now_ms();
 		wake_ms = conn->probed_at_ms + probe_interval(conn);
-		/* An earlier wait may have taken several announcements at once, and its caller only have come as far as 'after'. */
+		/*
+		 * An earlier wait may have taken several announcements at once, and its caller only have come
+		 * as far as 'after'.
+		 */
 		if (wake_ms <= now_ms || conn->announced > after) {
 			outcome = probe(conn, after, &changed, err);
 			if (outcome != SQLB_OK || changed)

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define MAX_CONNECTIONS 8192
-#define AFTERMATH_MS    30 /* how long the server's side is kept after a cut, so that it can do what it was asked */
+#define AFTERMATH_MS 30 /* how long the server's side is kept after a cut, so that it can do what it was asked */
 
 enum cut { CUT_REQUEST, CUT_MIDDLE, CUT_ANSWER, CUT_LATE, CUTS };
 
@@ -118,7 +118,8 @@ static void *carry(void *arg)
 	if (!data || connect(server_fd, (struct sockaddr *)&address, sizeof(address)) != 0)
 		goto out;
 	while (!atomic_load(&proxy->stop)) {
-		struct pollfd fds[] = {{.fd = connection->client_fd, .events = POLLIN}, {.fd = server_fd, .events = POLLIN}};
+		struct pollfd fds[] = {{.fd = connection->client_fd, .events = POLLIN},
+				       {.fd = server_fd, .events = POLLIN}};
 		ssize_t size;
 
 		if (poll(fds, 2, 20) <= 0)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A TCP proxy to a local port that cuts each connection some time after it began, at the worst moment it can find: while a
- * request passes. The request is then lost, cut in the middle, passed on without its answer, or passed on later, when the
- * client has long been told that its connection is gone. What the client is left with is doubt.
+ * A TCP proxy to a local port that cuts each connection some time after it began, at the worst moment it can
+ * find: while a request passes. The request is then lost, cut in the middle, passed on without its answer, or
+ * passed on later, when the client has long been told that its connection is gone. What the client is left with
+ * is doubt.
  */
 #ifndef TESTS_LIB_CUT_PROXY_H
 #define TESTS_LIB_CUT_PROXY_H

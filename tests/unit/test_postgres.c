@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What only the PostgreSQL backend has to promise, beyond tests/suites/backend.c: sessions and servers that die in the middle
- * of an append, read-only servers, peers that say nothing, notifications, encodings, a trim that meets an append.
+ * What only the PostgreSQL backend has to promise, beyond tests/suites/backend.c: sessions and servers that die
+ * in the middle of an append, read-only servers, peers that say nothing, notifications, encodings, a trim that
+ * meets an append.
  *
- * Needs a server that it may kill and restart: without KS_TEST_POSTGRES_URL it starts itself under tests/lib/with-postgres.
+ * Needs a server that it may kill and restart: without KS_TEST_POSTGRES_URL it starts itself under
+ * tests/lib/with-postgres.
  */
 #include "tests/lib/tap.h"
 
@@ -26,10 +28,10 @@
 #define URL_MAX 2400
 
 static const struct sqlb_ops *const ops = &sqlb_postgres_ops;
-static char base_url[1000];  /* KS_TEST_POSTGRES_URL */
-static char url[URL_MAX];      /* with a schema of the running test */
+static char base_url[1000]; /* KS_TEST_POSTGRES_URL */
+static char url[URL_MAX];   /* with a schema of the running test */
 static char schema_name[64];
-static PGconn *raw;            /* what is done behind the backend's back */
+static PGconn *raw; /* what is done behind the backend's back */
 static _Thread_local struct ks_err err;
 
 static int64_t now_ms(void)
@@ -75,15 +77,15 @@ static void raw_connect(void)
 	raw = PQconnectdb(base_url);
 	if (PQstatus(raw) != CONNECTION_OK)
 		printf("# %s\n", PQerrorMessage(raw));
-	snprintf(text, sizeof(text), "SET application_name = 'test'; SET client_min_messages = 'error'; SET search_path = %s",
-		 schema_name);
+	snprintf(text, sizeof(text),
+		 "SET application_name = 'test'; SET client_min_messages = 'error'; SET search_path = %s", schema_name);
 	sql(text);
 }
 
 static void url_with(char out[URL_MAX], const char *more_options)
 {
-	snprintf(out, URL_MAX, "%s%coptions=-csearch_path%%3D%s%s", base_url, strchr(base_url, '?') ? '&' : '?', schema_name,
-		 more_options);
+	snprintf(out, URL_MAX, "%s%coptions=-csearch_path%%3D%s%s", base_url, strchr(base_url, '?') ? '&' : '?',
+		 schema_name, more_options);
 }
 
 /* A database handle with one connection. */
@@ -140,8 +142,15 @@ static void end(struct side *side)
 
 static enum sqlb_outcome append_as(struct sqlb_conn *conn, int64_t position, int64_t writer, int64_t batch)
 {
-	struct sqlb_row row = {.position = position, .rows = 1, .kind = 1, .revision = position + 1, .key = ks_slice_str("k"),
-			       .value = ks_slice_str("v"), .create_revision = 2, .version = position, .writer = writer,
+	struct sqlb_row row = {.position = position,
+			       .rows = 1,
+			       .kind = 1,
+			       .revision = position + 1,
+			       .key = ks_slice_str("k"),
+			       .value = ks_slice_str("v"),
+			       .create_revision = 2,
+			       .version = position,
+			       .writer = writer,
 			       .batch = batch};
 	struct sqlb_append append = {.rows = &row, .row_count = 1};
 	struct ks_err mine = {0};
@@ -167,9 +176,14 @@ static int64_t count_rows(void)
 static void a_bad_url_is_refused_without_its_secret(void)
 {
 	static const char *const bad[] = {
-		"postgres://user:s3cret@host:54x2/db", "postgres://user:s3/cret@host/db", "postgres://user:s3cret@[::1/db",
-		"postgres://user:s3cret@host/db?nosuchoption=1", "http://user:s3cret@host/db", "postgres:",
-		"postgres://user:s3cret@host/db?replication=database", "postgres://user:s3cret@host/%zz",
+		"postgres://user:s3cret@host:54x2/db",
+		"postgres://user:s3/cret@host/db",
+		"postgres://user:s3cret@[::1/db",
+		"postgres://user:s3cret@host/db?nosuchoption=1",
+		"http://user:s3cret@host/db",
+		"postgres:",
+		"postgres://user:s3cret@host/db?replication=database",
+		"postgres://user:s3cret@host/%zz",
 	};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
@@ -241,8 +255,9 @@ static void a_listener_that_never_answers_is_away(void)
 /* The server process of the connection that last used a statement of ours. */
 static pid_t backend_pid(void)
 {
-	return (pid_t)atoi(sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'kineshim' "
-			       "AND query LIKE '%kineshim_%' ORDER BY query_start DESC LIMIT 1"));
+	return (pid_t)strtol(sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'kineshim' "
+				 "AND query LIKE '%kineshim_%' ORDER BY query_start DESC LIMIT 1"),
+			     NULL, 10);
 }
 
 static void a_server_that_stops_answering_leaves_doubt_that_can_be_settled(void)
@@ -293,7 +308,10 @@ static void *disturb_now_and_then(void *arg)
 	return NULL;
 }
 
-/* Ends the writer's session at any time: before, in the middle of, or after an append; sometimes while it connects. */
+/*
+ * Ends the writer's session at any time: before, in the middle of, or after an append; sometimes while it
+ * connects.
+ */
 static void end_session(unsigned *seed)
 {
 	static PGconn *killer;
@@ -304,7 +322,8 @@ static void end_session(unsigned *seed)
 		PQclear(PQexec(killer, "SET client_min_messages = 'error'"));
 	}
 	nanosleep(&pause, NULL);
-	PQclear(PQexec(killer, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'kineshim'"));
+	PQclear(PQexec(killer,
+		       "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'kineshim'"));
 }
 
 static void run_server_command(const char *command)
@@ -349,8 +368,8 @@ struct tally {
 };
 
 /*
- * What log/writer.c does, in small: DOUBT and AWAY are answered by the same batch again, a conflict with itself means that it
- * had landed. False: something that must not happen.
+ * What log/writer.c does, in small: DOUBT and AWAY are answered by the same batch again, a conflict with itself
+ * means that it had landed. False: something that must not happen.
  */
 static bool append_until_settled(struct sqlb_conn *conn, int64_t position, struct tally *tally)
 {
@@ -372,7 +391,8 @@ static bool append_until_settled(struct sqlb_conn *conn, int64_t position, struc
 			pause_ms(5);
 		tally->landed++;
 		if (found[0] != 42 || found[1] != position) {
-			printf("# position %lld has %lld/%lld\n", (long long)position, (long long)found[0], (long long)found[1]);
+			printf("# position %lld has %lld/%lld\n", (long long)position, (long long)found[0],
+			       (long long)found[1]);
 			return false;
 		}
 	} else if (outcome != SQLB_OK) {
@@ -388,8 +408,8 @@ static void check_tally(const struct tally *tally, int least, int disturbances)
 {
 	char expected[100];
 
-	printf("# %d appends, %d disturbances, %d doubts, %d away, %d had landed\n", tally->done, disturbances, tally->doubts,
-	       tally->away, tally->landed);
+	printf("# %d appends, %d disturbances, %d doubts, %d away, %d had landed\n", tally->done, disturbances,
+	       tally->doubts, tally->away, tally->landed);
 	CU_ASSERT_TRUE(tally->done >= least);
 	snprintf(expected, sizeof(expected), "%d/1/%d", tally->done, tally->done);
 	CU_ASSERT_STRING_EQUAL(sql("SELECT count(*) || '/' || min(position) || '/' || max(position) FROM kineshim_log "
@@ -404,7 +424,8 @@ static void append_through_disturbance(void (*disturb)(unsigned *seed), int batc
 	struct tally tally = {0};
 
 	pthread_create(&disturber.thread, NULL, disturb_now_and_then, &disturber);
-	for (int64_t position = 1; position <= batches || atomic_load(&disturber.times) < least_disturbances; position++)
+	for (int64_t position = 1; position <= batches || atomic_load(&disturber.times) < least_disturbances;
+	     position++)
 		if (!append_until_settled(side.conn, position, &tally))
 			break;
 	atomic_store(&disturber.stop, true);
@@ -425,10 +446,10 @@ static void connections_cut_during_appends_lose_and_double_nothing(void)
 	char through[URL_MAX];
 	int port, cuts;
 
-	proxy = cut_proxy_start(atoi(getenv("KS_TEST_POSTGRES_PORT")), 60, 20260, &port);
+	proxy = cut_proxy_start((int)strtol(getenv("KS_TEST_POSTGRES_PORT"), NULL, 10), 60, 20260, &port);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(proxy);
-	snprintf(through, sizeof(through), "postgres://kineshim@127.0.0.1:%d/kineshim?options=-csearch_path%%3D%s", port,
-		 schema_name);
+	snprintf(through, sizeof(through), "postgres://kineshim@127.0.0.1:%d/kineshim?options=-csearch_path%%3D%s",
+		 port, schema_name);
 	cut = side_open(through);
 	for (int64_t position = 1; tally.doubts < 100 && position < 100000; position++)
 		if (!append_until_settled(cut.conn, position, &tally))
@@ -530,7 +551,8 @@ static void a_lost_column_table_or_right_is_broken_and_can_be_mended(void)
 	sql("ALTER TABLE kineshim_log ALTER COLUMN version TYPE numeric");
 	side_close(&side);
 	side = side_open(url);
-	CU_ASSERT_EQUAL(ops->read_rows(side.conn, 0, -1, SIZE_MAX, take_writer_and_batch, (int64_t[2]){0}, &(bool){false}, &err),
+	CU_ASSERT_EQUAL(ops->read_rows(side.conn, 0, -1, SIZE_MAX, take_writer_and_batch, (int64_t[2]){0},
+				       &(bool){false}, &err),
 			SQLB_BROKEN);
 	end(&side);
 }
@@ -539,7 +561,8 @@ static void a_trigger_that_swallows_rows_is_broken(void)
 {
 	struct side side = begin();
 
-	sql("CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.position = 3 THEN RAISE ''no''; END IF; "
+	sql("CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.position = 3 THEN RAISE "
+	    "''no''; END IF; "
 	    "RETURN NULL; END'");
 	OK(append_as(side.conn, 1, 1, 1));
 	sql("CREATE TRIGGER swallow BEFORE INSERT ON kineshim_log FOR EACH ROW EXECUTE FUNCTION swallow()");
@@ -561,10 +584,26 @@ static void keys_are_bytes_in_every_encoding(void)
 		all[i] = (uint8_t)i;
 	for (size_t i = 0; super && i < sizeof(encodings) / sizeof(*encodings); i++) {
 		struct sqlb_row rows[] = {
-			{.position = 1, .rows = 1, .kind = 1, .revision = 2, .key = ks_slice_of(all, 256),
-			 .value = ks_slice_of(all, 0), .create_revision = 2, .version = 1, .writer = 1, .batch = 1},
-			{.position = 2, .rows = 1, .kind = 1, .revision = 3, .key = ks_slice_str("caf\xc3\xa9"),
-			 .value = ks_slice_str("\xff"), .create_revision = 2, .version = 1, .writer = 1, .batch = 1},
+			{.position = 1,
+			 .rows = 1,
+			 .kind = 1,
+			 .revision = 2,
+			 .key = ks_slice_of(all, 256),
+			 .value = ks_slice_of(all, 0),
+			 .create_revision = 2,
+			 .version = 1,
+			 .writer = 1,
+			 .batch = 1},
+			{.position = 2,
+			 .rows = 1,
+			 .kind = 1,
+			 .revision = 3,
+			 .key = ks_slice_str("caf\xc3\xa9"),
+			 .value = ks_slice_str("\xff"),
+			 .create_revision = 2,
+			 .version = 1,
+			 .writer = 1,
+			 .batch = 1},
 		};
 		struct sqlb_append append = {.rows = rows, .row_count = 2};
 		char text[URL_MAX], other[URL_MAX];
@@ -577,12 +616,13 @@ static void keys_are_bytes_in_every_encoding(void)
 		sql("SET client_min_messages = 'error'");
 		snprintf(text, sizeof(text), "DROP DATABASE IF EXISTS enc_%s", encodings[i]);
 		sql(text);
-		snprintf(text, sizeof(text), "CREATE DATABASE enc_%s OWNER kineshim ENCODING '%s' LOCALE 'C' TEMPLATE template0",
+		snprintf(text, sizeof(text),
+			 "CREATE DATABASE enc_%s OWNER kineshim ENCODING '%s' LOCALE 'C' TEMPLATE template0",
 			 encodings[i], encodings[i]);
 		sql(text);
 		PQfinish(raw);
-		snprintf(other, sizeof(other), "postgres://kineshim@127.0.0.1:%s/enc_%s", getenv("KS_TEST_POSTGRES_PORT"),
-			 encodings[i]);
+		snprintf(other, sizeof(other), "postgres://kineshim@127.0.0.1:%s/enc_%s",
+			 getenv("KS_TEST_POSTGRES_PORT"), encodings[i]);
 		for (char *p = strstr(other, "enc_"); *p; p++)
 			*p = (char)(*p >= 'A' && *p <= 'Z' ? *p + 32 : *p);
 		side = side_open(other);
@@ -592,9 +632,12 @@ static void keys_are_bytes_in_every_encoding(void)
 		CU_ASSERT_STRING_EQUAL(sql("SELECT count(*) FROM kineshim_live"), "2");
 		CU_ASSERT_STRING_EQUAL(sql("SELECT value FROM kineshim_live WHERE mod_revision = 3"), "\\xff");
 		if (i == 0)
-			CU_ASSERT_STRING_EQUAL(sql("SELECT key FROM kineshim_live WHERE mod_revision = 3"), "caf\xc3\xa9");
-		OK(ops->member_beat(side.conn, &(struct sqlb_member){.id = 1, .name = ks_slice_str("n\xff"), .client_urls = ks_slice_str("u")},
-				    1000, &err));
+			CU_ASSERT_STRING_EQUAL(sql("SELECT key FROM kineshim_live WHERE mod_revision = 3"),
+					       "caf\xc3\xa9");
+		OK(ops->member_beat(
+			side.conn,
+			&(struct sqlb_member){.id = 1, .name = ks_slice_str("n\xff"), .client_urls = ks_slice_str("u")},
+			1000, &err));
 		CU_ASSERT_STRING_EQUAL(sql("SELECT name FROM kineshim_member"), "\\x6eff");
 		CU_ASSERT_STRING_EQUAL(sql("SELECT octet_length(key) FROM kineshim_log WHERE position = 1"), "256");
 		PQfinish(raw);
@@ -651,7 +694,8 @@ static void four_racing_appenders_leave_no_gap(void)
 		side_close(&racers[i].side);
 	}
 	CU_ASSERT_TRUE(won >= 1000 && won == count_rows());
-	CU_ASSERT_STRING_EQUAL(sql("SELECT max(position) - min(position) + 1 = count(DISTINCT position) FROM kineshim_log"), "t");
+	CU_ASSERT_STRING_EQUAL(
+		sql("SELECT max(position) - min(position) + 1 = count(DISTINCT position) FROM kineshim_log"), "t");
 	end(&side);
 }
 
@@ -693,8 +737,8 @@ static bool comes_true(const char *condition)
 }
 
 /*
- * An append may have looked at the head before an entry came and may insert after it was trimmed again: then the primary key
- * would not see it. So a trim waits until the appends that run have ended.
+ * An append may have looked at the head before an entry came and may insert after it was trimmed again: then
+ * the primary key would not see it. So a trim waits until the appends that run have ended.
  */
 static void a_trim_waits_for_the_appends_that_run(void)
 {
@@ -703,12 +747,15 @@ static void a_trim_waits_for_the_appends_that_run(void)
 
 	OK(append_as(side.conn, 1, 1, 1));
 	sql("BEGIN");
-	sql("INSERT INTO kineshim_log SELECT 2, sub, rows, kind, revision, key, value, create_revision, version, lease, payload, "
+	sql("INSERT INTO kineshim_log SELECT 2, sub, rows, kind, revision, key, value, create_revision, version, "
+	    "lease, payload, "
 	    "writer, batch FROM kineshim_log");
 	pthread_create(&append.thread, NULL, append_second, &append);
-	CU_ASSERT_TRUE(comes_true("SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"));
+	CU_ASSERT_TRUE(
+		comes_true("SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"));
 	pthread_create(&trim.thread, NULL, trim_first, &trim);
-	CU_ASSERT_TRUE(comes_true("SELECT count(*) = 1 FROM pg_locks WHERE relation = 'kineshim_meta'::regclass AND NOT granted"));
+	CU_ASSERT_TRUE(comes_true(
+		"SELECT count(*) = 1 FROM pg_locks WHERE relation = 'kineshim_meta'::regclass AND NOT granted"));
 	CU_ASSERT_FALSE(atomic_load(&append.done));
 	CU_ASSERT_FALSE(atomic_load(&trim.done));
 	sql("ROLLBACK");
@@ -775,7 +822,8 @@ static int64_t median_wake_us(struct side *writer, struct side *waiter, int64_t 
 		(*position)++;
 	}
 	qsort(took_us, (size_t)rounds, sizeof(took_us[0]), compare_int64);
-	printf("# woken after %lld us (median), %lld us (worst)\n", (long long)took_us[rounds / 2], (long long)took_us[rounds - 1]);
+	printf("# woken after %lld us (median), %lld us (worst)\n", (long long)took_us[rounds / 2],
+	       (long long)took_us[rounds - 1]);
 	return took_us[rounds / 2];
 }
 
@@ -854,7 +902,8 @@ static void lost_notifications_are_made_up_for_by_probing(void)
 		pthread_create(&call.thread, NULL, wait_once, &call);
 		pause_ms(20);
 		start_ms = now_ms();
-		sql("INSERT INTO kineshim_log SELECT position + 1, sub, rows, kind, revision, key, value, create_revision, version, "
+		sql("INSERT INTO kineshim_log SELECT position + 1, sub, rows, kind, revision, key, value, "
+		    "create_revision, version, "
 		    "lease, payload, writer, batch FROM kineshim_log ORDER BY position DESC LIMIT 1");
 		pthread_join(call.thread, NULL);
 		OK(call.outcome);
@@ -874,7 +923,8 @@ static void a_wait_survives_the_end_of_its_session(void)
 
 	(void)ops->wait_for_change(waiter.conn, 0, 10, &err);
 	pthread_create(&call.thread, NULL, wait_once, &call);
-	sql("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'kineshim' AND query LIKE '%LISTEN%'");
+	sql("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'kineshim' AND "
+	    "query LIKE '%LISTEN%'");
 	OK(append_as(writer.conn, 1, 1, 1));
 	pthread_join(call.thread, NULL);
 	outcome = call.outcome;
@@ -890,8 +940,10 @@ static const struct tap_test tests[] = {
 	{"a_listener_that_never_answers_is_away", a_listener_that_never_answers_is_away},
 	{"a_server_that_stops_answering_leaves_doubt_that_can_be_settled",
 	 a_server_that_stops_answering_leaves_doubt_that_can_be_settled},
-	{"sessions_ended_during_appends_lose_and_double_nothing", sessions_ended_during_appends_lose_and_double_nothing},
-	{"connections_cut_during_appends_lose_and_double_nothing", connections_cut_during_appends_lose_and_double_nothing},
+	{"sessions_ended_during_appends_lose_and_double_nothing",
+	 sessions_ended_during_appends_lose_and_double_nothing},
+	{"connections_cut_during_appends_lose_and_double_nothing",
+	 connections_cut_during_appends_lose_and_double_nothing},
 	{"crashes_of_the_server_during_appends_lose_and_double_nothing",
 	 crashes_of_the_server_during_appends_lose_and_double_nothing},
 	{"restarts_of_the_server_during_appends_lose_and_double_nothing",
@@ -901,7 +953,8 @@ static const struct tap_test tests[] = {
 	{"a_read_only_server_is_away_and_can_be_read", a_read_only_server_is_away_and_can_be_read},
 	{"a_lock_held_by_somebody_else_is_away_and_nothing_happened",
 	 a_lock_held_by_somebody_else_is_away_and_nothing_happened},
-	{"a_lost_column_table_or_right_is_broken_and_can_be_mended", a_lost_column_table_or_right_is_broken_and_can_be_mended},
+	{"a_lost_column_table_or_right_is_broken_and_can_be_mended",
+	 a_lost_column_table_or_right_is_broken_and_can_be_mended},
 	{"a_trigger_that_swallows_rows_is_broken", a_trigger_that_swallows_rows_is_broken},
 	{"keys_are_bytes_in_every_encoding", keys_are_bytes_in_every_encoding},
 	{"four_racing_appenders_leave_no_gap", four_racing_appenders_leave_no_gap},

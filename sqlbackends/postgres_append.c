@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Appending to the log in PostgreSQL.
+ *
+ * An append is one round trip: the changes of the lease table and the rows go out in one pipeline, which the
+ * server runs as one transaction up to the Sync at its end. Only the guard of lease expiry needs an answer in
+ * between, and so a transaction of its own making (BEGIN … COMMIT):
+ *
+ *	usual      INSERT rows if the head is where it should be, Sync
+ *	compound   DELETE leases, INSERT leases, check the head, INSERT rows…, Sync
+ *	guarded    BEGIN, SELECT … FOR UPDATE, Sync → answer → DELETE, check, INSERT rows…, COMMIT, Sync
+ *
+ * A compound one has something to undo when the head is elsewhere, so the check raises an error there; the
+ * usual one then just inserts nothing.
+ *
+ * The rows come last: whoever appends at the same position waits for this transaction, and should its client
+ * die between two packets, they wait until the server notices. Nothing is committed before the Sync (or COMMIT)
+ * is sent, so a connection lost earlier is AWAY, and DOUBT begins there.
+ *
+ * Others are told after the commit, by one more transaction that is sent along and whose answer nobody waits
+ * for. NOTIFY in the append's own would hold a lock of the whole server, for every database on it that
+ * notifies, while the commit is flushed to disk. That it is sent after a conflict, too, does no harm: who wins
+ * notifies as well.
+ */
+#include <endian.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/panic.h"
+#include "postgres_priv.h"
+
+enum {
+	CHUNK_BYTES = 8 << 20, /* of one INSERT; it is one parameter set, and must be far from PostgreSQL's 1 GB */
+	CHUNK_ROWS = 8192,
+};
+
+#define ROW_BYTES_MAX ((size_t)512 << 20)
+
+struct append_run {
+	struct sqlb_conn *conn;
+	const struct sqlb_append *append;
+	bool in_block;       /* BEGIN was sent: ends with COMMIT or ROLLBACK */
+	bool may_commit;     /* what makes the server commit was handed to libpq */
+	bool compound;       /* more than one statement in the pipeline */
+	size_t insert_index; /* of the first INSERT of rows among the statements of the pipeline */
+	size_t statements;   /* of the pipeline up to its Sync, as sent */
+	bool notifies;       /* another pipeline was sent behind it */
+	int64_t rows_taken;
+};
+
+/* One array column of rows, whose elements have 'size' bytes at 'offset' of the row. */
+static void put_numbers(struct ks_buf *buf, const struct sqlb_row *rows, size_t count, size_t offset, size_t size)
+{
+	static const Oid types[] = {[2] = SQLB_PG_INT2, [4] = SQLB_PG_INT4, [8] = SQLB_PG_INT8};
+	uint8_t *out;
+
+	sqlb_pg_array_header(buf, types[size], count, false);
+	if (!ks_buf_reserve(buf, count * (4 + size)))
+		return;
+	out = buf->data + buf->size;
+	for (size_t i = 0; i < count; i++, out += 4 + size) {
+		const uint8_t *field = (const uint8_t *)&rows[i] + offset;
+		uint32_t big_size = htobe32((uint32_t)size);
+		uint64_t value = 0;
+
+		memcpy(out, &big_size, 4);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+		memcpy(&value, field, size);
+		value = __builtin_bswap64(value) >> (64 - 8 * size);
+#else
+		memcpy(&value, field, size);
+#endif
+		memcpy(out + 4, &value, size);
+	}
+	buf->size += count * (4 + size);
+}
+
+static void put_slices(struct ks_buf *buf, const struct sqlb_row *rows, size_t count, size_t offset)
+{
+	bool nulls = false;
+
+	for (size_t i = 0; i < count; i++)
+		nulls |= ((const struct ks_slice *)(const void *)((const uint8_t *)&rows[i] + offset))->data == NULL;
+	sqlb_pg_array_header(buf, SQLB_PG_BYTEA, count, nulls);
+	for (size_t i = 0; i < count; i++) {
+		const struct ks_slice *slice = (const void *)((const uint8_t *)&rows[i] + offset);
+
+		sqlb_pg_put32(buf, slice->data ? (uint32_t)slice->size : UINT32_MAX);
+		ks_buf_append_slice(buf, *slice);
+	}
+}
+
+static bool send_one_row(struct append_run *run, const struct sqlb_row *row)
+{
+	struct sqlb_pg_params params = {0};
+
+	sqlb_pg_param_int8(&params, row->position);
+	sqlb_pg_param_int4(&params, row->sub);
+	sqlb_pg_param_int4(&params, row->rows);
+	sqlb_pg_param_int2(&params, row->kind);
+	sqlb_pg_param_int8(&params, row->revision);
+	sqlb_pg_param_slice(&params, row->key);
+	sqlb_pg_param_slice(&params, row->value);
+	sqlb_pg_param_int8(&params, row->create_revision);
+	sqlb_pg_param_int8(&params, row->version);
+	sqlb_pg_param_int8(&params, row->lease);
+	sqlb_pg_param_slice(&params, row->payload);
+	sqlb_pg_param_int8(&params, row->writer);
+	sqlb_pg_param_int8(&params, row->batch);
+	sqlb_pg_param_int8(&params, row->position - 1);
+	return sqlb_pg_send(run->conn, SQLB_PG_INSERT_ONE, &params);
+}
+
+static bool send_rows(struct append_run *run, const struct sqlb_row *rows, size_t count)
+{
+	static const struct column {
+		uint16_t offset;
+		uint16_t size; /* 0: a slice */
+	} columns[] = {
+#define COLUMN(field, size) {offsetof(struct sqlb_row, field), size}
+		COLUMN(position, 8), COLUMN(sub, 4),   COLUMN(rows, 4),    COLUMN(kind, 2),
+		COLUMN(revision, 8), COLUMN(key, 0),   COLUMN(value, 0),   COLUMN(create_revision, 8),
+		COLUMN(version, 8),  COLUMN(lease, 8), COLUMN(payload, 0),
+#undef COLUMN
+	};
+	enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
+	struct ks_buf *buf = &run->conn->arrays;
+	struct sqlb_pg_params params = {0};
+	size_t starts[COLUMNS + 1];
+
+	ks_buf_reset(buf);
+	for (size_t i = 0; i < COLUMNS; i++) {
+		starts[i] = buf->size;
+		if (columns[i].size)
+			put_numbers(buf, rows, count, columns[i].offset, columns[i].size);
+		else
+			put_slices(buf, rows, count, columns[i].offset);
+	}
+	starts[COLUMNS] = buf->size;
+	if (buf->failed)
+		return false;
+	for (size_t i = 0; i < COLUMNS; i++)
+		sqlb_pg_param_array(&params, run->conn, starts[i], starts[i + 1] - starts[i]);
+	sqlb_pg_param_int8(&params, rows[0].writer);
+	sqlb_pg_param_int8(&params, rows[0].batch);
+	if (run->compound)
+		return sqlb_pg_send(run->conn, SQLB_PG_INSERT_MORE, &params);
+	sqlb_pg_param_int8(&params, rows[0].position - 1);
+	return sqlb_pg_send(run->conn, SQLB_PG_INSERT_MANY, &params);
+}
+
+/* How many of the rows go into one INSERT. */
+static size_t chunk_of(const struct sqlb_row *rows, size_t count)
+{
+	size_t taken = 0, bytes = 0;
+
+	while (taken < count && taken < CHUNK_ROWS && rows[taken].writer == rows[0].writer &&
+	       rows[taken].batch == rows[0].batch) {
+		bytes += sqlb_pg_row_bytes(&rows[taken]);
+		if (taken > 0 && bytes > CHUNK_BYTES)
+			break;
+		taken++;
+	}
+	return taken;
+}
+
+static bool send_all_rows(struct append_run *run)
+{
+	size_t count;
+
+	for (size_t i = 0; i < run->append->row_count; i += count) {
+		const struct sqlb_row *rows = &run->append->rows[i];
+
+		count = chunk_of(rows, run->append->row_count - i);
+		if (!(count == 1 && !run->compound ? send_one_row(run, rows) : send_rows(run, rows, count)))
+			return false;
+		run->statements++;
+		/* Of a huge entry libpq must not hold more than a chunk; a small one goes out with the Sync. */
+		if (i + count < run->append->row_count) {
+			sqlb_pg_more_time(run->conn, SQLB_PG_ANSWER_TIMEOUT_MS);
+			if (!sqlb_pg_flush(run->conn))
+				return false;
+		}
+	}
+	return true;
+}
+
+static bool send_leases_gone(struct append_run *run)
+{
+	const struct sqlb_append *append = run->append;
+	struct ks_buf *buf = &run->conn->arrays;
+	struct sqlb_pg_params params = {0};
+
+	if (append->leases_gone_count + append->leases_expired_count == 0)
+		return true;
+	ks_buf_reset(buf);
+	sqlb_pg_int8_array(buf, append->leases_gone, append->leases_gone_count, append->leases_expired,
+			   append->leases_expired_count);
+	if (buf->failed)
+		return false;
+	sqlb_pg_param_array(&params, run->conn, 0, buf->size);
+	run->statements++;
+	return sqlb_pg_send(run->conn, SQLB_PG_LEASE_DROP, &params);
+}
+
+static bool send_leases_new(struct append_run *run)
+{
+	const struct sqlb_append *append = run->append;
+	struct ks_buf *buf = &run->conn->arrays;
+	struct sqlb_pg_params params = {0};
+	size_t middle;
+
+	if (append->leases_new_count == 0)
+		return true;
+	sqlb_pg_leases_arrays(buf, append->leases_new, append->leases_new_count, &middle);
+	if (buf->failed)
+		return false;
+	sqlb_pg_param_array(&params, run->conn, 0, middle);
+	sqlb_pg_param_array(&params, run->conn, middle, buf->size - middle);
+	run->statements++;
+	return sqlb_pg_send(run->conn, SQLB_PG_LEASE_PUT, &params);
+}
+
+static bool others_listen(const struct append_run *run)
+{
+	return run->append->row_count > 0 && atomic_load_explicit(&run->conn->db->others, memory_order_relaxed) != 0;
+}
+
+static bool send_notify(struct append_run *run)
+{
+	struct sqlb_pg_params params = {0};
+	char position[24];
+
+	snprintf(position, sizeof(position), "%" PRId64, run->append->rows[run->append->row_count - 1].position);
+	sqlb_pg_param_slice(&params, ks_slice_str(position));
+	return sqlb_pg_send(run->conn, SQLB_PG_NOTIFY, &params);
+}
+
+static bool send_check(struct append_run *run)
+{
+	struct sqlb_pg_params params = {0};
+
+	if (!run->compound || run->append->row_count == 0)
+		return true;
+	sqlb_pg_param_int8(&params, run->append->rows[0].position - 1);
+	run->statements++;
+	return sqlb_pg_send(run->conn, SQLB_PG_CHECK_HEAD, &params);
+}
+
+/* Everything up to and with the Sync. False: the connection is lost; run->may_commit tells when. */
+static bool send_pipeline(struct append_run *run)
+{
+	const struct sqlb_append *append = run->append;
+	PGconn *pg = run->conn->pg;
+
+	run->compound = run->in_block || append->leases_gone_count + append->leases_new_count > 0 ||
+			chunk_of(append->rows, append->row_count) < append->row_count;
+	if (!PQenterPipelineMode(pg) || !send_leases_gone(run) || !send_leases_new(run) || !send_check(run))
+		return false;
+	run->insert_index = run->statements;
+	if (!send_all_rows(run))
+		return false;
+	run->may_commit = true;
+	if (run->in_block) {
+		run->statements++;
+		if (!PQsendQueryParams(pg, "COMMIT", 0, NULL, NULL, NULL, NULL, 1))
+			return false;
+	}
+	if (!PQpipelineSync(pg))
+		return false;
+	run->notifies = !run->in_block && others_listen(run);
+	if (run->notifies && (!send_notify(run) || !PQpipelineSync(pg)))
+		return false;
+	return sqlb_pg_flush(run->conn);
+}
+
+/*
+ * What an error means for the append. An ERROR from the server means that the transaction is rolled back. FATAL
+ * and PANIC end the session, and may do so at any time: a PANIC may follow the commit record, and a pooler in
+ * between says FATAL (class 08, 58) when it lost the server itself. A shutdown (57P0x) is certain as long as
+ * the INSERT was not answered: a backend that was asked to leave does so before the commit or after it, and
+ * then the answer to the INSERT comes first.
+ */
+static enum sqlb_outcome judge_append_error(struct append_run *run, size_t index, const PGresult *result,
+					    struct ks_err *err)
+{
+	const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
+	const char *constraint = PQresultErrorField(result, PG_DIAG_CONSTRAINT_NAME);
+	bool inserted = index >= run->statements - (run->in_block ? 1 : 0);
+	bool ends_session = !severity || strcmp(severity, "ERROR") != 0;
+	bool certain = !ends_session || !run->may_commit || (sqlb_pg_has_state(result, "57P0") && !inserted);
+
+	if (certain && index >= run->insert_index && sqlb_pg_has_state(result, "23505") &&
+	    (!constraint || strcmp(constraint, "kineshim_log_pkey") == 0))
+		return SQLB_CONFLICT;
+	if (certain && run->compound && index + 1 == run->insert_index && sqlb_pg_has_state(result, "22P02"))
+		return SQLB_CONFLICT;
+	if (certain)
+		return sqlb_pg_judge(run->conn, result, err);
+	sqlb_pg_judge(run->conn, result, err);
+	sqlb_pg_drop(run->conn);
+	return SQLB_DOUBT;
+}
+
+/* Reads the answers up to the Sync's. */
+static enum sqlb_outcome finish_pipeline(struct append_run *run, struct ks_err *err)
+{
+	struct sqlb_conn *conn = run->conn;
+	enum sqlb_outcome outcome = SQLB_OK;
+	bool synced = false;
+	size_t index = 0;
+	PGresult *result;
+
+	while (!synced) {
+		if (!sqlb_pg_next(conn, &result)) {
+			sqlb_pg_lost(conn, outcome == SQLB_OK ? err : NULL);
+			return outcome == SQLB_OK ? SQLB_DOUBT : outcome;
+		}
+		if (!result)
+			continue;
+		switch ((int)PQresultStatus(result)) {
+		case PGRES_PIPELINE_SYNC:
+			synced = true;
+			break;
+		case PGRES_COMMAND_OK:
+		case PGRES_TUPLES_OK:
+			if (index >= run->insert_index && strncmp(PQcmdStatus(result), "INSERT", 6) == 0)
+				run->rows_taken += strtoll(PQcmdTuples(result), NULL, 10);
+			index++;
+			break;
+		case PGRES_PIPELINE_ABORTED:
+			index++;
+			break;
+		default:
+			if (outcome == SQLB_OK)
+				outcome = judge_append_error(run, index, result, err);
+			index++;
+			break;
+		}
+		PQclear(result);
+		if (!conn->pg)
+			return outcome;
+	}
+	if (run->notifies)
+		conn->unread = SQLB_PG_UNREAD_PIPELINE;
+	else if (!PQexitPipelineMode(conn->pg))
+		sqlb_pg_drop(conn);
+	return outcome;
+}
+
+/* BEGIN and the question whether all the leases are past their deadlines, with their rows locked. */
+static enum sqlb_outcome guard(struct append_run *run, bool *passed, struct ks_err *err)
+{
+	const struct sqlb_append *append = run->append;
+	struct sqlb_conn *conn = run->conn;
+	struct sqlb_pg_params params = {0};
+	enum sqlb_outcome outcome;
+	PGresult *result;
+
+	outcome = sqlb_pg_exec(conn, "BEGIN", NULL, err);
+	if (outcome != SQLB_OK)
+		return outcome;
+	run->in_block = true;
+	ks_buf_reset(&conn->arrays);
+	sqlb_pg_int8_array(&conn->arrays, append->leases_expired, append->leases_expired_count, NULL, 0);
+	sqlb_pg_param_array(&params, conn, 0, conn->arrays.size);
+	outcome = sqlb_pg_query(conn, SQLB_PG_GUARD, &params, 1, &result, err);
+	if (outcome == SQLB_OK && !sqlb_pg_get_bool(result, 0, 0, passed))
+		outcome = sqlb_pg_broken(conn, err, "the guard of lease expiry has no answer");
+	PQclear(result);
+	return outcome;
+}
+
+static enum sqlb_outcome prepare_append(struct sqlb_conn *conn, const struct sqlb_append *append, struct ks_err *err)
+{
+	static const enum sqlb_pg_statement needed[] = {
+		SQLB_PG_INSERT_ONE, SQLB_PG_INSERT_MANY, SQLB_PG_INSERT_MORE, SQLB_PG_CHECK_HEAD,
+		SQLB_PG_NOTIFY,     SQLB_PG_LEASE_DROP,  SQLB_PG_LEASE_PUT,   SQLB_PG_GUARD,
+	};
+	enum sqlb_outcome outcome = SQLB_OK;
+
+	for (size_t i = 0; i < append->row_count; i++)
+		if (sqlb_pg_row_bytes(&append->rows[i]) > ROW_BYTES_MAX) {
+			ks_fail(err, KS_RESOURCE_EXHAUSTED, "PostgreSQL: a row of %zu bytes is too large",
+				sqlb_pg_row_bytes(&append->rows[i]));
+			return SQLB_BROKEN;
+		}
+	for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]) && outcome == SQLB_OK; i++)
+		outcome = sqlb_pg_prepare(conn, needed[i], err);
+	return outcome;
+}
+
+enum sqlb_outcome sqlb_pg_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
+				 struct ks_err *err)
+{
+	struct append_run run = {.conn = conn, .append = append};
+	enum sqlb_outcome outcome;
+	bool passed = true;
+
+	*appended = false;
+	outcome = sqlb_pg_begin(conn, SQLB_PG_ANSWER_TIMEOUT_MS, err);
+	if (outcome == SQLB_OK)
+		outcome = prepare_append(conn, append, err);
+	if (outcome == SQLB_OK && append->leases_expired_count > 0)
+		outcome = guard(&run, &passed, err);
+	if (outcome == SQLB_OK && passed) {
+		if (send_pipeline(&run)) {
+			outcome = finish_pipeline(&run, err);
+		} else {
+			outcome = sqlb_pg_lost(conn, err);
+			if (run.may_commit)
+				outcome = SQLB_DOUBT;
+		}
+	}
+	/* Rolled back it is in any case; this only gets the connection out of the failed block. */
+	if (run.in_block && conn->pg && (outcome != SQLB_OK || !passed) &&
+	    sqlb_pg_exec(conn, "ROLLBACK", NULL, NULL) != SQLB_OK)
+		sqlb_pg_drop(conn);
+	if (outcome != SQLB_OK || !passed)
+		return outcome;
+	if (run.rows_taken == 0 && append->row_count > 0 && !run.compound)
+		return SQLB_CONFLICT;
+	if (run.rows_taken != (int64_t)append->row_count)
+		return sqlb_pg_broken(conn, err, "kineshim_log did not take all rows: has it a rule or a trigger?");
+	*appended = true;
+	if (run.in_block && conn->pg && others_listen(&run)) {
+		if (send_notify(&run) && PQflush(conn->pg) >= 0)
+			conn->unread = SQLB_PG_UNREAD_STATEMENT;
+		else
+			sqlb_pg_drop(conn);
+	}
+	return SQLB_OK;
+}
