@@ -1,0 +1,239 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# The program as its users meet it: flags and errors, start, signals, a database that is away or belongs to somebody else,
+# two instances on one database. Prints TAP. KINESHIM names the program, by default the one of this build.
+set -u
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tests/lib/servers.sh
+. "$here/../lib/servers.sh"
+export ETCDCTL_API=3
+
+kineshim=${KINESHIM:-${top_builddir:-.}/kineshim/kineshim}
+kineshim=$(readlink -f "$kineshim")
+[ -x "$kineshim" ] || { echo "Bail out! no kineshim program"; exit 99; }
+dir=$(ks_tmpdir server) || exit 99
+pg=
+cd "$dir" || exit 99
+unset "${!KINESHIM_@}"
+
+finish() {
+	local pid
+
+	trap - EXIT
+	for pid in $(jobs -p); do kill -KILL "$pid" 2>/dev/null; done
+	[ -z "$pg" ] || { pg_stop "$pg" immediate; rm -rf "$pg"; }
+	[ -n "${KS_TEST_KEEP:-}" ] || rm -rf "$dir"
+}
+trap finish EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+point=0
+failed=0
+# check STATUS NAME: with what stands in ./why when it failed.
+check() {
+	point=$((point + 1))
+	if [ "$1" -eq 0 ]; then
+		echo "ok $point - $2"
+	else
+		echo "not ok $point - $2"
+		sed 's/^/#   /' why 2>/dev/null
+		failed=1
+	fi
+	: >why
+}
+
+until_true() {
+	local try limit=$(($1 * 20))
+
+	shift
+	for try in $(seq "$limit"); do
+		"$@" >/dev/null 2>&1 && return
+		sleep 0.05
+	done
+	return 1
+}
+
+# start NAME FLAGS…: its process id goes to $started, its log to NAME.log
+start() {
+	local name=$1
+
+	shift
+	"$kineshim" --log-format=console "$@" >"$name.log" 2>&1 &
+	started=$!
+}
+
+# start_ready NAME FLAGS…: on a free port, which goes to $url, and waits until it serves.
+start_ready() {
+	local name=$1 port try
+
+	shift
+	for try in 1 2 3; do
+		port=$(ks_free_port)
+		url=http://127.0.0.1:$port
+		start "$name" --listen-client-urls="$url" --name="$name" "$@"
+		until_true 20 grep -q 'ready to serve' "$name.log" && return
+		kill -KILL "$started" 2>/dev/null
+		wait "$started" 2>/dev/null
+	done
+	cp "$name.log" why
+	return 1
+}
+
+ctl() {
+	local to=$1
+
+	shift
+	timeout 20 etcdctl --endpoints="$to" "$@" 2>why
+}
+
+# refused STATUS TEXT FLAGS…: it must not start, end with that status, and say that.
+refused() {
+	local status=$1 text=$2
+
+	shift 2
+	timeout 10 "$kineshim" "$@" >why 2>&1
+	[ $? -eq "$status" ] && grep -qF -- "$text" why
+}
+
+# ---- flags ----
+
+"$kineshim" --help >help 2>why && grep -q -- --listen-client-urls help
+check $? "--help prints the flags and ends with 0"
+"$kineshim" --version >version 2>why && grep -q '^kineshim Version: [0-9]' version && grep -q '^etcd API: 3\.' version
+check $? "--version prints both versions"
+"$kineshim" --version --verbose | grep -q backends
+check $? "--version --verbose says how it was built"
+"$kineshim" --help >/dev/full 2>why
+[ $? -eq 1 ]
+check $? "a full disk makes --help fail"
+refused 2 'unknown flag --listen-client-url; did you mean --listen-client-urls?' --listen-client-url x
+check $? "an unknown flag ends with 2 and the nearest name"
+refused 2 'is not a flag' start
+check $? "an argument that is no flag ends with 2"
+refused 2 '--max-request-bytes: "lots" is not a size' --max-request-bytes=lots
+check $? "a bad value ends with 2 and says what is expected"
+KINESHIM_MAX_TXN_OPS=none refused 2 'KINESHIM_MAX_TXN_OPS: "none" is not a number'
+check $? "a bad variable is named"
+refused 2 'no backend is called' --endpoint=nosql://x
+check $? "an unknown kind of database ends with 2"
+refused 2 'ftp://x' --listen-client-urls=ftp://x
+check $? "a listen URL that cannot be ends with 2 and is named"
+
+# ---- one server on SQLite ----
+
+start_ready one --data-dir=one.data
+check $? "it serves on SQLite by default"
+one=$started
+one_url=$url
+grep -q "ready to serve client requests urls=$url " one.log
+check $? "the line says where"
+refused 1 "${one_url#http://}" --data-dir=other.data --listen-client-urls="$one_url"
+check $? "a port in use ends with 1 and names the URL"
+refused 1 'one.data/kineshim.db' --data-dir=one.data --listen-client-urls=http://127.0.0.1:0
+check $? "a second server on the same file ends with 1 and names the file"
+ctl "$one_url" put k v >/dev/null && [ "$(ctl "$one_url" get k --print-value-only)" = v ]
+check $? "it serves all the same"
+timeout 10 etcdctl --endpoints="$one_url" watch k >watch.out 2>&1 &
+sleep 0.3
+kill -TERM "$one"
+wait "$one"
+check $? "SIGTERM ends it with 0, also with a watch open"
+grep -q 'main: stopped' one.log
+check $? "its last line says so"
+start_ready again --data-dir=one.data && [ "$(ctl "$url" get k --print-value-only)" = v ]
+check $? "a restart finds the data"
+kill -INT "$started"
+wait "$started"
+check $? "SIGINT ends it with 0"
+KINESHIM_DATA_DIR=one.data KINESHIM_LOG_LEVEL=warn KINESHIM_TYPO=1 "$kineshim" --log-format=json \
+	--listen-client-urls="http://127.0.0.1:$(ks_free_port)" >env.log 2>&1 &
+started=$!
+until_true 10 grep -q 'KINESHIM_TYPO' env.log
+check $? "unknown variables are warned of"
+kill -TERM $started
+wait $started
+[ "$(grep -c . env.log)" -eq 1 ]
+check $? "variables set flags: only the warning is logged"
+rm -rf broken.data && mkdir broken.data && head -c 8192 /dev/urandom >broken.data/kineshim.db
+start broken --data-dir=broken.data --listen-client-urls="http://127.0.0.1:$(ks_free_port)"
+until_true 10 grep -q ' error ' broken.log && kill -0 "$started"
+check $? "a file that is no database is an error on the log, not the end of the process"
+kill -TERM "$started"
+wait "$started"
+check $? "and SIGTERM still ends it with 0"
+
+# ---- PostgreSQL ----
+
+if ! pg_bin >/dev/null 2>&1; then
+	echo "# no PostgreSQL"
+	echo "1..$point"
+	exit $failed
+fi
+pg=$(ks_tmpdir pg) && pg_init "$pg" || { echo "Bail out! PostgreSQL does not start"; exit 99; }
+database=postgres://kineshim:secret@127.0.0.1:$(pg_port "$pg")/kineshim
+pg_stop "$pg"
+port=$(ks_free_port)
+start away --endpoint="$database" --listen-client-urls="http://127.0.0.1:$port"
+until_true 10 grep -q 'will retry' away.log && kill -0 "$started"
+check $? "a database that is away at the start is waited for"
+timeout 5 etcdctl --endpoints="127.0.0.1:$port" --command-timeout=2s get k >away.out 2>&1
+grep -q 'etcdserver: no leader' away.out
+check $? "until then a read answers no leader"
+pg_start "$pg"
+until_true 30 grep -q 'ready to serve' away.log
+check $? "it serves when the database comes"
+! grep -q secret away.log && grep -q 'kineshim:\*\*\*@' away.log
+check $? "the password is nowhere on the log"
+kill -TERM "$started"
+wait "$started"
+check $? "SIGTERM ends it with 0"
+
+start_ready a --endpoint="$database"
+a=$started
+a_url=$url
+start_ready b --endpoint="$database"
+check $? "two instances serve one database"
+b=$started
+b_url=$url
+ctl "$a_url" put shared 1 >/dev/null && [ "$(ctl "$b_url" get shared --print-value-only)" = 1 ]
+check $? "what one has written the other reads at once"
+timeout 60 etcdctl --endpoints="$b_url" watch --prefix seen/ >watch.b 2>&1 &
+until_true 10 sh -c "etcdctl --endpoints=$a_url put seen/start x && sleep 0.1 && grep -q seen/start watch.b"
+for i in 1 2 3; do
+	ctl "$a_url" put seen/$i a >/dev/null
+	ctl "$b_url" put seen/$i b >/dev/null
+done
+until_true 10 sh -c 'test $(grep -c "seen/[123]" watch.b) -eq 6'
+grep -A1 'seen/[123]' watch.b | grep '^[ab]$' | tr -d '\n' >order
+cp watch.b why
+[ "$(cat order)" = ababab ]
+check $? "a watch on one sees the writes of both in order"
+until_true 20 sh -c "test \$(etcdctl --endpoints=$a_url member list | wc -l) -eq 2" &&
+	[ "$(ctl "$a_url" member list | cut -d, -f1,3,5)" = "$(ctl "$b_url" member list | cut -d, -f1,3,5)" ]
+check $? "both list both members before long"
+lease=$(ctl "$a_url" lease grant 60 | sed -n 's/^lease \([0-9a-f]*\) granted.*/\1/p')
+ctl "$b_url" put leased x --lease="$lease" >/dev/null && ctl "$b_url" lease keep-alive --once "$lease" >/dev/null &&
+	ctl "$b_url" lease revoke "$lease" >/dev/null && [ -z "$(ctl "$a_url" get leased)" ]
+check $? "a lease of one is known to the other"
+kill -KILL "$a"
+wait "$a" 2>/dev/null
+lease=$(ctl "$b_url" lease grant 2 | sed -n 's/^lease \([0-9a-f]*\) granted.*/\1/p')
+ctl "$b_url" put dying x --lease="$lease" >/dev/null
+until_true 30 sh -c "! etcdctl --endpoints=$b_url get dying | grep -q ."
+check $? "leases expire although the instance that did the housekeeping was killed"
+pg_kill "$pg"
+timeout 10 etcdctl --endpoints="$b_url" get shared --consistency=s --print-value-only >serializable.out 2>why
+[ "$(cat serializable.out)" = 1 ]
+check $? "a serializable read is served while the database is down"
+pg_start "$pg"
+until_true 30 sh -c "etcdctl --endpoints=$b_url --command-timeout=2s put shared 2"
+check $? "writes go on when it is back"
+kill -TERM "$b"
+wait "$b"
+check $? "SIGTERM ends it with 0"
+
+echo "1..$point"
+exit $failed
