@@ -136,9 +136,25 @@ void ks_log_side_compacted(struct ks_log *log, struct ks_log_applied compaction,
 	ks_mutex_lock(&s->role.mutex);
 	if (compaction.position >= s->compaction.position)
 		s->compaction = compaction;
-	s->compact_wanted = true;
+	/*
+	 * A store that was just loaded does not remember what the rows behind the newest compaction will leave over at the next
+	 * one: so there is a scan now and another one then.
+	 */
 	if (loaded)
+		s->scan_wanted = s->audit_wanted = s->scan_again = true;
+	else if (s->scan_again) {
 		s->scan_wanted = true;
+		s->scan_again = false;
+	}
+	ks_mutex_unlock(&s->role.mutex);
+}
+
+void ks_log_side_compact(struct ks_log *log)
+{
+	struct ks_log_side *s = &log->side;
+
+	ks_mutex_lock(&s->role.mutex);
+	s->compact_wanted = true;
 	s->role.poked = true;
 	ks_cond_signal(&s->role.cond);
 	ks_mutex_unlock(&s->role.mutex);
@@ -797,6 +813,18 @@ static enum sqlb_outcome poll_size(struct ks_log *log, struct ks_err *err)
 	return SQLB_OK;
 }
 
+/* True once after the log was loaded. */
+static bool audit_wanted(struct ks_log_side *s)
+{
+	bool wanted;
+
+	ks_mutex_lock(&s->role.mutex);
+	wanted = s->audit_wanted;
+	s->audit_wanted = false;
+	ks_mutex_unlock(&s->role.mutex);
+	return wanted;
+}
+
 /* The first periodic task that is due; its name, or NULL when none is. */
 static const char *run_due(struct ks_log *log, enum sqlb_outcome *outcome, struct ks_err *err)
 {
@@ -821,7 +849,7 @@ static const char *run_due(struct ks_log *log, enum sqlb_outcome *outcome, struc
 		*outcome = scan_expired(log, err);
 		return "lease expiry";
 	}
-	if (ks_log_duty_held(log) && now >= s->audit_at_ms) {
+	if (ks_log_duty_held(log) && (now >= s->audit_at_ms || audit_wanted(s))) {
 		*outcome = audit(log, err);
 		s->audit_at_ms = now + AUDIT_MS;
 		return "lease audit";

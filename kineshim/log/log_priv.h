@@ -146,6 +146,8 @@ struct ks_log_side {
 	struct ks_list lapsed;   /* keepalives whose lease is past its deadline: wait for the revoke to be seen */
 	bool compact_wanted;     /* a compaction was published, or the log was loaded */
 	bool scan_wanted;        /* rows that nobody remembers may wait for their trimming */
+	bool scan_again;         /* after the next compaction */
+	bool audit_wanted;       /* leases may be without deadline */
 	struct ks_log_applied compaction; /* the newest one that was applied; position 0: none */
 	uint64_t generation;     /* +1 whenever the log turned out to be another one than before */
 	int64_t expiring[512];   /* leases whose revoke is on its way */
@@ -290,14 +292,17 @@ void ks_log_side_fini(struct ks_log *log);
 void ks_log_side_leave(struct ks_log *log); /* gives the duty back, leaves the member table; tried once */
 void ks_log_side_fail_all(struct ks_log *log, const char *text);
 void ks_log_side_expire(struct ks_log *log);
-/* From the writer: the newest compaction that was applied (position 0: none), or that the log was loaded. */
+/*
+ * From the writer: the newest compaction that is about to be published (position 0: none), or that the log was loaded. Before
+ * the publish, because the side thread must know which compaction it was when the store reports what it dropped.
+ */
 void ks_log_side_compacted(struct ks_log *log, struct ks_log_applied compaction, bool loaded);
+void ks_log_side_compact(struct ks_log *log); /* after the publish: there is something to drop */
 void ks_log_side_lost(struct ks_log *log); /* positions and rows mean nothing any more */
 void ks_log_chores_fail_all(struct ks_log *log, const char *text);
 /* Is this instance the housekeeper, as far as it can know without asking? [side] */
 bool ks_log_duty_held(struct ks_log *log);
 /* One piece of compaction and trimming; returns as a step does. [side] */
 int64_t ks_log_trim_step(struct ks_log *log);
-void ks_log_trim_forget(struct ks_log *log);
 
 #endif

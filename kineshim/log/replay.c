@@ -196,6 +196,7 @@ bool ks_log_load(struct ks_log *log)
 	ks_log_role_fine(log, &w->role);
 	note_compaction(&r, true);
 	ks_log_writer_published(log, r.tail, 0);
+	ks_log_side_compact(log);
 	ks_diag(KS_INFO, "log", "loaded: position=%" PRId64 " revision=%" PRId64 " entries=%zu took_ms=%" PRId64,
 		r.tail.position, ks_store_committed(log->store).revision, r.entries, ks_clock_now(log->clock) - began);
 	return true;
@@ -230,6 +231,7 @@ static enum ks_log_pull jump(struct ks_log *log)
 		return KS_LOG_PULL_LOST;
 	ks_log_role_fine(log, &w->role);
 	ks_log_writer_published(log, r.tail, 0);
+	ks_log_side_compact(log);
 	ks_diag(KS_INFO, "log", "overtaken by a compaction, read the log again: position=%" PRId64 " was=%" PRId64,
 		r.tail.position, r.base.position);
 	return KS_LOG_PULL_DONE;
@@ -244,6 +246,8 @@ static void publish_read(struct reading *r, bool *foreign)
 	note_compaction(r, false);
 	ks_store_publish(r->log->store);
 	ks_log_writer_published(r->log, r->tail, 0);
+	if (r->compaction.position)
+		ks_log_side_compact(r->log);
 }
 
 enum ks_log_pull ks_log_pull(struct ks_log *log, bool settling, bool *foreign, bool *more)

@@ -54,10 +54,13 @@ static void want_scan(struct ks_log_side *s)
 	ks_mutex_unlock(&s->role.mutex);
 }
 
-void ks_log_trim_forget(struct ks_log *log)
+/* Nothing is pending any more; if there was something, a scan will find it again. */
+static void forget(struct ks_log *log)
 {
 	struct ks_log_side *s = &log->side;
 
+	if (pending(s) || s->scanning)
+		want_scan(s);
 	s->trim.count = s->trim.start = 0;
 	s->trim_blocked_ms = 0;
 	s->scanning = false;
@@ -67,8 +70,9 @@ static void dropped(void *ctx, const struct ks_loc *locs, size_t count)
 {
 	struct ks_log *log = ctx;
 
-	if (ks_log_duty_held(log) && !keep_locs(&log->side.trim, locs, count))
-		want_scan(&log->side); /* no memory to remember them now */
+	/* Whoever has the duty, or has it next, finds by a scan what is not remembered here. */
+	if (!ks_log_duty_held(log) || !keep_locs(&log->side.trim, locs, count))
+		want_scan(&log->side);
 }
 
 struct log_look {
@@ -111,8 +115,7 @@ static int64_t trim_rows(struct ks_log *log, const struct ks_log_applied *compac
 	if (outcome == SQLB_OK && !same) {
 		ks_diag(KS_WARN, "log", "trimming stops: the compaction at position %" PRId64 " is not in the log",
 			compaction->position);
-		ks_log_trim_forget(log);
-		want_scan(s);
+		forget(log);
 		ks_log_writer_verify(log);
 		return BLOCKED_POLL_MS;
 	}
@@ -203,8 +206,7 @@ static bool everybody_there(struct ks_log *log, int64_t now)
 		ks_diag(KS_WARN, "log",
 			"trimming waits for a member that has applied only position %" PRId64 ", the compaction is at %" PRId64,
 			s->least_applied, s->trim_for.position);
-		ks_log_trim_forget(log);
-		want_scan(s);
+		forget(log);
 	}
 	return false;
 }
@@ -233,22 +235,20 @@ int64_t ks_log_trim_step(struct ks_log *log)
 	int64_t now = ks_clock_now(log->clock);
 	bool held = ks_log_duty_held(log), scan, again;
 	struct ks_log_applied compaction;
+	uint64_t generation;
 
 	ks_mutex_lock(&s->role.mutex);
-	if (s->trim_generation != s->generation) {
-		ks_log_trim_forget(log);
-		s->trim_generation = s->generation;
-	}
+	generation = s->generation;
 	if (s->compact_wanted) {
 		s->compacting = true;
 		s->beat_at_ms = now; /* so that the housekeeper soon hears how far we are */
 	}
 	s->compact_wanted = false;
-	scan = s->scan_wanted;
 	ks_mutex_unlock(&s->role.mutex);
 
-	if (!held)
-		ks_log_trim_forget(log);
+	if (!held || s->trim_generation != generation)
+		forget(log);
+	s->trim_generation = generation;
 	if (s->compacting && pending(s) < PENDING_MAX) {
 		s->compacting = ks_store_compact_step(log->store, DROP_RECORDS, dropped, log);
 		ks_mutex_lock(&s->role.mutex);
@@ -258,6 +258,7 @@ int64_t ks_log_trim_step(struct ks_log *log)
 	}
 	ks_mutex_lock(&s->role.mutex);
 	compaction = s->compaction;
+	scan = s->scan_wanted;
 	again = s->trim_generation != s->generation;
 	ks_mutex_unlock(&s->role.mutex);
 	if (again)

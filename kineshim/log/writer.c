@@ -312,6 +312,8 @@ static void batch_landed(struct ks_log *log)
 	ks_store_publish(log->store);
 	ks_log_writer_published(log, (struct ks_log_applied){batch->position, log->config.writer_id, batch->number},
 				batch->proof_mark);
+	if (batch->compaction.position)
+		ks_log_side_compact(log);
 	batch_answer(log);
 }
 

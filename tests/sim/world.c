@@ -45,16 +45,21 @@ static enum sqlb_memory_fault next_fault(void *ctx, const char *op, struct sqlb_
 	return fault;
 }
 
+void world_faults_on(struct world *world, int late_calls)
+{
+	sqlb_memory_set_faults(world->name, next_fault, world, late_calls);
+}
+
 void world_init(struct world *world, size_t count)
 {
 	static unsigned worlds;
 
-	*world = (struct world){.count = count, .random = 1};
+	*world = (struct world){.count = count};
 	KS_ASSERT(count <= WORLD_NODES);
 	snprintf(world->name, sizeof(world->name), "world-%u", ++worlds);
 	ks_clock_init_fake(&world->clock, 1000000);
 	sqlb_memory_set_clock(world->name, &world->clock);
-	sqlb_memory_set_faults(world->name, next_fault, world, 3);
+	world_faults_on(world, 3);
 	world->ops = sqlb_memory_ops;
 	world->config = (struct ks_log_config){
 		.backend = &world->ops,
@@ -162,6 +167,8 @@ bool world_step_role(struct world *world, size_t node, enum ks_log_role_id role)
 	role_of(n->log, role)->poked = false;
 	wait = steps[role](n->log);
 	n->due_ms[role] = wait == KS_LOG_IDLE ? INT64_MAX : now + wait;
+	if (world->stepped)
+		world->stepped(world);
 	return true;
 }
 

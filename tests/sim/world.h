@@ -40,8 +40,8 @@ struct world {
 	struct world_fault faults[8];
 	size_t fault_count;
 	enum sqlb_memory_fault (*chaos)(struct world *world, const char *op, int node); /* asked when no fault matches */
+	void (*stepped)(struct world *world); /* called after every step of a role */
 	void *ctx;
-	uint64_t random;
 };
 
 /* A write with room for what it borrows. */
@@ -66,6 +66,8 @@ void world_start_all(struct world *world); /* and waits until all are loaded */
 struct world_fault *world_fault(struct world *world, const char *op, int node, int at, int times,
 				enum sqlb_memory_fault fault);
 void world_no_faults(struct world *world);
+/* SQLB_FAULT_DOUBT_LATE lands after so many other calls. */
+void world_faults_on(struct world *world, int late_calls);
 int world_node_of(const struct world *world, const struct sqlb_conn *conn);
 
 /* Calls one role of one node if it is due or was poked, as its thread would; false when it was neither. */
