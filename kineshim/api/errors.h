@@ -32,8 +32,7 @@
 	X(WATCH_CANCELED, CANCELLED, "etcdserver: watch canceled")                                                     \
 	X(MEMBER_EXISTS, FAILED_PRECONDITION, "etcdserver: member ID already exist")                                   \
 	X(PEER_URL_EXISTS, FAILED_PRECONDITION, "etcdserver: Peer URLs already exists")                                \
-	X(MEMBER_NOT_ENOUGH_STARTED, UNKNOWN,                                                                          \
-	  "etcdserver: re-configuration failed due to not enough started members")                                     \
+	X(MEMBER_NOT_ENOUGH_STARTED, UNKNOWN, "etcdserver: re-configuration failed due to not enough started members") \
 	X(MEMBER_BAD_URLS, INVALID_ARGUMENT, "etcdserver: given member URLs are invalid")                              \
 	X(MEMBER_NOT_FOUND, NOT_FOUND, "etcdserver: member not found")                                                 \
 	X(MEMBER_NOT_LEARNER, FAILED_PRECONDITION, "etcdserver: can only promote a learner member")                    \
@@ -75,11 +74,9 @@
 	X(CORRUPT, DATA_LOSS, "etcdserver: corrupt cluster")                                                           \
 	X(NOT_SUPPORTED_FOR_LEARNER, FAILED_PRECONDITION, "etcdserver: rpc not supported for learner")                 \
 	X(BAD_LEADER_TRANSFEREE, FAILED_PRECONDITION, "etcdserver: bad leader transferee")                             \
-	X(WRONG_DOWNGRADE_VERSION_FORMAT, INVALID_ARGUMENT,                                                            \
-	  "etcdserver: wrong downgrade target version format")                                                         \
+	X(WRONG_DOWNGRADE_VERSION_FORMAT, INVALID_ARGUMENT, "etcdserver: wrong downgrade target version format")       \
 	X(INVALID_DOWNGRADE_VERSION, INVALID_ARGUMENT, "etcdserver: invalid downgrade target version")                 \
-	X(CLUSTER_VERSION_UNAVAILABLE, FAILED_PRECONDITION,                                                            \
-	  "etcdserver: cluster version not found during downgrade")                                                    \
+	X(CLUSTER_VERSION_UNAVAILABLE, FAILED_PRECONDITION, "etcdserver: cluster version not found during downgrade")  \
 	X(DOWNGRADE_IN_PROCESS, FAILED_PRECONDITION, "etcdserver: cluster has a downgrade job in progress")            \
 	X(NO_INFLIGHT_DOWNGRADE, FAILED_PRECONDITION, "etcdserver: no inflight downgrade job")                         \
 	X(CANCELED, CANCELLED, "etcdserver: request canceled")                                                         \
@@ -88,6 +85,7 @@
 	X(STREAM_SORT, UNIMPLEMENTED, "RangeStream does not support custom sort orders")                               \
 	X(STREAM_FILTER, UNIMPLEMENTED, "RangeStream does not support revision filters")                               \
 	X(MALFORMED, INTERNAL, KS_TEXT_UNMARSHAL)                                                                      \
+	X(NO_REQUEST, INTERNAL, "unexpected EOF")                                                                      \
 	X(NO_MEMORY, RESOURCE_EXHAUSTED, "kineshim: not enough memory for this request")                               \
 	X(UNKNOWN_HEALTH_SERVICE, NOT_FOUND, "unknown service")
 

@@ -32,6 +32,7 @@ void ks_api_health_check(struct ks_api *api, struct ks_call *call, const Protobu
 struct health_watch {
 	struct ks_api *api;
 	struct ks_api_stream stream;
+	bool asked;
 	int told; /* the last state sent; 0: none yet. Under the watchdog's lock. */
 };
 
@@ -75,8 +76,9 @@ static void health_message(struct ks_call *call, struct ks_slice message)
 	Grpc__Health__V1__HealthCheckRequest *request;
 	struct ks_err err;
 
-	if (!watch || watch->told != 0)
+	if (!watch || watch->asked)
 		return;
+	watch->asked = true;
 	request = (Grpc__Health__V1__HealthCheckRequest *)ks_api_unpack(
 		&grpc__health__v1__health_check_request__descriptor, ks_call_arena(call), message, &err);
 	if (!request) {
@@ -86,6 +88,14 @@ static void health_message(struct ks_call *call, struct ks_slice message)
 	ks_mutex_lock(&watch->api->lock);
 	tell(watch, request->service[0] == '\0' ? serving(watch->api) : SERVICE_UNKNOWN);
 	ks_mutex_unlock(&watch->api->lock);
+}
+
+static void health_half_closed(struct ks_call *call)
+{
+	struct health_watch *watch = ks_call_context(call);
+
+	if (watch && !watch->asked)
+		ks_stream_finish(call, ks_etcd_status(KS_E_NO_REQUEST), ks_etcd_text(KS_E_NO_REQUEST));
 }
 
 static void health_closed(struct ks_call *call)
@@ -99,7 +109,7 @@ static void health_closed(struct ks_call *call)
 const struct ks_stream_ops ks_api_health_watch_ops = {
 	.open = health_open,
 	.message = health_message,
-	.half_closed = ks_api_ignore,
+	.half_closed = health_half_closed,
 	.writable = ks_api_ignore,
 	.closed = health_closed,
 };

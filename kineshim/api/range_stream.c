@@ -263,6 +263,14 @@ static void stream_open(struct ks_call *call)
 		range->state = ENDED;
 }
 
+static void stream_half_closed(struct ks_call *call)
+{
+	struct range_stream *range = ks_call_context(call);
+
+	if (range && range->state == IDLE)
+		fail(range, KS_E_NO_REQUEST);
+}
+
 static void stream_writable(struct ks_call *call)
 {
 	struct range_stream *range = ks_call_context(call);
@@ -287,7 +295,7 @@ static void stream_closed(struct ks_call *call)
 const struct ks_stream_ops ks_api_range_stream_ops = {
 	.open = stream_open,
 	.message = stream_message,
-	.half_closed = ks_api_ignore,
+	.half_closed = stream_half_closed,
 	.writable = stream_writable,
 	.closed = stream_closed,
 };

@@ -746,6 +746,11 @@ static void watch_message(struct ks_call *call, struct ks_slice message)
 
 	if (!stream || stream->finishing)
 		return;
+	/* Before the log is loaded there is no revision to begin at: "from now on" would be shown the whole history. */
+	if (!ks_api_loaded(stream->api)) {
+		finish(stream, KS_UNAVAILABLE, KS_TEXT_NO_LEADER);
+		return;
+	}
 	ks_arena_init(&arena, 4 * message.size + 65536);
 	request = (Etcdserverpb__WatchRequest *)ks_api_unpack(&etcdserverpb__watch_request__descriptor, &arena, message,
 							      &err);

@@ -22,6 +22,7 @@
 #include "base/panic.h"
 
 #define DEFAULT_MAX_CALLS 100000
+#define DEFAULT_MAX_REPLY_BYTES ((size_t)1 << 30)
 /* Over our own limit, so that messages a little too large are refused by us, in etcd's words. */
 #define CORE_EXTRA_BYTES (16 * 1024 * 1024)
 #define MAX_METADATA_BYTES (64 * 1024)
@@ -213,6 +214,7 @@ struct ks_rpc *ks_rpc_start(const struct ks_rpc_config *config, struct ks_err *e
 		.context = config->context,
 		.max_request_bytes = config->max_request_bytes,
 		.max_calls = config->max_calls ? config->max_calls : DEFAULT_MAX_CALLS,
+		.max_reply_bytes = config->max_reply_bytes ? config->max_reply_bytes : DEFAULT_MAX_REPLY_BYTES,
 		.max_arena_bytes = config->max_arena_bytes,
 		.queue_count = thread_count(config->threads),
 		.down_tag.complete = gone_down,

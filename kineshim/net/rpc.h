@@ -64,6 +64,11 @@ struct ks_rpc_config {
 	size_t max_request_bytes;   /* of one message, as in "larger than max (N vs. M)" */
 	size_t max_calls;           /* unary calls and streams in flight; over it: RESOURCE_EXHAUSTED. 0: a default */
 	size_t max_arena_bytes;     /* for each call */
+	/*
+	 * Large unary replies that clients have not taken yet, all together; over it: RESOURCE_EXHAUSTED. 0: a default of 1 GiB.
+	 * One that is larger by itself is let through when there is no other.
+	 */
+	size_t max_reply_bytes;
 };
 
 struct ks_rpc *ks_rpc_start(const struct ks_rpc_config *config, struct ks_err *err);

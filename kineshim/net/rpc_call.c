@@ -14,6 +14,8 @@
 
 #define FIRST_WISH 4
 #define MOST_POSTED 128
+/* Replies from this size on count towards max_reply_bytes. */
+#define LARGE_REPLY 65536
 
 static void unary_arrived(struct rpc_tag *tag, bool ok);
 static void unary_ended(struct rpc_tag *tag, bool ok);
@@ -57,6 +59,8 @@ void ks_rpc_call_fini(struct ks_call *call)
 {
 	if (call->payload)
 		grpc_byte_buffer_destroy(call->payload);
+	if (call->reply_bytes)
+		atomic_fetch_sub_explicit(&call->queue->rpc->reply_bytes, call->reply_bytes, memory_order_relaxed);
 	ks_grpc_message_close(&call->request);
 	ks_arena_fini(&call->arena);
 	grpc_metadata_array_destroy(&call->metadata);
@@ -295,12 +299,34 @@ static void end_call(struct ks_call *call)
 	ks_rpc_queue_post(call->queue, &call->task);
 }
 
+/* Clients that ask for millions of keys and do not read must not fill the memory with answers. */
+static bool reply_fits(struct ks_call *call, size_t size)
+{
+	struct ks_rpc *rpc = call->queue->rpc;
+	size_t before;
+
+	if (size < LARGE_REPLY)
+		return true;
+	before = atomic_fetch_add_explicit(&rpc->reply_bytes, size, memory_order_relaxed);
+	if (before > 0 && (before > rpc->max_reply_bytes || size > rpc->max_reply_bytes - before)) {
+		atomic_fetch_sub_explicit(&rpc->reply_bytes, size, memory_order_relaxed);
+		return false;
+	}
+	call->reply_bytes = size;
+	return true;
+}
+
 void ks_call_reply(struct ks_call *call, struct ks_out *out)
 {
 	size_t max = out->max;
 	char text[96];
 
 	KS_ASSERT(call->slot->method && call->slot->method->unary);
+	if (!ks_out_failed(out) && !reply_fits(call, ks_out_size(out))) {
+		ks_out_fini(out);
+		ks_call_fail(call, KS_RESOURCE_EXHAUSTED, "too many large responses in flight");
+		return;
+	}
 	call->payload = ks_grpc_bytes_from_out(out);
 	if (!call->payload) {
 		(void)snprintf(text, sizeof(text), "grpc: response is larger than max (%zu)", max);

@@ -64,7 +64,7 @@ struct ks_rpc {
 	const struct ks_rpc_method *methods;
 	size_t method_count;
 	void *context;
-	size_t max_request_bytes, max_calls, max_arena_bytes;
+	size_t max_request_bytes, max_calls, max_arena_bytes, max_reply_bytes;
 	grpc_server *server;
 	grpc_server_credentials *credentials;
 	grpc_channel *nowhere; /* of the wake calls */
@@ -81,6 +81,7 @@ struct ks_rpc {
 
 	alignas(64) atomic_bool stopping;
 	_Atomic uint64_t calls_started, calls_open;
+	_Atomic size_t reply_bytes; /* of large unary replies on their way out */
 };
 
 struct ks_call {
@@ -98,6 +99,7 @@ struct ks_call {
 	char *peer;
 	enum ks_status status; /* of the reply */
 	int cancelled;
+	size_t reply_bytes;  /* counted in the server's */
 	grpc_slice text;     /* of the status; empty when OK */
 	struct ks_task task; /* hands a reply to the queue's thread */
 	struct ks_call *next_free;
