@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -30,6 +31,7 @@ struct ks_server {
 	struct ks_api *api;
 	struct ks_rpc *rpc;
 	struct ks_listener *listener;
+	struct ks_timer quit_timer;
 	char endpoint[1024];     /* without its password */
 	_Atomic int parts_ready; /* the log and the listener: whoever is second says so */
 };
@@ -70,6 +72,20 @@ static void raise_file_limit(void)
 	limit.rlim_cur = limit.rlim_max;
 	if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
 		ks_diag(KS_WARN, "main", "cannot raise the limit of open files error=\"%s\"", strerror(errno));
+}
+
+/* Clients that ask for the members connect to what they are told. */
+static void check_advertised(const struct ks_options *options)
+{
+	static const char *const useless[] = {"//0.0.0.0:", "//[::]:", ":0,"};
+	char urls[4096];
+
+	(void)snprintf(urls, sizeof(urls), "%s,", options->advertise_client_urls);
+	for (size_t i = 0; i < sizeof(useless) / sizeof(*useless); i++)
+		if (strstr(urls, useless[i]))
+			ks_diag(KS_WARN, "main",
+				"clients cannot connect to the advertised urls=%s; set --advertise-client-urls",
+				options->advertise_client_urls);
 }
 
 static enum ks_status start_log(struct ks_server *server, const struct ks_options *options, struct ks_err *err)
@@ -120,6 +136,7 @@ static enum ks_status start(struct ks_server *server, const struct ks_options *o
 
 	sqlb_url_redact(options->endpoint, server->endpoint, sizeof(server->endpoint));
 	raise_file_limit();
+	check_advertised(options);
 	server->backend = sqlb_find(options->endpoint, err);
 	if (!server->backend)
 		return err->status;
@@ -133,12 +150,22 @@ static enum ks_status start(struct ks_server *server, const struct ks_options *o
 	return status == KS_OK ? start_serving(server, options, err) : status;
 }
 
+/* Whatever still waits for the database is not waited for: a write in doubt might wait until the database is back. */
+static void quit_log(struct ks_timer *timer)
+{
+	ks_log_quit(ks_container_of(timer, struct ks_server, quit_timer)->log);
+}
+
 void ks_server_stop(struct ks_server *server)
 {
 	if (server->listener)
 		ks_listener_stop(server->listener);
-	if (server->rpc)
+	if (server->rpc) {
+		ks_timer_init(&server->quit_timer, quit_log);
+		ks_timer_arm(server->timers, &server->quit_timer, DRAIN_MS);
 		ks_rpc_stop(server->rpc, DRAIN_MS);
+		ks_timer_cancel(server->timers, &server->quit_timer);
+	}
 	ks_api_stop(server->api);
 	if (server->log)
 		ks_log_stop(server->log);

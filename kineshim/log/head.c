@@ -484,10 +484,15 @@ int64_t ks_log_reader_step(struct ks_log *log)
 	return busy ? 0 : KS_LOG_IDLE;
 }
 
-void ks_log_reader_fini(struct ks_log *log)
+void ks_log_reader_abandon(struct ks_log *log)
 {
 	fail_fetches(&log->reader.chunk, KS_UNAVAILABLE, "etcdserver: server stopped");
 	ks_log_reader_fail_all(log, "etcdserver: server stopped");
+}
+
+void ks_log_reader_fini(struct ks_log *log)
+{
+	ks_log_reader_abandon(log);
 	free(log->reader.slots);
 }
 

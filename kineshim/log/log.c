@@ -220,6 +220,13 @@ static void *run(void *arg)
 		role->poked = false;
 		ks_mutex_unlock(&role->mutex);
 	}
+	/* What this thread was working on when it was told to stop: calls wait for it, and the net waits for them. */
+	if (role == &log->writer.role)
+		ks_log_writer_abandon(log);
+	else if (role == &log->reader.role)
+		ks_log_reader_abandon(log);
+	else if (role == &log->side.role)
+		ks_log_side_fail_all(log, "etcdserver: server stopped");
 	if (role == &log->side.role)
 		ks_log_side_leave(log);
 	return NULL;

@@ -258,6 +258,9 @@ void ks_log_writer_moved(struct ks_log *log, int64_t past);       /* from the ta
 void ks_log_writer_head(struct ks_log *log, int64_t position);    /* from the reader: the head was here */
 void ks_log_writer_verify(struct ks_log *log);                    /* something does not fit */
 void ks_log_writer_fail_all(struct ks_log *log, const char *text); /* what waits in the queues */
+/* The last act of the thread, and of fini: fails what it was working on. */
+void ks_log_writer_abandon(struct ks_log *log);
+void ks_log_reader_abandon(struct ks_log *log);
 void ks_log_writer_fini(struct ks_log *log);
 void ks_log_writer_expire(struct ks_log *log);
 /* The writer's own bookkeeping after ks_store_publish (also replay.c). */

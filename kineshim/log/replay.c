@@ -183,11 +183,14 @@ bool ks_log_load(struct ks_log *log)
 	int64_t began = ks_clock_now(log->clock);
 	enum sqlb_outcome outcome;
 
-	ks_store_load_begin(log->store);
+	/* Into a state of its own: watchers and calls that began before a tail was lost may still be looking. */
+	if (ks_store_jump_begin(log->store, &r.err) != KS_OK) {
+		ks_log_role_failed(log, &w->role, SQLB_AWAY, "load", &r.err);
+		return false;
+	}
 	outcome = read_whole(&r);
-	ks_store_load_end(log->store);
 	if (outcome != SQLB_OK || r.tail.position == 0) {
-		ks_store_reset(log->store);
+		ks_store_jump_abort(log->store);
 		if (outcome == SQLB_OK)
 			ks_fail(&r.err, KS_UNAVAILABLE, "the log is empty again");
 		ks_log_role_failed(log, &w->role, outcome == SQLB_OK ? SQLB_AWAY : outcome, "load", &r.err);
@@ -195,6 +198,8 @@ bool ks_log_load(struct ks_log *log)
 	}
 	ks_log_role_fine(log, &w->role);
 	note_compaction(&r, true);
+	if (ks_store_jump_end(log->store, &r.err) != KS_OK)
+		KS_ASSERT(!"what was loaded is older than an empty store");
 	ks_log_writer_published(log, r.tail, 0);
 	ks_log_side_compact(log);
 	ks_diag(KS_INFO, "log", "loaded: position=%" PRId64 " revision=%" PRId64 " entries=%zu took_ms=%" PRId64,

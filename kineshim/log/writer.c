@@ -850,12 +850,18 @@ int64_t ks_log_writer_step(struct ks_log *log)
 	return KS_LOG_IDLE;
 }
 
+void ks_log_writer_abandon(struct ks_log *log)
+{
+	if (log->writer.batch.count)
+		batch_fail(log, KS_UNAVAILABLE, "etcdserver: server stopped");
+	ks_log_writer_fail_all(log, "etcdserver: server stopped");
+}
+
 void ks_log_writer_fini(struct ks_log *log)
 {
 	struct ks_log_batch *batch = &log->writer.batch;
 
-	if (batch->count)
-		batch_fail(log, KS_UNAVAILABLE, "etcdserver: server stopped");
+	ks_log_writer_abandon(log);
 	free(batch->submits);
 	free(batch->effects);
 	free(batch->rows);

@@ -38,9 +38,9 @@ static void run_inbox(struct rpc_queue *queue)
 {
 	struct ks_task *task;
 
-	if (!atomic_load_explicit(&queue->inbox, memory_order_relaxed))
-		return;
-	take_inbox(queue);
+	if (atomic_load_explicit(&queue->inbox, memory_order_relaxed))
+		take_inbox(queue);
+	/* Not only then: ks_rpc_queue_unpost takes the inbox too, and leaves here what it did not look for. */
 	while ((task = queue->drained)) {
 		queue->drained = task->next;
 		task->run(task);
