@@ -326,6 +326,56 @@ static void read_txn(size_t kvs, int64_t revision)
 	done(response);
 }
 
+static char large[5000];
+
+/* Values that are passed on by reference instead of copied, in each kind of answer and nested. */
+static void large_values(void)
+{
+	Etcdserverpb__RangeRequest get = ETCDSERVERPB__RANGE_REQUEST__INIT;
+	Etcdserverpb__DeleteRangeRequest del = ETCDSERVERPB__DELETE_RANGE_REQUEST__INIT;
+	Etcdserverpb__TxnRequest inner = ETCDSERVERPB__TXN_REQUEST__INIT, outer = ETCDSERVERPB__TXN_REQUEST__INIT;
+	Etcdserverpb__RequestOp op[3], *ops[3] = {&op[0], &op[1], &op[2]};
+	Etcdserverpb__TxnResponse *response;
+
+	memset(large, 'v', sizeof(large) - 1);
+	put("l1", large, 0, NULL, 0);
+	put("l2", large, 0, NULL, 0);
+	put("l2", large, 0, large, 0);
+	for (int i = 0; i < 3; i++)
+		etcdserverpb__request_op__init(&op[i]);
+	get.key = del.key = bin("l1");
+	get.range_end = del.range_end = bin("l3");
+	del.prev_kv = true;
+	op[0].request_case = op[2].request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_RANGE;
+	op[0].request_range = op[2].request_range = &get;
+	op[1].request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_TXN;
+	op[1].request_txn = &inner;
+	inner.n_success = 1;
+	inner.success = &ops[2];
+	outer.n_success = 2;
+	outer.success = ops;
+	response = CALL("KV", "Txn", &outer, txn);
+	if (response && strict) {
+		const Etcdserverpb__TxnResponse *nested = response->responses[1]->response_txn;
+
+		CU_ASSERT_EQUAL_FATAL(response->responses[0]->response_range->n_kvs, 2);
+		CU_ASSERT_EQUAL_FATAL(nested->responses[0]->response_range->n_kvs, 2);
+		CU_ASSERT_TRUE(is(response->responses[0]->response_range->kvs[0]->value, large));
+		CU_ASSERT_TRUE(is(nested->responses[0]->response_range->kvs[1]->value, large));
+	}
+	done(response);
+	op[2].request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_DELETE_RANGE;
+	op[2].request_delete_range = &del;
+	response = CALL("KV", "Txn", &outer, txn);
+	if (response && strict) {
+		const Etcdserverpb__ResponseOp *nested = response->responses[1]->response_txn->responses[0];
+
+		CU_ASSERT_EQUAL_FATAL(nested->response_delete_range->n_prev_kvs, 2);
+		CU_ASSERT_TRUE(is(nested->response_delete_range->prev_kvs[1]->value, large));
+	}
+	done(response);
+}
+
 static void delete_range(int64_t deleted, int64_t revision)
 {
 	Etcdserverpb__DeleteRangeRequest request = ETCDSERVERPB__DELETE_RANGE_REQUEST__INIT;
@@ -643,6 +693,7 @@ static void every_rpc(void)
 		put(key, "stream", 0, NULL, 10 + i);
 	}
 	range_stream(33, 39);
+	large_values();
 	leases();
 	maintenance();
 	health_watch();
