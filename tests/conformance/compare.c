@@ -64,6 +64,7 @@ static void add_line(struct step *step, const char *line)
 	const char *equals = strchr(line, '=');
 	struct field *field = grow((void **)&step->fields, &step->count, sizeof(*field));
 	char place[32];
+	size_t notes = 0;
 
 	if (strncmp(line, "  ", 2) == 0 && equals) {
 		field->path = ks_xstrdup(line + 2);
@@ -71,7 +72,9 @@ static void add_line(struct step *step, const char *line)
 		field->value = ks_xstrdup(equals + 1);
 		return;
 	}
-	(void)snprintf(place, sizeof(place), "@%zu", step->count - 1);
+	for (size_t i = 0; i + 1 < step->count; i++)
+		notes += strncmp(step->fields[i].path, "note", 4) == 0;
+	(void)snprintf(place, sizeof(place), "note%zu", notes);
 	field->path = ks_xstrdup(line[0] == '#' ? place : "status");
 	field->value = ks_xstrdup(line);
 }

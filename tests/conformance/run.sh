@@ -1,0 +1,136 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# run.sh [TARGET…]: runs every block of scenarios against Debian's etcd and against each TARGET (sqlite, postgres; default: both),
+# each on a fresh server, and compares the transcripts field by field. Prints TAP, one point for each scenario and target.
+# Environment: top_builddir (where kineshim and conformance were built), KS_SEEDS (how many random runs; default 2),
+# KS_SEED (the first one; default 1), KS_TEST_ETCD_BIN, KS_TEST_KEEP=1 (keeps transcripts and logs).
+# Exit status 77 when there is no etcd to compare with.
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tests/lib/servers.sh
+. "$here/../lib/servers.sh"
+
+build=$(cd "${top_builddir:-.}" && pwd)
+kineshim=${KS_KINESHIM:-$build/kineshim/kineshim}
+conformance=${KS_CONFORMANCE:-$build/tests/conformance/conformance}
+seeds=${KS_SEEDS:-2}
+first_seed=${KS_SEED:-1}
+etcd=${KS_TEST_ETCD_BIN:-etcd}
+version=$("$kineshim" --version --verbose 2>/dev/null)
+
+command -v "$etcd" >/dev/null || { echo "1..0 # SKIP no etcd (Debian: etcd-server)"; exit 77; }
+[ -x "$kineshim" ] && [ -x "$conformance" ] || { echo "Bail out! $kineshim or $conformance was not built"; exit 99; }
+if [ $# -gt 0 ]; then
+	targets=("$@")
+else
+	targets=()
+	[[ $version == *sqlite* ]] && targets+=(sqlite)
+	[[ $version == *postgresql* ]] && pg_bin >/dev/null && targets+=(postgres)
+fi
+if [[ " ${targets[*]} " == *" postgres "* ]] && [ -z "${KS_TEST_POSTGRES_URL:-}" ]; then
+	exec "$here/../lib/with-postgres" "$here/run.sh" "${targets[@]}"
+fi
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/ks-conf.XXXXXX") || exit 99
+chmod 0755 "$work"
+pids=()
+finish() {
+	trap - EXIT
+	[ ${#pids[@]} -eq 0 ] || kill -KILL "${pids[@]}" 2>/dev/null
+	[ -n "${KS_TEST_KEEP:-}" ] && echo "# transcripts and logs are in $work" && return
+	rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 143' TERM INT HUP
+
+start_kineshim() { # NAME ENDPOINT: sets port and pid
+	local name=$1 endpoint=$2 try
+
+	for try in 1 2 3; do
+		port=$(ks_free_port) || return 1
+		"$kineshim" --endpoint "$endpoint" --data-dir "$work/$name.data" --listen-client-urls "http://127.0.0.1:$port" \
+			--watch-progress-notify-interval "$interval" >"$work/$name.log" 2>&1 </dev/null &
+		pid=$!
+		for _ in $(seq 200); do
+			grep -q "ready to serve" "$work/$name.log" && return 0
+			kill -0 "$pid" 2>/dev/null || break
+			sleep 0.05
+		done
+		kill -KILL "$pid" 2>/dev/null
+		wait "$pid" 2>/dev/null
+	done
+	sed 's/^/# /' "$work/$name.log"
+	return 1
+}
+
+start_etcd() { # NAME
+	local name=$1
+
+	KS_TEST_ETCD_FLAGS="--experimental-watch-progress-notify-interval=$interval" etcd_start "$work/$name" 2>"$work/$name.log" || return 1
+	port=$(sed -n 's/^export KS_TEST_ETCD_PORT=//p' "$work/$name/env")
+	pid=$(cat "$work/$name/pid")
+}
+
+# TARGET BLOCK SEED: a fresh server, the block, a transcript in $work/TARGET.BLOCK.SEED.
+run() {
+	local target=$1 block=$2 seed=$3 name=$1.$2.$3 status
+
+	interval=10m
+	[ "$block" = progress ] && interval=1s
+	case $target in
+	etcd) mkdir "$work/$name" && start_etcd "$name" || return 1 ;;
+	sqlite) start_kineshim "$name" "sqlite://$work/$name.db" || return 1 ;;
+	postgres)
+		local database="conf_${block//-/_}_$seed"
+
+		"$here/../lib/servers.sh" pg_run "$KS_TEST_POSTGRES_DIR" psql -qX -c "CREATE DATABASE $database OWNER kineshim" || return 1
+		start_kineshim "$name" "${KS_TEST_POSTGRES_URL%/*}/$database" || return 1
+		;;
+	esac
+	pids+=("$pid")
+	timeout 120 "$conformance" --endpoint "127.0.0.1:$port" --block "$block" --seed "$seed" --out "$work/$name.transcript" \
+		2>"$work/$name.err"
+	status=$?
+	kill -TERM "$pid" 2>/dev/null
+	if [ "$target" = etcd ]; then
+		ks_await_gone "$pid"
+	else
+		wait "$pid"
+		local ended=$?
+
+		[ $ended -eq 0 ] || { echo "not ok - $target: $block: the server ended with status $ended"; failed=1; }
+	fi
+	[ $status -eq 0 ] || { echo "# $name: conformance ended with status $status"; sed 's/^/# /' "$work/$name.err"; }
+	return 0
+}
+
+count=0 failed=0
+compare() { # REFERENCE TESTED PREFIX
+	"$conformance" --compare "$1" "$2" "$here/differences.txt" "$3" >"$work/tap" || failed=1
+	cat "$work/tap"
+	count=$((count + $(grep -cE '^(not )?ok ' "$work/tap")))
+}
+
+echo "# $("$etcd" --version | head -n 1); $(head -n 1 <<<"$version"); targets: ${targets[*]}"
+for block in $("$conformance" --list); do
+	last=$first_seed
+	[ "$block" = random ] && last=$((first_seed + seeds - 1))
+	for seed in $(seq "$first_seed" "$last"); do
+		if [ "$block" = v37 ]; then
+			# What etcd 3.4 does not have: the transcript that the spec demands.
+			reference=$here/v37.expected
+		else
+			run etcd "$block" "$seed" || { echo "Bail out! etcd did not start"; exit 99; }
+			reference=$work/etcd.$block.$seed.transcript
+		fi
+		for target in "${targets[@]}"; do
+			prefix=$target
+			[ "$block" = random ] && prefix="$target, seed $seed"
+			run "$target" "$block" "$seed" || echo "# $target did not start"
+			compare "$reference" "$work/$target.$block.$seed.transcript" "$prefix"
+		done
+	done
+done
+echo "1..$count"
+exit $failed
