@@ -564,7 +564,8 @@ static enum sqlb_outcome take_duty(struct ks_log *log, struct ks_err *err)
 	if (outcome != SQLB_OK)
 		return outcome;
 	if (duty.holder == self) {
-		if (duty.taken_now || !s->duty_held) {
+		/* Also when it ran out meanwhile: then the database was away, and keepalives were impossible. */
+		if (duty.taken_now || !s->duty_held || before >= s->duty_until_ms) {
 			s->duty_new = true;
 			ks_diag(KS_INFO, "log", "housekeeper: this server, term=%" PRId64, duty.term);
 		}
@@ -838,7 +839,8 @@ static const char *run_due(struct ks_log *log, enum sqlb_outcome *outcome, struc
 	}
 	if (now >= s->duty_at_ms) {
 		*outcome = take_duty(log, err);
-		s->duty_at_ms = now + log->config.duty_ttl_ms / 3;
+		if (*outcome == SQLB_OK) /* else the back-off says when */
+			s->duty_at_ms = now + log->config.duty_ttl_ms / 3;
 		return "duty";
 	}
 	if (ks_log_duty_held(log) && s->duty_new) {
@@ -876,7 +878,7 @@ static int64_t next_due(struct ks_log *log)
 		next = s->duty_at_ms;
 	if (s->size_at_ms < next)
 		next = s->size_at_ms;
-	if (s->duty_held && s->expiry_at_ms < next)
+	if (ks_log_duty_held(log) && s->expiry_at_ms < next)
 		next = s->expiry_at_ms;
 	if (s->lapsed_at_ms && s->lapsed_at_ms < next)
 		next = s->lapsed_at_ms;
@@ -897,7 +899,10 @@ int64_t ks_log_side_step(struct ks_log *log)
 		return pause;
 	if (!atomic_load(&log->loaded))
 		return KS_LOG_IDLE;
-	busy = keepalives(log, &outcome, &err);
+	/* While the database was away keepalives were impossible: leases get their time back before any is judged. */
+	if (s->duty_held && atomic_load(&s->role.away_since_ms))
+		s->duty_new = true;
+	busy = !s->duty_new && keepalives(log, &outcome, &err);
 	if (outcome == SQLB_OK && lease_times(log, &outcome, &err)) {
 		what = "lease times";
 		busy = true;

@@ -722,6 +722,8 @@ static int64_t step_serving(struct ks_log *log)
 	/* Hints may be wrong and never end: one look for each batch is enough, a conflict tells the rest. */
 	look = w->look || w->verify || (look && !(waiting && w->looked));
 	w->moved_past = -1;
+	if (look)
+		w->head_seen = 0; /* older than the look; else a log that lost its end would keep us looking for ever */
 	w->looked = look;
 	w->verify = w->look = false;
 	ks_mutex_unlock(&w->role.mutex);
