@@ -343,6 +343,28 @@ static void hub_closed(struct ks_call *call)
 	note(&seen.closed);
 }
 
+static void count_run(struct ks_task *task)
+{
+	(void)task;
+	note(&seen.tasks);
+}
+
+/* Posts three tasks and takes the middle one back. */
+static void unpost_message(struct ks_call *call, struct ks_slice message)
+{
+	static struct ks_task tasks[3];
+
+	(void)message;
+	for (int i = 0; i < 3; i++) {
+		tasks[i].run = count_run;
+		ks_call_post(call, &tasks[i]);
+	}
+	KS_ASSERT(ks_call_unpost(call, &tasks[1]));
+	KS_ASSERT(!ks_call_unpost(call, &tasks[1]));
+}
+
+static const struct ks_stream_ops unpost_ops = {stream_open, unpost_message, chat_half_closed, stream_writable,
+						stream_closed};
 static const struct ks_stream_ops hub_ops = {hub_open, chat_message, chat_half_closed, stream_writable, hub_closed};
 static const struct ks_stream_ops chat = {stream_open, chat_message, chat_half_closed, stream_writable, stream_closed};
 static const struct ks_stream_ops watch = {stream_open, chat_message, watch_half_closed, stream_writable,
@@ -357,7 +379,7 @@ static const struct ks_rpc_method methods[] = {
 	{"/test.T/Later", later, NULL, false},       {"/test.T/ByTask", by_task, NULL, false},
 	{"/test.T/Hold", hold, NULL, false},         {"/test.T/Chat", NULL, &chat, false},
 	{"/test.T/Watch", NULL, &watch, false},      {"/test.T/Count", NULL, &counter, true},
-	{"/test.T/Hub", NULL, &hub_ops, false},
+	{"/test.T/Hub", NULL, &hub_ops, false},      {"/test.T/Unpost", NULL, &unpost_ops, false},
 };
 
 static char target[64];
@@ -894,6 +916,25 @@ static void tasks_and_messages_of_many_threads_all_arrive(void)
 	free(posters);
 }
 
+static void taking_a_task_back_leaves_the_others(void)
+{
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	gc_stream_open(&stream, &client, "/test.T/Unpost");
+	CU_ASSERT_TRUE(gc_stream_send(&stream, "x", 1, WAIT_MS));
+	CU_ASSERT_TRUE(wait_for(&seen.tasks, 2));
+	gc_stream_half_close(&stream);
+	gc_stream_end(&stream, &result);
+	CU_ASSERT_TRUE(wait_for(&seen.closed, 1));
+	CU_ASSERT_EQUAL(seen.tasks, 2);
+	gc_close(&client);
+	stop_server();
+}
+
 /* Subscribes again and again, hears a little, and goes in different ways. */
 static void *subscribe(void *arg)
 {
@@ -918,6 +959,8 @@ static void *subscribe(void *arg)
 			gc_stream_half_close(&stream);
 		gc_stream_cancel(&stream);
 		gc_stream_end(&stream, &result);
+		if (result.status != KS_CANCELLED && result.status != KS_OK)
+			printf("# subscriber: status %d %s\n", result.status, result.text);
 	}
 	gc_close(&client);
 	return NULL;
@@ -1139,6 +1182,7 @@ int main(void)
 				      T(cancel_and_disconnect_reach_closed),
 				      T(a_client_that_never_reads_is_not_read_from),
 				      T(tasks_and_messages_of_many_threads_all_arrive),
+				      T(taking_a_task_back_leaves_the_others),
 				      T(streams_come_and_go_under_fire),
 				      T(stop_under_fire_closes_every_stream),
 				      T(stop_ends_streams_with_etcds_text),
