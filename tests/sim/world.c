@@ -126,7 +126,8 @@ static int all_loaded(const struct world *world)
 void world_start_all(struct world *world)
 {
 	for (size_t i = 0; i < world->count; i++)
-		world_start(world, i);
+		if (!world->nodes[i].log)
+			world_start(world, i);
 	for (int turn = 0; turn < TURNS_MAX && !all_loaded(world); turn++)
 		world_run(world, 1);
 	KS_ASSERT(all_loaded(world));

@@ -62,7 +62,7 @@ void world_init(struct world *world, size_t count); /* nodes are made, not start
 void world_fini(struct world *world);
 void world_start(struct world *world, size_t node);
 void world_stop(struct world *world, size_t node);
-void world_start_all(struct world *world); /* and waits until all are loaded */
+void world_start_all(struct world *world); /* those that are down, and waits until all are loaded */
 struct world_fault *world_fault(struct world *world, const char *op, int node, int at, int times,
 				enum sqlb_memory_fault fault);
 void world_no_faults(struct world *world);
