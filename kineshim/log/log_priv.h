@@ -169,6 +169,7 @@ struct ks_log_side {
 	int64_t trim_blocked_ms; /* since when a live member is behind trim_for; 0: none is */
 	size_t trim_chunk;
 	bool compacting;         /* the store has more to drop */
+	int64_t compact_since_ms;
 	bool scanning;
 	int64_t scan_after, scan_to;
 	int64_t *orphans;        /* side rows without a lease in the store, seen when the log's head was orphans_head */

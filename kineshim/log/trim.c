@@ -14,7 +14,11 @@
 
 #include "base/diag.h"
 #include "log/log_priv.h"
+#include "store/watch_hub.h"
 
+/* Removing history waits for watchers that were woken and have not read yet; a slow client is overtaken, as with etcd. */
+#define WATCHERS_WAIT_MS 5
+#define WATCHERS_MOST_MS 2000
 #define DROP_RECORDS 4096
 #define PENDING_MAX 65536      /* locs; then they are trimmed before more is dropped */
 #define CHUNK_MIN 50
@@ -240,6 +244,8 @@ int64_t ks_log_trim_step(struct ks_log *log)
 	ks_mutex_lock(&s->role.mutex);
 	generation = s->generation;
 	if (s->compact_wanted) {
+		if (!s->compacting)
+			s->compact_since_ms = now;
 		s->compacting = true;
 		s->beat_at_ms = now; /* so that the housekeeper soon hears how far we are */
 	}
@@ -249,6 +255,9 @@ int64_t ks_log_trim_step(struct ks_log *log)
 	if (!held || s->trim_generation != generation)
 		forget(log);
 	s->trim_generation = generation;
+	if (s->compacting && now - s->compact_since_ms < WATCHERS_MOST_MS &&
+	    ks_watch_hub_needs(ks_store_hub(log->store), ks_store_committed(log->store).compact_revision))
+		return WATCHERS_WAIT_MS;
 	if (s->compacting && pending(s) < PENDING_MAX) {
 		s->compacting = ks_store_compact_step(log->store, DROP_RECORDS, dropped, log);
 		ks_mutex_lock(&s->role.mutex);

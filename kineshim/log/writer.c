@@ -501,9 +501,10 @@ static void lost(struct ks_log *log)
 {
 	struct ks_log_writer *w = &log->writer;
 
-	ks_diag(KS_ERROR, "log",
-		"the log no longer holds the entry at position %" PRId64 " that was applied: the database lost writes that "
-		"it had confirmed (was a replica promoted?); dropping what is in memory and loading again, watches end",
+	ks_diag(KS_WARN, "log",
+		"the log no longer holds the entry at position %" PRId64 " that was applied: this server was cut off for so "
+		"long that a compaction overtook it, or the database lost writes that it had confirmed (was a replica "
+		"promoted?); loading again, watches end",
 		w->applied.position);
 	atomic_store(&log->loaded, false);
 	if (w->batch.count && w->batch.doubt)
