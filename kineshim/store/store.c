@@ -229,9 +229,10 @@ enum ks_status ks_store_jump_end(struct ks_store *store, struct ks_err *err)
 
 	KS_ASSERT(next);
 	if (next->committed.position < old->committed.position || next->committed.revision < from) {
+		ks_fail(err, KS_DATA_LOSS, "the log ends at position %lld, before %lld that was applied already",
+			(long long)next->committed.position, (long long)old->committed.position);
 		ks_store_jump_abort(store);
-		return ks_fail(err, KS_DATA_LOSS, "the log ends at position %lld, before %lld that was applied already",
-			       (long long)next->committed.position, (long long)old->committed.position);
+		return KS_DATA_LOSS;
 	}
 	finish_compaction(next);
 	to = next->committed.revision;
