@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Following others' appends, holes, lost tails, and proofs for reads. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/lib/tap.h"
@@ -167,6 +168,101 @@ static void applied_entry_that_was_trimmed_makes_it_load_again(void)
 	CU_ASSERT_STRING_EQUAL(world_value(&w, 0, "over"), "3");
 	CU_ASSERT_EQUAL(epoch(0), 1);
 	CU_ASSERT_NOT_EQUAL(world_do_put(&w, 0, "k", "v"), -1);
+	world_fini(&w);
+}
+
+static void nth_read_of_a_jump_fails(void)
+{
+	static const enum sqlb_memory_fault faults[] = {SQLB_FAULT_AWAY, SQLB_FAULT_CUT};
+
+	for (int n = 1; n < 8; n++) {
+		begin_started(2);
+		sleep_through_a_compaction(true);
+		world_no_faults(&w);
+		world_fault(&w, "read_rows", 0, n, 1, faults[n % 2]);
+		CU_ASSERT(world_settled(&w));
+		world_run(&w, 100);
+		CU_ASSERT_PTR_NULL(world_value(&w, 0, "dead"));
+		CU_ASSERT_STRING_EQUAL(world_value(&w, 0, "over"), "3");
+		CU_ASSERT_EQUAL(epoch(0), 0);
+		CU_ASSERT_NOT_EQUAL(world_do_put(&w, 0, "k", "v"), -1);
+		world_fini(&w);
+	}
+}
+
+static void doubt_whose_rows_were_trimmed_is_never_tried_again(void)
+{
+	struct world_call doubtful, call;
+
+	begin_started(2);
+	world_do_put(&w, 1, "stays", "1");
+	CU_ASSERT(world_settled(&w));
+	world_fault(&w, "append", 0, 1, 1, SQLB_FAULT_DOUBT_DONE);
+	world_put(&w, 0, &doubtful, "over", "ours"); /* it lands, and node 0 does not know */
+	ks_log_writer_step(w.nodes[0].log);
+	cut_off(0);
+	for (int i = 0; i < 3; i++)
+		world_do_put(&w, 1, "over", "theirs");
+	world_compact(&w, 1, &call, world_revision(&w, 1));
+	CU_ASSERT_EQUAL(world_finish(&w, &call), KS_OK);
+	world_run(&w, 30000);
+	CU_ASSERT(world_rows(&w) < 5);
+	CU_ASSERT_EQUAL(doubtful.done, 0);
+	world_no_faults(&w);
+	CU_ASSERT_EQUAL(world_finish(&w, &doubtful), KS_UNAVAILABLE);
+	CU_ASSERT_STRING_EQUAL(doubtful.submit.err.text, "etcdserver: request timed out");
+	CU_ASSERT(world_settled(&w));
+	CU_ASSERT_STRING_EQUAL(world_value(&w, 0, "over"), "theirs");
+	world_fini(&w);
+}
+
+/* An applied entry that fills a chunk alone must not hide what follows it. */
+static void entries_larger_than_a_chunk_are_followed(void)
+{
+	struct world_call big;
+	uint8_t *value = malloc(3 * KS_LOG_PULL_BYTES);
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(value);
+	memset(value, 'x', 3 * KS_LOG_PULL_BYTES);
+	begin_started(2);
+	for (int i = 0; i < 3; i++) {
+		world_put(&w, 1, &big, "big", "replaced");
+		big.submit.request.put.value = ks_slice_of(value, 3 * KS_LOG_PULL_BYTES);
+		CU_ASSERT_EQUAL(world_finish(&w, &big), KS_OK);
+		CU_ASSERT(world_settled(&w));
+		world_do_put(&w, 1, "small", "v");
+		CU_ASSERT(world_settled(&w));
+		CU_ASSERT_EQUAL(world_revision(&w, 0), 3 + 2 * i);
+	}
+	world_fini(&w);
+	free(value);
+}
+
+static void row_of_a_newer_program_stops_writes(void)
+{
+	struct sqlb_row row = {.position = 3,
+			       .rows = 1,
+			       .kind = 77,
+			       .revision = 2,
+			       .payload = ks_slice_str("later"),
+			       .writer = 5,
+			       .batch = 1};
+	struct sqlb_append append = {.rows = &row, .row_count = 1};
+	struct sqlb_conn *conn;
+	struct world_call call;
+	struct ks_err err;
+	bool appended;
+
+	begin_started(1);
+	CU_ASSERT_EQUAL(world_do_put(&w, 0, "k", "v"), 2);
+	CU_ASSERT_EQUAL(sqlb_memory_ops.connect(w.nodes[0].db, &conn, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(sqlb_memory_ops.append(conn, &append, &appended, &err), SQLB_OK);
+	sqlb_memory_ops.disconnect(conn);
+	world_put(&w, 0, &call, "k", "w");
+	CU_ASSERT_EQUAL(world_finish(&w, &call), KS_UNAVAILABLE);
+	CU_ASSERT(atomic_load(&w.nodes[0].log->writer.role.broken));
+	CU_ASSERT_STRING_EQUAL(world_value(&w, 0, "k"), "v");
+	CU_ASSERT_EQUAL(world_rows(&w), 3);
 	world_fini(&w);
 }
 
@@ -355,6 +451,11 @@ int main(void)
 			{"hole_is_jumped_over_as_one_step", hole_is_jumped_over_as_one_step},
 			{"applied_entry_that_was_trimmed_makes_it_load_again",
 			 applied_entry_that_was_trimmed_makes_it_load_again},
+			{"nth_read_of_a_jump_fails", nth_read_of_a_jump_fails},
+			{"doubt_whose_rows_were_trimmed_is_never_tried_again",
+			 doubt_whose_rows_were_trimmed_is_never_tried_again},
+			{"entries_larger_than_a_chunk_are_followed", entries_larger_than_a_chunk_are_followed},
+			{"row_of_a_newer_program_stops_writes", row_of_a_newer_program_stops_writes},
 			{"row_missing_inside_an_entry_is_a_hole", row_missing_inside_an_entry_is_a_hole},
 			{"hole_that_no_compaction_explains_is_not_served",
 			 hole_that_no_compaction_explains_is_not_served},

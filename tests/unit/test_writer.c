@@ -13,12 +13,19 @@ static struct world w;
 static int appends;
 static size_t largest_rows;
 
+static int spurious; /* so many appends are told CONFLICT for no reason */
+
 static enum sqlb_outcome counting_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
 					 struct ks_err *err)
 {
 	bool several = append->row_count && append->rows[0].position != append->rows[append->row_count - 1].position;
 
 	appends++;
+	if (spurious) {
+		spurious--;
+		*appended = false;
+		return SQLB_CONFLICT;
+	}
 	if (several && append->row_count > largest_rows)
 		largest_rows = append->row_count;
 	return sqlb_memory_ops.append(conn, append, appended, err);
@@ -169,6 +176,55 @@ static void answer_that_changes_nothing_is_proven(void)
 	CU_ASSERT_EQUAL(world_finish(&w, &call), KS_OK);
 	world_put_lease(&w, 0, &call, "leased", "v", 8);
 	CU_ASSERT_EQUAL(world_finish(&w, &call), KS_NOT_FOUND);
+	world_fini(&w);
+}
+
+static void conflict_for_no_reason_is_tried_again(void)
+{
+	begin_started(2);
+	spurious = 3;
+	CU_ASSERT_EQUAL(world_do_put(&w, 0, "k", "v"), 2);
+	CU_ASSERT_EQUAL(spurious, 0);
+	CU_ASSERT_EQUAL(world_do_put(&w, 1, "k", "v"), 3);
+	world_fini(&w);
+}
+
+struct leases {
+	int64_t ids[8];
+	size_t count;
+};
+
+static bool visit_lease(void *ctx, const struct sqlb_lease *lease)
+{
+	struct leases *leases = ctx;
+
+	leases->ids[leases->count++] = lease->id;
+	return leases->count < 8;
+}
+
+static void last_word_on_a_lease_in_a_batch_counts(void)
+{
+	struct world_call calls[6];
+	struct leases leases = {.count = 0};
+	struct sqlb_conn *conn;
+	struct ks_err err;
+
+	begin_started(1);
+	world_grant(&w, 0, &calls[0], 1, 100);
+	world_grant(&w, 0, &calls[1], 2, 100);
+	world_revoke(&w, 0, &calls[2], 1);
+	world_grant(&w, 0, &calls[3], 3, 100);
+	world_revoke(&w, 0, &calls[4], 3);
+	world_grant(&w, 0, &calls[5], 3, 100);
+	for (int i = 0; i < 6; i++)
+		CU_ASSERT_EQUAL(world_finish(&w, &calls[i]), KS_OK);
+	CU_ASSERT_EQUAL(appends, 1);
+	CU_ASSERT_EQUAL(sqlb_memory_ops.connect(w.nodes[0].db, &conn, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(sqlb_memory_ops.lease_list(conn, 0, visit_lease, &leases, &err), SQLB_OK);
+	sqlb_memory_ops.disconnect(conn);
+	CU_ASSERT_EQUAL(leases.count, 2);
+	CU_ASSERT_EQUAL(leases.ids[0], 2);
+	CU_ASSERT_EQUAL(leases.ids[1], 3);
 	world_fini(&w);
 }
 
@@ -527,6 +583,74 @@ static void values_out_of_the_cache_are_fetched(void)
 	world_fini(&w);
 }
 
+struct fetching {
+	struct ks_fetch fetch;
+	int done;
+};
+
+static void fetched(struct ks_fetch *fetch)
+{
+	ks_container_of(fetch, struct fetching, fetch)->done++;
+}
+
+static void fetch_of_many_comes_in_pieces_and_of_trimmed_ones_fails(void)
+{
+	struct ks_range_req req = {.interval = {.key = ks_slice_str("k"), .end = ks_slice_str("l")}};
+	struct ks_range_result result = {0};
+	struct ks_kvref *refs[1500];
+	struct fetching fetching = {.fetch = {.refs = refs, .done = fetched}};
+	struct world_call call;
+	struct ks_err err;
+	int64_t revision;
+	char key[16], value[16];
+
+	begin(1);
+	w.config.value_cache_bytes = 1;
+	world_start_all(&w);
+	for (int round = 0; round < 2; round++) {
+		for (int i = 0; i < 1500; i++) {
+			snprintf(key, sizeof(key), "k%04d", i);
+			snprintf(value, sizeof(value), "v%d-%d", i, round);
+			CU_ASSERT_NOT_EQUAL(world_do_put(&w, 0, key, value), -1);
+		}
+		if (round == 1)
+			req.revision = 1501;
+		CU_ASSERT_EQUAL(ks_store_range(w.nodes[0].store, &req, &result, &revision, &err), KS_OK);
+		CU_ASSERT_EQUAL_FATAL(result.kv_count, 1500);
+		fetching.fetch.count = 0;
+		for (size_t i = 0; i < 1500; i++)
+			if (ks_kvref_missing(&result.kvs[i]))
+				refs[fetching.fetch.count++] = &result.kvs[i];
+		CU_ASSERT(fetching.fetch.count > 1000);
+		if (round == 1) {
+			world_compact(&w, 0, &call, world_revision(&w, 0));
+			CU_ASSERT_EQUAL(world_finish(&w, &call), KS_OK);
+			world_run(&w, 20000);
+			CU_ASSERT(world_rows(&w) < 1510);
+		}
+		fetching.done = 0;
+		w.nodes[0].committer->ops->fetch(w.nodes[0].committer, &fetching.fetch);
+		CU_ASSERT(world_until(&w, &fetching.done));
+		if (round == 0) {
+			CU_ASSERT_EQUAL(fetching.fetch.err.status, KS_OK);
+			for (size_t i = 0; i < 1500; i++) {
+				struct ks_kv kv = {0};
+
+				snprintf(value, sizeof(value), "v%zu-0", i);
+				CU_ASSERT(result.kvs[i].encoded &&
+					  ks_kv_decode(ks_bytes_slice(result.kvs[i].encoded), &kv) &&
+					  ks_slice_eq(kv.value, ks_slice_str(value)));
+			}
+		} else {
+			CU_ASSERT_EQUAL(fetching.fetch.err.status, KS_OUT_OF_RANGE);
+			CU_ASSERT_STRING_EQUAL(fetching.fetch.err.text,
+					       "etcdserver: mvcc: required revision has been compacted");
+		}
+		ks_range_result_fini(&result);
+	}
+	world_fini(&w);
+}
+
 int main(void)
 {
 	return tap_run(
@@ -540,6 +664,8 @@ int main(void)
 			 put_after_conflict_keeps_revisions_contiguous},
 			{"conflict_evaluates_again", conflict_evaluates_again},
 			{"answer_that_changes_nothing_is_proven", answer_that_changes_nothing_is_proven},
+			{"conflict_for_no_reason_is_tried_again", conflict_for_no_reason_is_tried_again},
+			{"last_word_on_a_lease_in_a_batch_counts", last_word_on_a_lease_in_a_batch_counts},
 			{"failing_request_does_not_fail_its_neighbours", failing_request_does_not_fail_its_neighbours},
 			{"nth_append_away", nth_append_away},
 			{"nth_append_in_doubt_that_landed", nth_append_in_doubt_that_landed},
@@ -556,6 +682,8 @@ int main(void)
 			{"stop_answers_everybody", stop_answers_everybody},
 			{"restart_loads_what_was_acknowledged", restart_loads_what_was_acknowledged},
 			{"values_out_of_the_cache_are_fetched", values_out_of_the_cache_are_fetched},
+			{"fetch_of_many_comes_in_pieces_and_of_trimmed_ones_fails",
+			 fetch_of_many_comes_in_pieces_and_of_trimmed_ones_fails},
 			{NULL, NULL},
 		});
 }
