@@ -64,6 +64,10 @@ static grpc_channel *channel_new(const char *target, const struct etcdc_config *
 		arg_int(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, connect_ms), /* it also is the time-out of a connect */
 		/* Two clients of one program must not share a connection. */
 		arg_int(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
+		/* Nothing optional, which costs a third of a call, but for deadlines and for retries of what a server never saw. */
+		arg_int(GRPC_ARG_MINIMAL_STACK, 1),
+		arg_int(GRPC_ARG_ENABLE_DEADLINE_CHECKS, 1),
+		arg_int(GRPC_ARG_ENABLE_RETRIES, 1),
 		arg_int(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
 		arg_int(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1),
 		arg_int(GRPC_ARG_KEEPALIVE_TIME_MS, keepalive_ms < 0 ? INT32_MAX : keepalive_ms),

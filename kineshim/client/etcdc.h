@@ -175,6 +175,8 @@ struct etcdc_stream;
 struct etcdc_stream_ops {
 	/* Client's thread. 'message' is of the method's response type. The next one is read after this returned. */
 	void (*message)(void *arg, const void *message);
+	/* Instead of 'message', when set: the bytes, not decoded. */
+	void (*bytes)(void *arg, struct ks_slice bytes);
 	/* Client's thread, last call-back, unless etcdc_stream_close was first. err->status KS_OK: the server ended it. */
 	void (*ended)(void *arg, const struct etcdc_err *err);
 };

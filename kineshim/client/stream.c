@@ -135,8 +135,8 @@ static void receive(struct etcdc_stream *stream) KS_REQUIRES(stream->mutex)
 	start(stream, &op, 1, &stream->on_receive);
 }
 
-/* Runs a call-back without the lock, unless the owner has closed the stream. */
-static void call_back(struct etcdc_stream *stream, const void *message) KS_REQUIRES(stream->mutex)
+/* Runs the call-back that fits without the lock, unless the owner has closed the stream. */
+static void call_back(struct etcdc_stream *stream, const void *message, grpc_slice bytes) KS_REQUIRES(stream->mutex)
 {
 	struct etcdc_err err = stream->err;
 
@@ -146,8 +146,10 @@ static void call_back(struct etcdc_stream *stream, const void *message) KS_REQUI
 	ks_mutex_unlock(&stream->mutex);
 	if (message)
 		stream->ops->message(stream->arg, message);
-	else
+	else if (stream->ended)
 		stream->ops->ended(stream->arg, &err);
+	else
+		stream->ops->bytes(stream->arg, ks_slice_of(GRPC_SLICE_START_PTR(bytes), GRPC_SLICE_LENGTH(bytes)));
 	ks_mutex_lock(&stream->mutex);
 	stream->in_callback = false;
 	ks_cond_broadcast(&stream->changed);
@@ -159,16 +161,19 @@ static void end_if_over(struct etcdc_stream *stream) KS_REQUIRES(stream->mutex)
 		return;
 	stream->ended = true;
 	ks_cond_broadcast(&stream->changed);
-	call_back(stream, NULL);
+	call_back(stream, NULL, grpc_empty_slice());
 }
 
 static void received(struct etcdc_tag *tag, bool ok)
 {
 	struct etcdc_stream *stream = ks_container_of(tag, struct etcdc_stream, on_receive);
+	bool raw = stream->ops && stream->ops->bytes, got = ok && stream->incoming, broken = false;
+	grpc_slice bytes = grpc_empty_slice();
 	void *message = NULL;
-	bool broken = false;
 
-	if (ok && stream->incoming) {
+	if (got && raw) {
+		bytes = etcdc_flatten(stream->incoming);
+	} else if (got) {
 		message = etcdc_decode(stream->method->response, stream->incoming);
 		broken = !message;
 	}
@@ -182,11 +187,11 @@ static void received(struct etcdc_tag *tag, bool ok)
 		(void)grpc_call_cancel_with_status(stream->call, GRPC_STATUS_INTERNAL,
 						   "etcdc: a message cannot be decoded", NULL);
 		receive(stream);
-	} else if (!message) {
+	} else if (!got) {
 		stream->at_end = true;
 		end_if_over(stream);
 	} else if (stream->ops) {
-		call_back(stream, message);
+		call_back(stream, message, bytes);
 		etcdc_free(message);
 		if (!stream->closed)
 			receive(stream);
@@ -194,6 +199,7 @@ static void received(struct etcdc_tag *tag, bool ok)
 		stream->ready = message;
 		ks_cond_broadcast(&stream->changed);
 	}
+	grpc_slice_unref(bytes);
 	unlock_and_unref(stream);
 }
 

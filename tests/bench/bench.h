@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kineshim-bench: load on any etcd v3 server through libetcdc's asynchronous calls, the result as one line of JSON.
+ *
+ * What the parts share: the options of the command line, the clients (one connection and one thread each), a histogram of
+ * latencies, and the clock.
+ */
+#ifndef BENCH_BENCH_H
+#define BENCH_BENCH_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "client/etcdc.h"
+
+#define BENCH_CLIENTS_MAX 64
+
+struct bench {
+	const char *endpoint;
+	int clients;       /* connections */
+	int inflight;      /* calls that are open at the same time, over all clients */
+	int64_t keys;      /* size of the key space */
+	int key_size, value_size;
+	double seconds;    /* measured time, after 'warmup' */
+	double warmup;
+	int watchers;
+	bool serializable;
+	struct etcdc *client[BENCH_CLIENTS_MAX];
+};
+
+/* ---- Latencies: log-linear buckets of microseconds, at most 1.6 % wide. Any thread may add. ---- */
+
+#define HIST_SUB     64
+#define HIST_BUCKETS (40 * HIST_SUB)
+
+struct hist {
+	_Atomic uint64_t count[HIST_BUCKETS];
+	_Atomic uint64_t total, sum_us, max_us;
+};
+
+void hist_add(struct hist *hist, uint64_t us);
+uint64_t hist_percentile(const struct hist *hist, double percent);
+/* ,"latency_us":{"mean":…,"p50":…,…} */
+void hist_print(const struct hist *hist);
+
+/* Processor time that this program has used, and ,"client_cpu":… in cores: near all cores, the client is what was measured. */
+double cpu_seconds(void);
+void cpu_print(double cpu_s, double seconds);
+
+static inline uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* "bench/0000…17", key_size bytes and a NUL. */
+void bench_key(const struct bench *bench, int64_t number, char *key);
+/* Writes keys 0 … keys-1, many in a transaction; false and a message on stderr when that fails. */
+bool bench_fill(struct bench *bench);
+
+/* The subcommands print their JSON and return the exit status. */
+int bench_put(struct bench *bench);
+int bench_get(struct bench *bench);
+int bench_range(struct bench *bench);
+int bench_watch(struct bench *bench);
+int bench_keepalive(struct bench *bench);
+int bench_load(struct bench *bench);  /* bench_fill, with its rate */
+int bench_ready(struct bench *bench); /* waits until a linearizable get succeeds, and says how many keys there are */
+
+#endif

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kineshim-bench: the command line. */
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/bench/bench.h"
+
+static int usage(void)
+{
+	(void)fputs("usage: kineshim-bench put|get|range|watch|keepalive|load|ready --endpoint HOST:PORT\n"
+		    "         [--clients N] [--inflight N] [--keys N] [--key-size BYTES] [--value-size BYTES]\n"
+		    "         [--seconds S] [--warmup S] [--watchers N] [--serializable]\n",
+		    stderr);
+	return 2;
+}
+
+static int64_t number(const char *text, int64_t least, int64_t most)
+{
+	char *end;
+	long long value = strtoll(text, &end, 10);
+
+	if (*end || value < least || value > most) {
+		(void)fprintf(stderr, "kineshim-bench: %s is not between %lld and %lld\n", text, (long long)least,
+			      (long long)most);
+		exit(2);
+	}
+	return value;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{"endpoint", required_argument, NULL, 'e'},   {"clients", required_argument, NULL, 'c'},
+		{"inflight", required_argument, NULL, 'i'},   {"keys", required_argument, NULL, 'k'},
+		{"key-size", required_argument, NULL, 'K'},   {"value-size", required_argument, NULL, 'V'},
+		{"seconds", required_argument, NULL, 's'},    {"warmup", required_argument, NULL, 'w'},
+		{"watchers", required_argument, NULL, 'W'},   {"serializable", no_argument, NULL, 'S'},
+		{NULL, 0, NULL, 0},
+	};
+	static const struct {
+		const char *name;
+		int (*run)(struct bench *bench);
+	} commands[] = {
+		{"put", bench_put},   {"get", bench_get},   {"range", bench_range}, {"watch", bench_watch},
+		{"keepalive", bench_keepalive}, {"load", bench_load}, {"ready", bench_ready},
+	};
+	struct bench bench = {.clients = 2,
+			      .inflight = 512,
+			      .keys = 1000,
+			      .key_size = 32,
+			      .value_size = 100,
+			      .seconds = 3,
+			      .warmup = 0.5,
+			      .watchers = 1000};
+	int (*run)(struct bench *bench) = NULL;
+	int option, status;
+
+	for (size_t i = 0; argc > 1 && i < sizeof(commands) / sizeof(commands[0]); i++) {
+		if (strcmp(argv[1], commands[i].name) == 0)
+			run = commands[i].run;
+	}
+	if (!run)
+		return usage();
+	optind = 2;
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (option) {
+		case 'e':
+			bench.endpoint = optarg;
+			break;
+		case 'c':
+			bench.clients = (int)number(optarg, 1, BENCH_CLIENTS_MAX);
+			break;
+		case 'i':
+			bench.inflight = (int)number(optarg, 1, 1000000);
+			break;
+		case 'k':
+			bench.keys = number(optarg, 1, INT64_MAX);
+			break;
+		case 'K':
+			bench.key_size = (int)number(optarg, 16, 1024);
+			break;
+		case 'V':
+			bench.value_size = (int)number(optarg, 0, 1 << 20);
+			break;
+		case 's':
+			bench.seconds = strtod(optarg, NULL);
+			break;
+		case 'w':
+			bench.warmup = strtod(optarg, NULL);
+			break;
+		case 'W':
+			bench.watchers = (int)number(optarg, 1, 1000000);
+			break;
+		case 'S':
+			bench.serializable = true;
+			break;
+		default:
+			return usage();
+		}
+	}
+	if (!bench.endpoint)
+		return usage();
+	if (bench.clients > bench.inflight && run != bench_watch)
+		bench.clients = bench.inflight;
+	for (int i = 0; i < bench.clients; i++) {
+		struct etcdc_err err;
+
+		bench.client[i] = etcdc_open_url(bench.endpoint, &err);
+		if (!bench.client[i]) {
+			(void)fprintf(stderr, "kineshim-bench: %s\n", err.text);
+			return 1;
+		}
+	}
+	status = run(&bench);
+	for (int i = 0; i < bench.clients; i++)
+		etcdc_close(bench.client[i]);
+	return status;
+}

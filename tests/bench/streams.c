@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Streams: one writer and many watchers of its key, and lease keep-alives.
+ *
+ * The value of each put begins with the time at which it was sent, so every event tells how old it is. Responses are walked on the
+ * wire, without decoding: with a thousand watchers this program would otherwise be the bottleneck.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/panic.h"
+#include "base/thread.h"
+#include "tests/bench/bench.h"
+
+#define STREAMS_PER_CLIENT 2
+
+/* ---- The wire ---- */
+
+struct wire {
+	const uint8_t *at, *end;
+};
+
+static bool wire_varint(struct wire *wire, uint64_t *value)
+{
+	*value = 0;
+	for (int shift = 0; shift < 64 && wire->at < wire->end; shift += 7) {
+		uint8_t byte = *wire->at++;
+
+		*value |= (uint64_t)(byte & 0x7f) << shift;
+		if (!(byte & 0x80))
+			return true;
+	}
+	return false;
+}
+
+/* The next field; length-delimited ones are in 'inner', others in 'value'. False at the end. */
+static bool wire_field(struct wire *wire, uint64_t *number, struct wire *inner, uint64_t *value)
+{
+	uint64_t tag, size;
+
+	*inner = (struct wire){NULL, NULL};
+	if (!wire_varint(wire, &tag))
+		return false;
+	*number = tag >> 3;
+	if ((tag & 7) == 0)
+		return wire_varint(wire, value);
+	if ((tag & 7) != 2 || !wire_varint(wire, &size) || size > (uint64_t)(wire->end - wire->at))
+		return false;
+	*inner = (struct wire){wire->at, wire->at + size};
+	wire->at += size;
+	return true;
+}
+
+/* ---- Watch ---- */
+
+struct watching {
+	struct bench *bench;
+	_Atomic int64_t created, events;
+	_Atomic int64_t ended;
+	atomic_bool measuring;
+	struct hist hist;
+	struct ks_mutex mutex;
+	struct ks_cond changed;
+};
+
+static void count_event(struct watching *watching, struct wire event, uint64_t received_ns)
+{
+	struct wire kv, field;
+	uint64_t number, value, sent_ns;
+
+	while (wire_field(&event, &number, &kv, &value)) {
+		if (number != 2) /* Event.kv */
+			continue;
+		while (wire_field(&kv, &number, &field, &value)) {
+			if (number != 5 || field.end - field.at < (ptrdiff_t)sizeof(sent_ns)) /* KeyValue.value */
+				continue;
+			memcpy(&sent_ns, field.at, sizeof(sent_ns));
+			if (atomic_load_explicit(&watching->measuring, memory_order_relaxed) && received_ns > sent_ns)
+				hist_add(&watching->hist, (received_ns - sent_ns) / 1000);
+		}
+	}
+}
+
+static void watch_bytes(void *arg, struct ks_slice bytes)
+{
+	struct watching *watching = arg;
+	struct wire wire = {bytes.data, bytes.data + bytes.size}, inner;
+	uint64_t number, value = 0, received_ns = now_ns();
+	int64_t events = 0;
+
+	while (wire_field(&wire, &number, &inner, &value)) {
+		if (number == 3 && value) /* created */
+			atomic_fetch_add(&watching->created, 1);
+		if (number == 11) { /* events */
+			events++;
+			count_event(watching, inner, received_ns);
+		}
+	}
+	if (events)
+		atomic_fetch_add_explicit(&watching->events, events, memory_order_relaxed);
+}
+
+static void watch_ended(void *arg, const struct etcdc_err *err)
+{
+	struct watching *watching = arg;
+
+	atomic_fetch_add(&watching->ended, 1);
+	(void)fprintf(stderr, "kineshim-bench: a stream ended: %s %s\n", ks_status_name(err->status), err->text);
+}
+
+static bool await(_Atomic int64_t *what, int64_t value, _Atomic int64_t *broken, double seconds)
+{
+	uint64_t until_ns = now_ns() + (uint64_t)(seconds * 1e9);
+
+	while (atomic_load(what) < value && atomic_load(broken) == 0) {
+		if (now_ns() > until_ns)
+			return false;
+		(void)usleep(500);
+	}
+	return atomic_load(broken) == 0;
+}
+
+static bool write_one(struct bench *bench, struct hist *hist)
+{
+	Etcdserverpb__PutRequest request = ETCDSERVERPB__PUT_REQUEST__INIT;
+	Etcdserverpb__PutResponse *response;
+	struct etcdc_err err;
+	uint8_t value[4096];
+	uint64_t sent_ns = now_ns();
+	size_t size = bench->value_size < 8 ? 8 : (size_t)bench->value_size;
+
+	KS_ASSERT(size <= sizeof(value));
+	memset(value, 'v', size);
+	memcpy(value, &sent_ns, sizeof(sent_ns));
+	request.key = (ProtobufCBinaryData){11, (uint8_t *)(uintptr_t)"bench/watch"};
+	request.value = (ProtobufCBinaryData){size, value};
+	if (etcdc_put(bench->client[0], &request, &response, &err) != KS_OK) {
+		(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(err.status), err.text);
+		return false;
+	}
+	if (hist)
+		hist_add(hist, (now_ns() - sent_ns) / 1000);
+	etcdc_free(response);
+	return true;
+}
+
+/*
+ * The writer sends the next put when the last one was answered and all watchers have at most 'inflight' puts to catch up; so the
+ * rate is what the server delivers, and the latency is not that of an ever longer queue.
+ */
+static bool write_and_count(struct bench *bench, struct watching *watching, struct hist *puts, double *seconds, int64_t *count)
+{
+	uint64_t begin_ns = now_ns(), end_ns = begin_ns + (uint64_t)(bench->seconds * 1e9);
+	int64_t before = atomic_load(&watching->events), written = 0;
+
+	while (now_ns() < end_ns) {
+		if (!write_one(bench, puts))
+			return false;
+		written++;
+		while (atomic_load(&watching->events) - before < (written - bench->inflight) * bench->watchers)
+			(void)usleep(50);
+	}
+	if (!await(&watching->events, before + written * bench->watchers, &watching->ended, 60))
+		return false;
+	*seconds = (double)(now_ns() - begin_ns) / 1e9;
+	*count = atomic_load(&watching->events) - before;
+	return *count == written * bench->watchers;
+}
+
+int bench_watch(struct bench *bench)
+{
+	static const struct etcdc_stream_ops ops = {.bytes = watch_bytes, .ended = watch_ended};
+	struct watching *watching = ks_xcalloc(1, sizeof(*watching));
+	struct hist *puts = ks_xcalloc(1, sizeof(*puts));
+	/* The first client is the writer's. */
+	int stream_count = (bench->clients > 1 ? bench->clients - 1 : 1) * STREAMS_PER_CLIENT;
+	struct etcdc_stream **streams = ks_xcalloc((size_t)stream_count, sizeof(struct etcdc_stream *));
+	Etcdserverpb__WatchCreateRequest create = ETCDSERVERPB__WATCH_CREATE_REQUEST__INIT;
+	Etcdserverpb__WatchRequest request = ETCDSERVERPB__WATCH_REQUEST__INIT;
+	double seconds = 0, cpu_s;
+	int64_t count = 0;
+	bool ok;
+
+	watching->bench = bench;
+	create.key = (ProtobufCBinaryData){11, (uint8_t *)(uintptr_t)"bench/watch"};
+	request.request_union_case = ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_CREATE_REQUEST;
+	request.create_request = &create;
+	for (int i = 0; i < stream_count; i++) {
+		struct etcdc_stream_options options = {.ops = &ops, .arg = watching};
+		int client = bench->clients > 1 ? 1 + i % (bench->clients - 1) : 0;
+
+		streams[i] = etcdc_stream_open(bench->client[client], &etcdc_method_watch, &options);
+	}
+	for (int i = 0; i < bench->watchers; i++)
+		(void)etcdc_stream_send(streams[i % stream_count], &request);
+	ok = await(&watching->created, bench->watchers, &watching->ended, 60);
+	for (int i = 0; ok && i < 20; i++)
+		ok = write_one(bench, NULL);
+	ok = ok && await(&watching->events, 20 * (int64_t)bench->watchers, &watching->ended, 60);
+	atomic_store(&watching->measuring, true);
+	cpu_s = cpu_seconds();
+	ok = ok && write_and_count(bench, watching, puts, &seconds, &count);
+	cpu_s = cpu_seconds() - cpu_s;
+	if (ok) {
+		printf("{\"bench\":\"watch\",\"watchers\":%d,\"streams\":%d,\"inflight\":%d,\"per_second\":%.1f,\"count\":%" PRId64
+		       ",\"puts_per_second\":%.1f",
+		       bench->watchers, stream_count, bench->inflight, (double)count / seconds, count,
+		       (double)count / bench->watchers / seconds);
+		hist_print(&watching->hist);
+		cpu_print(cpu_s, seconds);
+		printf(",\"put_p50_us\":%" PRIu64 ",\"put_p99_us\":%" PRIu64 "}\n", hist_percentile(puts, 50),
+		       hist_percentile(puts, 99));
+	} else {
+		(void)fprintf(stderr, "kineshim-bench: %" PRId64 " watchers created, %" PRId64 " events: events are missing\n",
+			      atomic_load(&watching->created), atomic_load(&watching->events));
+	}
+	for (int i = 0; i < stream_count; i++)
+		etcdc_stream_close(streams[i]);
+	free(streams);
+	free(puts);
+	free(watching);
+	return ok ? 0 : 1;
+}
+
+/* ---- Keep-alive: each stream has its share of requests open ---- */
+
+struct keepalives;
+
+struct keepalive_stream {
+	struct keepalives *all;
+	struct etcdc_stream *stream;
+	int64_t lease;
+	uint64_t sent_ns; /* of the oldest open request, roughly: answers come in order */
+};
+
+struct keepalives {
+	_Atomic int64_t answered, ended;
+	atomic_bool measuring, stopping;
+	struct hist hist;
+};
+
+static void keepalive_send(struct keepalive_stream *one)
+{
+	Etcdserverpb__LeaseKeepAliveRequest request = ETCDSERVERPB__LEASE_KEEP_ALIVE_REQUEST__INIT;
+
+	request.id = one->lease;
+	one->sent_ns = now_ns();
+	(void)etcdc_stream_send(one->stream, &request);
+}
+
+static void keepalive_bytes(void *arg, struct ks_slice bytes)
+{
+	struct keepalive_stream *one = arg;
+
+	(void)bytes;
+	if (atomic_load_explicit(&one->all->measuring, memory_order_relaxed)) {
+		atomic_fetch_add_explicit(&one->all->answered, 1, memory_order_relaxed);
+		hist_add(&one->all->hist, (now_ns() - one->sent_ns) / 1000);
+	}
+	if (!atomic_load_explicit(&one->all->stopping, memory_order_relaxed))
+		keepalive_send(one);
+}
+
+static void keepalive_ended(void *arg, const struct etcdc_err *err)
+{
+	struct keepalive_stream *one = arg;
+
+	if (!atomic_load(&one->all->stopping))
+		(void)fprintf(stderr, "kineshim-bench: a stream ended: %s %s\n", ks_status_name(err->status), err->text);
+	atomic_fetch_add(&one->all->ended, 1);
+}
+
+int bench_keepalive(struct bench *bench)
+{
+	static const struct etcdc_stream_ops ops = {.bytes = keepalive_bytes, .ended = keepalive_ended};
+	struct keepalives *all = ks_xcalloc(1, sizeof(*all));
+	struct keepalive_stream *streams = ks_xcalloc((size_t)bench->inflight, sizeof(*streams));
+	uint64_t begin_ns, end_ns;
+	double cpu_s;
+	int64_t answered;
+	int opened = 0, status;
+
+	for (; opened < bench->inflight; opened++) {
+		struct keepalive_stream *one = &streams[opened];
+		struct etcdc_stream_options options = {.ops = &ops, .arg = one};
+		Etcdserverpb__LeaseGrantRequest grant = ETCDSERVERPB__LEASE_GRANT_REQUEST__INIT;
+		Etcdserverpb__LeaseGrantResponse *granted;
+		struct etcdc_err err;
+		struct etcdc *client = bench->client[opened % bench->clients];
+
+		grant.ttl = 3600;
+		if (etcdc_lease_grant(client, &grant, &granted, &err) != KS_OK) {
+			(void)fprintf(stderr, "kineshim-bench: %s\n", err.text);
+			break;
+		}
+		one->all = all;
+		one->lease = granted->id;
+		etcdc_free(granted);
+		one->stream = etcdc_stream_open(client, &etcdc_method_lease_keep_alive, &options);
+		keepalive_send(one);
+	}
+	(void)usleep((useconds_t)(bench->warmup * 1e6));
+	cpu_s = cpu_seconds();
+	begin_ns = now_ns();
+	atomic_store(&all->measuring, true);
+	(void)usleep((useconds_t)(bench->seconds * 1e6));
+	atomic_store(&all->measuring, false);
+	answered = atomic_load(&all->answered);
+	end_ns = now_ns();
+	cpu_s = cpu_seconds() - cpu_s;
+	atomic_store(&all->stopping, true);
+	status = opened == bench->inflight && atomic_load(&all->ended) == 0 && answered > 0 ? 0 : 1;
+	printf("{\"bench\":\"keepalive\",\"streams\":%d,\"per_second\":%.1f,\"count\":%" PRId64, opened,
+	       (double)answered * 1e9 / (double)(end_ns - begin_ns), answered);
+	hist_print(&all->hist);
+	cpu_print(cpu_s, (double)(end_ns - begin_ns) / 1e9);
+	printf("}\n");
+	for (int i = 0; i < opened; i++)
+		etcdc_stream_close(streams[i].stream);
+	free(streams);
+	free(all);
+	return status;
+}

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Closed loops of unary calls: 'inflight' slots, each of which sends its next request when its last one was answered. Responses are
+ * not decoded, so that this program costs little beside the server it shares the machine with.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/panic.h"
+#include "base/thread.h"
+#include "tests/bench/bench.h"
+
+struct loop;
+
+struct slot {
+	struct loop *loop;
+	struct etcdc *client;
+	uint64_t started_ns;
+	uint64_t seed;
+	char *key, *value;
+};
+
+struct loop {
+	struct bench *bench;
+	void (*start)(struct slot *slot);
+	struct etcdc_call_options options;
+	atomic_bool measuring, stopping;
+	_Atomic uint64_t done, failed, bytes;
+	struct hist hist;
+	struct ks_mutex mutex;
+	struct ks_cond idle;
+	int open; /* slots, under mutex */
+	struct etcdc_err first_err;
+};
+
+static void slot_done(struct slot *slot)
+{
+	struct loop *loop = slot->loop;
+
+	ks_mutex_lock(&loop->mutex);
+	if (--loop->open == 0)
+		ks_cond_broadcast(&loop->idle);
+	ks_mutex_unlock(&loop->mutex);
+}
+
+static void answered(void *arg, const struct etcdc_result *result)
+{
+	struct slot *slot = arg;
+	struct loop *loop = slot->loop;
+
+	if (atomic_load_explicit(&loop->measuring, memory_order_relaxed)) {
+		atomic_fetch_add_explicit(&loop->done, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&loop->bytes, result->bytes.size, memory_order_relaxed);
+		hist_add(&loop->hist, (now_ns() - slot->started_ns) / 1000);
+	}
+	if (result->err->status != KS_OK && atomic_fetch_add(&loop->failed, 1) == 0) {
+		ks_mutex_lock(&loop->mutex);
+		loop->first_err = *result->err;
+		ks_mutex_unlock(&loop->mutex);
+	}
+	if (atomic_load_explicit(&loop->stopping, memory_order_relaxed)) {
+		slot_done(slot);
+		return;
+	}
+	slot->started_ns = now_ns();
+	loop->start(slot);
+}
+
+static int64_t draw(struct slot *slot)
+{
+	uint64_t z = (slot->seed += 0x9e3779b97f4a7c15u);
+
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+	return (int64_t)((z ^ (z >> 31)) % (uint64_t)slot->loop->bench->keys);
+}
+
+static void start_put(struct slot *slot)
+{
+	Etcdserverpb__PutRequest request = ETCDSERVERPB__PUT_REQUEST__INIT;
+	const struct bench *bench = slot->loop->bench;
+
+	bench_key(bench, draw(slot), slot->key);
+	request.key = (ProtobufCBinaryData){(size_t)bench->key_size, (uint8_t *)slot->key};
+	request.value = (ProtobufCBinaryData){(size_t)bench->value_size, (uint8_t *)slot->value};
+	etcdc_async(slot->client, &etcdc_method_put, &request, &slot->loop->options, answered, slot);
+}
+
+static void start_get(struct slot *slot)
+{
+	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
+	const struct bench *bench = slot->loop->bench;
+
+	bench_key(bench, draw(slot), slot->key);
+	request.key = (ProtobufCBinaryData){(size_t)bench->key_size, (uint8_t *)slot->key};
+	request.serializable = bench->serializable;
+	etcdc_async(slot->client, &etcdc_method_range, &request, &slot->loop->options, answered, slot);
+}
+
+static void start_range(struct slot *slot)
+{
+	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
+
+	request.key = (ProtobufCBinaryData){6, (uint8_t *)(uintptr_t)"bench/"};
+	request.range_end = (ProtobufCBinaryData){6, (uint8_t *)(uintptr_t)"bench0"};
+	request.limit = slot->loop->bench->keys;
+	request.serializable = slot->loop->bench->serializable;
+	etcdc_async(slot->client, &etcdc_method_range, &request, &slot->loop->options, answered, slot);
+}
+
+static int run(struct bench *bench, const char *name, void (*start)(struct slot *slot))
+{
+	struct loop *loop = ks_xcalloc(1, sizeof(*loop));
+	struct slot *slots = ks_xcalloc((size_t)bench->inflight, sizeof(*slots));
+	uint64_t begin_ns, end_ns, done, bytes;
+	double cpu_s;
+	int status;
+
+	loop->bench = bench;
+	loop->start = start;
+	loop->options = (struct etcdc_call_options){.raw = true, .once = true, .timeout_ms = 60000};
+	loop->open = bench->inflight;
+	ks_mutex_init(&loop->mutex);
+	ks_cond_init(&loop->idle);
+	for (int i = 0; i < bench->inflight; i++) {
+		slots[i] = (struct slot){.loop = loop, .client = bench->client[i % bench->clients]};
+		slots[i].seed = (uint64_t)i * 7919 + now_ns();
+		slots[i].key = ks_xcalloc(1, (size_t)bench->key_size + 1);
+		slots[i].value = ks_xmalloc((size_t)bench->value_size + 1);
+		memset(slots[i].value, 'v', (size_t)bench->value_size);
+	}
+	for (int i = 0; i < bench->inflight; i++) {
+		slots[i].started_ns = now_ns();
+		start(&slots[i]);
+	}
+	(void)usleep((useconds_t)(bench->warmup * 1e6));
+	cpu_s = cpu_seconds();
+	begin_ns = now_ns();
+	atomic_store(&loop->measuring, true);
+	(void)usleep((useconds_t)(bench->seconds * 1e6));
+	atomic_store(&loop->measuring, false);
+	done = atomic_load(&loop->done);
+	bytes = atomic_load(&loop->bytes);
+	end_ns = now_ns();
+	cpu_s = cpu_seconds() - cpu_s;
+	atomic_store(&loop->stopping, true);
+	ks_mutex_lock(&loop->mutex);
+	while (loop->open > 0)
+		(void)ks_cond_wait(&loop->idle, &loop->mutex, -1);
+	ks_mutex_unlock(&loop->mutex);
+
+	printf("{\"bench\":\"%s\",\"clients\":%d,\"inflight\":%d,\"keys\":%" PRId64 ",\"per_second\":%.1f,\"count\":%" PRIu64
+	       ",\"bytes_per_second\":%.0f,\"errors\":%" PRIu64,
+	       name, bench->clients, bench->inflight, bench->keys, (double)done * 1e9 / (double)(end_ns - begin_ns), done,
+	       (double)bytes * 1e9 / (double)(end_ns - begin_ns), atomic_load(&loop->failed));
+	hist_print(&loop->hist);
+	cpu_print(cpu_s, (double)(end_ns - begin_ns) / 1e9);
+	printf("}\n");
+	status = atomic_load(&loop->failed) == 0 && done > 0 ? 0 : 1;
+	if (status)
+		(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(loop->first_err.status),
+			      loop->first_err.text);
+	for (int i = 0; i < bench->inflight; i++) {
+		free(slots[i].key);
+		free(slots[i].value);
+	}
+	free(slots);
+	ks_cond_fini(&loop->idle);
+	ks_mutex_fini(&loop->mutex);
+	free(loop);
+	return status;
+}
+
+int bench_put(struct bench *bench)
+{
+	return run(bench, "put", start_put);
+}
+
+int bench_get(struct bench *bench)
+{
+	return bench_fill(bench) ? run(bench, bench->serializable ? "get-serializable" : "get", start_get) : 1;
+}
+
+int bench_range(struct bench *bench)
+{
+	return bench_fill(bench) ? run(bench, "range", start_range) : 1;
+}
