@@ -334,7 +334,8 @@ out:
 
 void ks_watch_remove(struct ks_watch_hub *hub, struct ks_watcher *watcher)
 {
-	if (watcher->state == KS_WATCHER_OUT && !watcher->group)
+	/* The owner alone sets it; 'state' may be changing under the lock right now. */
+	if (!watcher->group)
 		return;
 	ks_mutex_lock(&hub->lock);
 	if (watcher->state == KS_WATCHER_IDLE)
