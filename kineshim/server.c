@@ -33,6 +33,7 @@ struct ks_server {
 	struct ks_listener *listener;
 	struct ks_timer quit_timer;
 	char endpoint[1024];     /* without its password */
+	char urls[4096];         /* really listened on */
 	_Atomic int parts_ready; /* the log and the listener: whoever is second says so */
 };
 
@@ -41,8 +42,8 @@ static void part_ready(void *ctx)
 	struct ks_server *server = ctx;
 
 	if (atomic_fetch_add(&server->parts_ready, 1) == 1)
-		ks_diag(KS_INFO, "main", "ready to serve client requests urls=%s endpoint=%s pid=%d",
-			ks_listener_urls(server->listener), server->endpoint, (int)getpid());
+		ks_diag(KS_INFO, "main", "ready to serve client requests urls=%s endpoint=%s pid=%d", server->urls,
+			server->endpoint, (int)getpid());
 }
 
 /* Stable over restarts, different for two instances on one database. Not 0, which means "none". */
@@ -183,6 +184,8 @@ struct ks_server *ks_server_start(const struct ks_options *options, struct ks_er
 		ks_server_stop(server);
 		return NULL;
 	}
+	/* A copy, because the log's thread may be the one to print it, at any time until it is stopped. */
+	(void)snprintf(server->urls, sizeof(server->urls), "%s", ks_listener_urls(server->listener));
 	part_ready(server);
 	return server;
 }
