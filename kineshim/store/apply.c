@@ -155,7 +155,7 @@ enum ks_status ks_store_apply(struct ks_store *store, const struct ks_entry *ent
 	}
 	if (state->direct) {
 		if (ok)
-			ks_state_publish(state);
+			KS_ASSERT(ks_state_publish(state, SIZE_MAX));
 		ks_cache_evict(store, state);
 	} else {
 		ks_unlock(store);

@@ -124,6 +124,8 @@ static bool count_by_history(const struct ks_state *state, const struct ks_inter
 	struct ks_history_pos pos;
 	struct ks_record *record;
 
+	if (state->publishing && view->view == KS_VIEW_COMMITTED)
+		return false;
 	if (ks_history_count_after(&state->history, as_of, HISTORY_COUNT) > HISTORY_COUNT)
 		return false;
 	*count = ks_index_count(&state->index, interval, view->view);

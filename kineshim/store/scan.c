@@ -63,7 +63,9 @@ static bool let_in(struct ks_store *store, const struct ks_range_view *view, int
 
 bool ks_scan_at_newest(const struct ks_state *state, const struct ks_range_view *view, int64_t as_of)
 {
-	return as_of == (view->view == KS_VIEW_TAIL ? INT64_MAX : state->committed.revision);
+	if (view->view == KS_VIEW_TAIL)
+		return as_of == INT64_MAX;
+	return as_of == state->committed.revision && !state->publishing;
 }
 
 static struct ks_index_pos seek_behind(const struct ks_index *index, struct ks_slice key)

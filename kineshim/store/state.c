@@ -231,14 +231,24 @@ void ks_locs_add(struct ks_locs *locs, struct ks_loc loc)
 	locs->items[locs->first + locs->count++] = loc;
 }
 
-void ks_state_publish(struct ks_state *state)
+/* The keys that live in the tail now live in the committed view. False when 'max' records were not enough. */
+static bool publish_keys(struct ks_state *state, size_t max)
 {
 	struct ks_history_pos pos;
 	struct ks_record *record;
 
-	if (!state->direct)
-		pos = ks_history_seek(&state->history, state->committed.revision + 1, 0);
-	while (!state->direct && (record = ks_history_next(&state->history, &pos)) != NULL) {
+	if (!state->publishing) {
+		state->publish_revision = state->committed.revision + 1;
+		state->publish_sub = 0;
+	}
+	pos = ks_history_seek(&state->history, state->publish_revision, state->publish_sub);
+	while ((record = ks_history_next(&state->history, &pos)) != NULL) {
+		if (max-- == 0) {
+			state->publish_revision = record->revision;
+			state->publish_sub = record->sub;
+			state->publishing = true;
+			return false;
+		}
 		if (!record->toggles)
 			continue;
 		/* For a key that toggles again later this is what that later record says, too. */
@@ -246,6 +256,14 @@ void ks_state_publish(struct ks_state *state)
 				  ks_record_live(ks_key_newest(record->key)));
 		record->toggles = false;
 	}
+	state->publishing = false;
+	return true;
+}
+
+bool ks_state_publish(struct ks_state *state, size_t max)
+{
+	if (!state->direct && !publish_keys(state, max))
+		return false;
 	for (size_t i = 0; i < state->undo_count; i++) {
 		struct ks_lease *lease = state->undo[i].lease;
 
@@ -260,4 +278,5 @@ void ks_state_publish(struct ks_state *state)
 	    state->committed.compact_loc.position)
 		ks_locs_add(&state->garbage, state->committed.compact_loc);
 	state->committed = state->tail;
+	return true;
 }

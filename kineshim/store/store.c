@@ -113,6 +113,9 @@ struct ks_watch_hub *ks_store_hub(struct ks_store *store)
 
 /* ---- the tail ---- */
 
+/* Cheap records, so more than elsewhere: reading without the live bits, as others must in between, is slow. */
+#define PUBLISH_CHUNK (8u * KS_LOCK_CHUNK)
+
 void ks_store_publish(struct ks_store *store)
 {
 	struct ks_state *state = store->state;
@@ -123,7 +126,10 @@ void ks_store_publish(struct ks_store *store)
 	ks_watch_hub_begin(store->hub);
 	ks_lock_write(store);
 	from = state->committed.revision;
-	ks_state_publish(state);
+	while (!ks_state_publish(state, PUBLISH_CHUNK)) {
+		ks_unlock(store);
+		ks_lock_write(store);
+	}
 	set_committed(store);
 	ks_cache_evict(store, state);
 	ks_unlock(store);

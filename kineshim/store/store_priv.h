@@ -49,6 +49,11 @@ struct ks_state {
 	struct ks_lease_undo *undo; /* what the tail did to leases, in order */
 	size_t undo_count, undo_capacity;
 	bool direct; /* loading: what is applied is committed at once */
+	/* A large tail is published in pieces. Until the last one readers see the state before it, but must not go by the
+	 * live bits of the committed view. */
+	bool publishing;
+	int64_t publish_revision; /* next record to publish */
+	int32_t publish_sub;
 
 	/* compaction: compact.c */
 	int64_t compact_done;    /* everything that a compaction at this revision removes is gone */
@@ -115,7 +120,8 @@ bool ks_state_revoke(struct ks_state *state, struct ks_lease *lease, struct ks_l
 /* Makes 'max' records at most of the tail after 'revision' undone; false when some are left. */
 bool ks_state_undo_records(struct ks_state *state, int64_t revision, size_t max);
 void ks_state_undo_leases(struct ks_state *state, size_t count);
-void ks_state_publish(struct ks_state *state);
+/* Makes the tail the committed state. False after 'max' records: call again, others may have the lock in between. */
+bool ks_state_publish(struct ks_state *state, size_t max) KS_MUST_CHECK;
 /* Takes a record that its key has let go out of the history and frees it; the caller gets its encoding. */
 struct ks_bytes *ks_state_take_record(struct ks_state *state, struct ks_record *record) KS_MUST_CHECK;
 /* Takes a key without records out of the index. */
