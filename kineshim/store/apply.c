@@ -9,8 +9,8 @@
 
 static enum ks_status misfit(struct ks_err *err, const struct ks_entry *entry, const char *why)
 {
-	return ks_fail(err, KS_DATA_LOSS, "the log's entry at position %lld does not fit: %s", (long long)entry->position,
-		       why);
+	return ks_fail(err, KS_DATA_LOSS, "the log's entry at position %lld does not fit: %s",
+		       (long long)entry->position, why);
 }
 
 static int32_t sub_of(const struct ks_entry *entry, size_t i)

@@ -32,8 +32,8 @@ uint32_t ks_crc32c_portable(uint32_t crc, const void *data, size_t size)
 	pthread_once(&tables_once, make_tables);
 	crc = ~crc;
 	for (; size >= 8; size -= 8, in += 8) {
-		uint32_t low = crc ^ ((uint32_t)in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 |
-				      (uint32_t)in[3] << 24);
+		uint32_t low =
+			crc ^ ((uint32_t)in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 | (uint32_t)in[3] << 24);
 
 		crc = tables[7][low & 0xff] ^ tables[6][low >> 8 & 0xff] ^ tables[5][low >> 16 & 0xff] ^
 		      tables[4][low >> 24] ^ tables[3][in[4]] ^ tables[2][in[5]] ^ tables[1][in[6]] ^ tables[0][in[7]];

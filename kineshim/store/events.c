@@ -48,8 +48,9 @@ static bool enough(const struct scanning *s)
 {
 	const struct ks_event_scan *scan = s->scan;
 
-	return s->looks > 0 && (s->scanned->revisions >= scan->max_revisions || s->scanned->events >= scan->max_events ||
-				s->bytes >= scan->max_bytes || s->looks >= scan->max_scanned);
+	return s->looks > 0 &&
+	       (s->scanned->revisions >= scan->max_revisions || s->scanned->events >= scan->max_events ||
+		s->bytes >= scan->max_bytes || s->looks >= scan->max_scanned);
 }
 
 static void visit(struct scanning *s, const struct ks_record *record)

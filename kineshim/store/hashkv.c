@@ -21,11 +21,11 @@ struct item {
 
 struct hashing {
 	struct ks_store *store;
-	int64_t revision;   /* hashed */
+	int64_t revision; /* hashed */
 	int64_t compact_revision;
 	const struct ks_state *state; /* only to see that it was replaced */
-	bool any_live;      /* a key is live at 'revision' */
-	int64_t next_revision; /* where the next chunk begins */
+	bool any_live;                /* a key is live at 'revision' */
+	int64_t next_revision;        /* where the next chunk begins */
 	int32_t next_sub;
 	uint32_t crc;
 	/* the chunk */

@@ -120,7 +120,8 @@ static size_t find_segment(const struct ks_history *history, int64_t revision, i
 {
 	size_t low = 0, high = history->segment_count;
 
-	if (high > 1 && cmp_place(history->segments[high - 1].revision, history->segments[high - 1].sub, revision, sub) <= 0)
+	if (high > 1 &&
+	    cmp_place(history->segments[high - 1].revision, history->segments[high - 1].sub, revision, sub) <= 0)
 		return high - 1; /* by far the most frequent one */
 	while (high - low > 1) {
 		size_t middle = low + (high - low) / 2;

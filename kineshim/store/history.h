@@ -15,8 +15,8 @@
 #define KS_SEGMENT_RECORDS 512u
 
 struct ks_segment {
-	uint32_t used; /* items, with holes where records were removed */
-	uint32_t live; /* items that are records */
+	uint32_t used;   /* items, with holes where records were removed */
+	uint32_t live;   /* items that are records */
 	uint32_t cached; /* of those, puts whose value is in memory: kept by value_cache.c */
 	uint32_t capacity;
 	struct ks_record *items[];
@@ -29,7 +29,7 @@ struct ks_history {
 		int64_t revision;
 		int32_t sub;
 		struct ks_segment *segment;
-	} *segments;
+	} * segments;
 	size_t segment_count;
 	size_t capacity;
 	size_t records;

@@ -788,8 +788,7 @@ struct ks_index_pos ks_index_seek_end(const struct ks_index *index, const struct
 		return position(leaf, at + exact);
 	}
 	/* An inverted interval is empty. */
-	return ks_index_seek(index,
-			     ks_slice_cmp(interval->key, interval->end) < 0 ? interval->end : interval->key);
+	return ks_index_seek(index, ks_slice_cmp(interval->key, interval->end) < 0 ? interval->end : interval->key);
 }
 
 static struct ks_index_path *finger_to(struct ks_index *index, const struct ks_key *key, uint32_t *at)

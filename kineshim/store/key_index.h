@@ -23,7 +23,7 @@ struct ks_leaf {
 	uint32_t count;
 	uint32_t skip; /* leading bytes that all keys share */
 	struct ks_leaf *prev, *next;
-	uint64_t live[KS_VIEWS]; /* bit i: keys[i] */
+	uint64_t live[KS_VIEWS];       /* bit i: keys[i] */
 	uint64_t prefix[KS_LEAF_KEYS]; /* big-endian bytes skip … skip+7, zeros where the key ends */
 	struct ks_key *keys[KS_LEAF_KEYS];
 };

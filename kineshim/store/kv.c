@@ -64,8 +64,8 @@ struct ks_bytes *ks_kv_encode(const struct ks_kv *kv)
 	if (kv->key.size > UINT32_MAX / 4 || kv->value.size > UINT32_MAX / 4)
 		return NULL;
 	bytes = ks_bytes_new(bytes_size(kv->key.size) + number_size(kv->create_revision) +
-			     number_size(kv->mod_revision) + number_size(kv->version) +
-			     bytes_size(kv->value.size) + number_size(kv->lease));
+			     number_size(kv->mod_revision) + number_size(kv->version) + bytes_size(kv->value.size) +
+			     number_size(kv->lease));
 	if (!bytes)
 		return NULL;
 	out = put_bytes(bytes->data, 1, kv->key);

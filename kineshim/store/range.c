@@ -361,7 +361,8 @@ static enum ks_status eval_interval(struct ks_store *store, struct collector *c,
 		return KS_RESOURCE_EXHAUSTED;
 	unlimited = !counted || c->filtered;
 	if (c->wanted > 0 || !counted)
-		status = ks_scan_visible(store, interval, view, as_of, unlimited ? SIZE_MAX : c->wanted, collect_found, c);
+		status = ks_scan_visible(store, interval, view, as_of, unlimited ? SIZE_MAX : c->wanted, collect_found,
+					 c);
 	c->result->count = (int64_t)(counted ? count : c->visible);
 	return status;
 }
@@ -420,8 +421,8 @@ enum ks_status ks_store_range(struct ks_store *store, const struct ks_range_req 
 		else if (req->revision > 0 && req->revision < committed->compact_revision)
 			status = ks_fail_compacted(err);
 		else
-			status = ks_range_eval(store, req, &view, req->revision > 0 ? req->revision : view.newest, result,
-					       err);
+			status = ks_range_eval(store, req, &view, req->revision > 0 ? req->revision : view.newest,
+					       result, err);
 		ks_unlock(store);
 		/* Aborted: a compaction overtook it. The newest state is read anew, an older one now gives the error. */
 	} while (status == KS_ABORTED);

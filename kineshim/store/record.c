@@ -89,8 +89,7 @@ static void shrink(struct ks_key *key)
 
 		key->only = list->items[list->start];
 		free(list);
-	} else if (key->count > 1 && key->list->capacity > 2 * FIRST_CAPACITY &&
-		   key->count < key->list->capacity / 4) {
+	} else if (key->count > 1 && key->list->capacity > 2 * FIRST_CAPACITY && key->count < key->list->capacity / 4) {
 		/* Without memory the list stays as large as it is. */
 		(void)set_capacity(key, key->list->capacity / 2);
 	}

@@ -25,8 +25,8 @@ struct ks_record {
 	int64_t create_revision; /* 0: a delete */
 	int64_t version;
 	int64_t lease;
-	int64_t position; /* of its entry in the log */
-	int32_t sub;      /* in the revision, and in the entry: changes of keys come first there */
+	int64_t position;        /* of its entry in the log */
+	int32_t sub;             /* in the revision, and in the entry: changes of keys come first there */
 	_Atomic uint8_t touched; /* used since the cache's hand passed last */
 	bool toggles;            /* the key was born or died with it, and that is not published yet */
 	uint16_t size_units;     /* size of the encoding in SIZE_UNIT bytes, rounded up, at most UINT16_MAX */

@@ -57,8 +57,7 @@ static bool let_in(struct ks_store *store, const struct ks_range_view *view, int
 	else
 		ks_lock_read(store);
 	committed = &store->state->committed;
-	return view->view == KS_VIEW_TAIL ||
-	       (as_of >= committed->compact_revision && as_of <= committed->revision);
+	return view->view == KS_VIEW_TAIL || (as_of >= committed->compact_revision && as_of <= committed->revision);
 }
 
 bool ks_scan_at_newest(const struct ks_state *state, const struct ks_range_view *view, int64_t as_of)
@@ -74,7 +73,8 @@ static struct ks_index_pos seek_behind(const struct ks_index *index, struct ks_s
 }
 
 enum ks_status ks_scan_visible(struct ks_store *store, const struct ks_interval *interval,
-			       const struct ks_range_view *view, int64_t as_of, size_t most, ks_found_fn *visit, void *ctx)
+			       const struct ks_range_view *view, int64_t as_of, size_t most, ks_found_fn *visit,
+			       void *ctx)
 {
 	struct ks_bytes *last = NULL; /* key that was seen last, while the lock is let go */
 	enum ks_status status = KS_OK;

@@ -240,10 +240,11 @@ enum ks_status ks_txn_result_finish(struct ks_txn_result *result, struct ks_err 
 enum ks_effect_kind {
 	KS_EFFECT_PUT = 1,
 	KS_EFFECT_DELETE = 2,
-	KS_EFFECT_LEASE_GRANT = 3,  /* lease = id, version = ttl in seconds */
-	KS_EFFECT_LEASE_REVOKE = 4, /* lease = id; the deletes of its keys are DELETE effects before it in the same entry */
-	KS_EFFECT_COMPACT = 5,      /* version = the compact revision */
-	KS_EFFECT_NOOP = 6,         /* first entry of a new log, and whatever a later format adds that may be skipped */
+	KS_EFFECT_LEASE_GRANT = 3, /* lease = id, version = ttl in seconds */
+	KS_EFFECT_LEASE_REVOKE =
+		4,             /* lease = id; the deletes of its keys are DELETE effects before it in the same entry */
+	KS_EFFECT_COMPACT = 5, /* version = the compact revision */
+	KS_EFFECT_NOOP = 6,    /* first entry of a new log, and whatever a later format adds that may be skipped */
 };
 
 struct ks_effect {
@@ -257,11 +258,11 @@ struct ks_effect {
 
 struct ks_entry {
 	int64_t position;
-	int64_t revision;           /* etcd's main revision after this entry */
-	struct ks_effect *effects;  /* sub = index */
+	int64_t revision;          /* etcd's main revision after this entry */
+	struct ks_effect *effects; /* sub = index */
 	size_t effect_count;
 	/* While loading or after a jump, an entry may have lost rows to trimming: then subs[i] is the sub of effects[i]. */
-	const int32_t *subs;        /* NULL: 0, 1, 2 … */
+	const int32_t *subs; /* NULL: 0, 1, 2 … */
 };
 
 /* ---- life cycle ---- */
@@ -270,10 +271,10 @@ struct ks_entry {
 typedef struct ks_bytes *ks_store_fetch_fn(void *ctx, struct ks_loc loc);
 
 struct ks_store_config {
-	size_t value_cache_bytes;     /* encodings kept in memory; what is over is let go, oldest access first (roughly) */
-	ks_store_fetch_fn *fetch;     /* [writer] */
+	size_t value_cache_bytes; /* encodings kept in memory; what is over is let go, oldest access first (roughly) */
+	ks_store_fetch_fn *fetch; /* [writer] */
 	void *fetch_ctx;
-	bool values_kept;             /* nothing to fetch from (memory tests, dpagent): the cache never lets go */
+	bool values_kept; /* nothing to fetch from (memory tests, dpagent): the cache never lets go */
 };
 
 struct ks_store *ks_store_new(const struct ks_store_config *config, struct ks_err *err);
@@ -335,8 +336,8 @@ bool ks_store_compact_step(struct ks_store *store, size_t max_records, ks_droppe
 /* ---- reading the committed view ---- */
 
 struct ks_position {
-	int64_t position; /* of the newest committed entry; 0 = nothing was loaded yet */
-	int64_t revision; /* current revision, >= 1 */
+	int64_t position;         /* of the newest committed entry; 0 = nothing was loaded yet */
+	int64_t revision;         /* current revision, >= 1 */
 	int64_t compact_revision; /* -1 = never compacted */
 };
 struct ks_position ks_store_committed(struct ks_store *store); /* lock-free or nearly so */
@@ -409,14 +410,15 @@ struct ks_event_scanned {
  * at or after 'from' was already removed (ks_store_compact_step); then *compact_revision is filled. So a watcher that was up
  * to date is not cancelled by a compaction right behind its events; whoever starts one checks its start himself.
  */
-enum ks_status ks_store_scan_events(struct ks_store *store, const struct ks_event_scan *scan, ks_event_fn *visit, void *ctx,
-				    struct ks_event_scanned *scanned, int64_t *compact_revision) KS_MUST_CHECK;
+enum ks_status ks_store_scan_events(struct ks_store *store, const struct ks_event_scan *scan, ks_event_fn *visit,
+				    void *ctx, struct ks_event_scanned *scanned,
+				    int64_t *compact_revision) KS_MUST_CHECK;
 
 /* ---- leases (committed view) ---- */
 
 struct ks_lease_info {
 	int64_t id;
-	int64_t ttl; /* granted, seconds */
+	int64_t ttl;            /* granted, seconds */
 	struct ks_bytes **keys; /* counted; only when asked for */
 	size_t key_count;
 	bool no_memory; /* for the keys that were asked for: there are none in here */

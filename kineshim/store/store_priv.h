@@ -60,7 +60,7 @@ struct ks_state {
 	int64_t compact_target;  /* what the pass under way removes */
 	int64_t cursor_revision; /* next record that it looks at */
 	int32_t cursor_sub;
-	int64_t removed;         /* the greatest revision of a record that was removed */
+	int64_t removed;        /* the greatest revision of a record that was removed */
 	struct ks_locs garbage; /* rows of leases and compactions that nobody needs, oldest first */
 
 	/* cache: value_cache.c */

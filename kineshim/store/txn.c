@@ -15,8 +15,8 @@
 struct eval {
 	struct ks_store *store;
 	struct ks_range_view view;
-	int64_t as_of;  /* what compares and ranges of the newest state read */
-	int64_t begin;  /* revision before the request */
+	int64_t as_of;              /* what compares and ranges of the newest state read */
+	int64_t begin;              /* revision before the request */
 	int64_t current, compacted; /* what explicit revisions are checked against */
 	struct ks_misses *misses;
 	size_t miss_capacity;
@@ -344,8 +344,7 @@ static enum ks_status exec_range(struct eval *e, const struct ks_range_req *req,
 	ks_unlock(e->store);
 	for (size_t i = 0; i < result->kv_count && e->store->config.fetch; i++) {
 		if (!result->kvs[i].encoded)
-			result->kvs[i].encoded =
-				e->store->config.fetch(e->store->config.fetch_ctx, result->kvs[i].loc);
+			result->kvs[i].encoded = e->store->config.fetch(e->store->config.fetch_ctx, result->kvs[i].loc);
 	}
 	status = ks_range_result_finish(result, e->err);
 	ks_lock_write(e->store);

@@ -18,7 +18,7 @@ static char text_out[8192];
 static struct logged {
 	struct ks_loc loc;
 	struct ks_bytes *encoded;
-} *logged;
+} * logged;
 static size_t logged_count;
 static unsigned fetches;
 static bool fail_fetches;

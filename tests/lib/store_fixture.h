@@ -59,13 +59,16 @@ uint32_t sf_hash(struct ks_store *store, int64_t revision);
 /* Keys on the lease in order, joined with spaces; "-" when there is no such lease. */
 const char *sf_lease_keys(int64_t id);
 
-#define SF_TEST(name) {#name, run_##name}
-#define SF_WITH_STORE(name)                                                                                            \
-	static void run_##name(void)                                                                                   \
-	{                                                                                                              \
-		sf_open();                                                                                             \
-		name();                                                                                                \
-		sf_close();                                                                                            \
+#define SF_TEST(name)             \
+	{                         \
+#name, run_##name \
+	}
+#define SF_WITH_STORE(name)          \
+	static void run_##name(void) \
+	{                            \
+		sf_open();           \
+		name();              \
+		sf_close();          \
 	}
 
 #endif

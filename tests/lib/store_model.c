@@ -169,8 +169,8 @@ static void range_at(const struct model *model, const struct ks_range_req *req, 
 	const struct model_version **kvs;
 	bool usual = req->sort_order == KS_SORT_NONE ||
 		     (req->sort_target == KS_SORT_KEY && req->sort_order == KS_SORT_ASCEND);
-	bool filters = req->max_mod_revision || req->min_mod_revision || req->max_create_revision ||
-		       req->min_create_revision;
+	bool filters =
+		req->max_mod_revision || req->min_mod_revision || req->max_create_revision || req->min_create_revision;
 	size_t count, kept = 0;
 
 	*result = (struct ks_range_result){0};
@@ -396,7 +396,8 @@ static enum ks_status exec(struct run *run, const struct ks_op *op, struct ks_op
 	result->kind = op->kind;
 	switch (op->kind) {
 	case KS_OP_RANGE:
-		range_at(run->model, &op->range, op->range.revision > 0 ? op->range.revision : INT64_MAX, &result->range);
+		range_at(run->model, &op->range, op->range.revision > 0 ? op->range.revision : INT64_MAX,
+			 &result->range);
 		break;
 	case KS_OP_PUT:
 		status = exec_put(run, &op->put, result);
@@ -531,8 +532,7 @@ static enum ks_status other(struct run *run, const struct ks_request *req)
 			return KS_OUT_OF_RANGE;
 		model->compact_revision = req->compact_revision;
 		compact(model, req->compact_revision);
-		other_effect(run,
-			     &(struct ks_effect){.kind = KS_EFFECT_COMPACT, .version = req->compact_revision});
+		other_effect(run, &(struct ks_effect){.kind = KS_EFFECT_COMPACT, .version = req->compact_revision});
 		return KS_OK;
 	case KS_REQ_LEASE_GRANT:
 		if (model_has_lease(model, req->grant.id))

@@ -105,8 +105,9 @@ static void request(const struct ks_request *req)
 
 static void put(const char *key, int64_t lease)
 {
-	request(&(struct ks_request){.kind = KS_REQ_PUT,
-				     .put = {.key = ks_slice_str(key), .value = S("value"), .lease = lease, .prev_kv = true}});
+	request(&(struct ks_request){
+		.kind = KS_REQ_PUT,
+		.put = {.key = ks_slice_str(key), .value = S("value"), .lease = lease, .prev_kv = true}});
 }
 
 static void range(struct ks_range_req req)
@@ -139,26 +140,28 @@ static void ranges(void)
 	range((struct ks_range_req){.interval = all});
 	range((struct ks_range_req){.interval = all, .keys_only = true, .limit = 10});
 	range((struct ks_range_req){.interval = all, .sort_target = KS_SORT_VERSION, .sort_order = KS_SORT_DESCEND});
-	range((struct ks_range_req){.interval = all, .sort_target = KS_SORT_VALUE, .sort_order = KS_SORT_ASCEND,
-				    .keys_only = true});
-	range((struct ks_range_req){.interval = all, .revision = model.revision - 3, .limit = 3, .min_mod_revision = 2});
+	range((struct ks_range_req){
+		.interval = all, .sort_target = KS_SORT_VALUE, .sort_order = KS_SORT_ASCEND, .keys_only = true});
+	range((struct ks_range_req){
+		.interval = all, .revision = model.revision - 3, .limit = 3, .min_mod_revision = 2});
 }
 
 static void txn(void)
 {
-	struct ks_compare compares[] = {{.target = KS_CMP_VALUE, .interval = {.key = S("k010")}, .value = S("value")},
-					{.target = KS_CMP_VERSION, .result = KS_CMP_GREATER,
-					 .interval = {.key = S("k"), .end = S("l")}}};
-	struct ks_op inner_ops[] = {{.kind = KS_OP_PUT, .put = {.key = S("k020"), .ignore_value = true, .prev_kv = true}},
-				    {.kind = KS_OP_DELETE, .del = {.interval = {.key = S("k030"), .end = S("k035")},
-								   .prev_kv = true}}};
+	struct ks_compare compares[] = {
+		{.target = KS_CMP_VALUE, .interval = {.key = S("k010")}, .value = S("value")},
+		{.target = KS_CMP_VERSION, .result = KS_CMP_GREATER, .interval = {.key = S("k"), .end = S("l")}}};
+	struct ks_op inner_ops[] = {
+		{.kind = KS_OP_PUT, .put = {.key = S("k020"), .ignore_value = true, .prev_kv = true}},
+		{.kind = KS_OP_DELETE, .del = {.interval = {.key = S("k030"), .end = S("k035")}, .prev_kv = true}}};
 	struct ks_txn_req inner = {.success = inner_ops, .success_count = 2};
 	struct ks_op ops[] = {{.kind = KS_OP_PUT, .put = {.key = S("new key of a txn"), .value = S("x")}},
 			      {.kind = KS_OP_TXN, .txn = &inner},
 			      {.kind = KS_OP_RANGE, .range = {.interval = {.key = S("k"), .end = S("l")}}}};
 
-	request(&(struct ks_request){.kind = KS_REQ_TXN, .txn = {.compares = compares, .compare_count = 2,
-								 .success = ops, .success_count = 3}});
+	request(&(struct ks_request){
+		.kind = KS_REQ_TXN,
+		.txn = {.compares = compares, .compare_count = 2, .success = ops, .success_count = 3}});
 }
 
 static void read_txn(void)
@@ -301,7 +304,8 @@ static void new_store_without_memory_is_refused(void)
 /* While loading the caller starts again after an error. */
 static void load_and_jump_without_memory_say_so(void)
 {
-	struct ks_effect effect = {.kind = KS_EFFECT_PUT, .key = S("a"), .value = S("v"), .create_revision = 2, .version = 1};
+	struct ks_effect effect = {
+		.kind = KS_EFFECT_PUT, .key = S("a"), .value = S("v"), .create_revision = 2, .version = 1};
 	struct ks_entry entry = {.position = 1, .revision = 2, .effects = &effect, .effect_count = 1};
 	struct ks_store_config config = {.values_kept = true};
 	struct ks_err err;
@@ -331,7 +335,10 @@ static void load_and_jump_without_memory_say_so(void)
 	ks_store_free(store);
 }
 
-#define T(name) {#name, name}
+#define T(name)             \
+	{                   \
+#name, name \
+	}
 
 int main(void)
 {

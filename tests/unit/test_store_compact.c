@@ -121,13 +121,13 @@ static void rows_are_reported_oldest_first_for_each_key(void)
 
 static void rows_of_dead_leases_go_with_the_next_compaction(void)
 {
-	sf_grant(5);           /* position 1 */
-	sf_grant(6);           /* position 2 */
-	sf_revoke(5);          /* position 3 */
+	sf_grant(5);  /* position 1 */
+	sf_grant(6);  /* position 2 */
+	sf_revoke(5); /* position 3 */
 	compact_all_noting();
 	CU_ASSERT_EQUAL(dropped_count, 0); /* no compaction behind them: a hole there would puzzle a reader */
 	CU_ASSERT(ks_store_row_needed(sf_store, KS_EFFECT_LEASE_GRANT, S(""), 5, (struct ks_loc){.position = 1}));
-	sf_compact(1);         /* position 4 */
+	sf_compact(1); /* position 4 */
 	CU_ASSERT_FALSE(ks_store_row_needed(sf_store, KS_EFFECT_LEASE_GRANT, S(""), 5, (struct ks_loc){.position = 1}));
 	CU_ASSERT(ks_store_row_needed(sf_store, KS_EFFECT_LEASE_GRANT, S(""), 6, (struct ks_loc){.position = 2}));
 	CU_ASSERT_FALSE(
@@ -147,7 +147,8 @@ static void rows_that_are_needed_are_known(void)
 	sf_compact_all();
 	CU_ASSERT_FALSE(ks_store_row_needed(sf_store, KS_EFFECT_PUT, S("a"), 0, (struct ks_loc){.position = 1}));
 	CU_ASSERT(ks_store_row_needed(sf_store, KS_EFFECT_PUT, S("a"), 0, (struct ks_loc){.position = 2}));
-	CU_ASSERT_FALSE(ks_store_row_needed(sf_store, KS_EFFECT_PUT, S("a"), 0, (struct ks_loc){.position = 2, .sub = 1}));
+	CU_ASSERT_FALSE(
+		ks_store_row_needed(sf_store, KS_EFFECT_PUT, S("a"), 0, (struct ks_loc){.position = 2, .sub = 1}));
 	CU_ASSERT_FALSE(ks_store_row_needed(sf_store, KS_EFFECT_PUT, S("x"), 0, (struct ks_loc){.position = 2}));
 	CU_ASSERT(ks_store_row_needed(sf_store, KS_EFFECT_PUT, S("a"), 0, (struct ks_loc){.position = 4}));
 	CU_ASSERT(ks_store_row_needed(sf_store, KS_EFFECT_NOOP, S(""), 0, (struct ks_loc){.position = 99}));

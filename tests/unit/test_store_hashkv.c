@@ -137,16 +137,15 @@ SF_WITH_STORE(tail_is_not_hashed)
 
 int main(void)
 {
-	return tap_run("store_hashkv",
-		       (const struct tap_test[]){
-			       {"crc_of_known_texts", crc_of_known_texts},
-			       {"both_ways_of_the_crc_agree", both_ways_of_the_crc_agree},
-			       SF_TEST(vectors_of_the_specification),
-			       SF_TEST(vector_after_compaction_whether_removed_or_not),
-			       SF_TEST(numbers_of_a_real_etcd),
-			       SF_TEST(revisions_out_of_range_are_refused),
-			       {"values_not_in_memory_are_fetched", values_not_in_memory_are_fetched},
-			       SF_TEST(tail_is_not_hashed),
-			       {NULL, NULL},
-		       });
+	return tap_run("store_hashkv", (const struct tap_test[]){
+					       {"crc_of_known_texts", crc_of_known_texts},
+					       {"both_ways_of_the_crc_agree", both_ways_of_the_crc_agree},
+					       SF_TEST(vectors_of_the_specification),
+					       SF_TEST(vector_after_compaction_whether_removed_or_not),
+					       SF_TEST(numbers_of_a_real_etcd),
+					       SF_TEST(revisions_out_of_range_are_refused),
+					       {"values_not_in_memory_are_fetched", values_not_in_memory_are_fetched},
+					       SF_TEST(tail_is_not_hashed),
+					       {NULL, NULL},
+				       });
 }

@@ -11,7 +11,7 @@
 
 #define RECORDS 6000
 
-static struct ks_record *made;   /* RECORDS of them */
+static struct ks_record *made; /* RECORDS of them */
 static bool present[RECORDS];
 static uint64_t seed;
 
@@ -96,8 +96,7 @@ static void history_matches_a_plain_list(void)
 
 static void events_come_in_revision_and_sub_order(void)
 {
-	struct ks_op ops[] = {{.kind = KS_OP_PUT, .put = {.key = S("z")}},
-			      {.kind = KS_OP_PUT, .put = {.key = S("a")}}};
+	struct ks_op ops[] = {{.kind = KS_OP_PUT, .put = {.key = S("z")}}, {.kind = KS_OP_PUT, .put = {.key = S("a")}}};
 
 	sf_put("a", "1");
 	sf_txn(&(struct ks_txn_req){.success = ops, .success_count = 2});
@@ -119,7 +118,8 @@ static void prev_kv_is_the_state_before_the_revision(void)
 	sf_txn(&(struct ks_txn_req){.success = ops, .success_count = 2});
 	sf_delete("a", NULL);
 	/* The put at 4 created the key anew, the delete at 4 has the state at 3. */
-	CU_ASSERT_STRING_EQUAL(sf_events("a", NULL, 1, true), "put a 2;put a(prev) 3;del a(prev) 4;put a 4;del a(prev) 5;");
+	CU_ASSERT_STRING_EQUAL(sf_events("a", NULL, 1, true),
+			       "put a 2;put a(prev) 3;del a(prev) 4;put a 4;del a(prev) 5;");
 	sf_compact(4);
 	CU_ASSERT_STRING_EQUAL(sf_events("a", NULL, 4, true), "del a 4;put a 4;del a(prev) 5;");
 }
@@ -133,8 +133,13 @@ static void keep_encoding(void *ctx, const struct ks_event *event)
 
 static void delete_event_has_key_and_revision_only(void)
 {
-	struct ks_event_scan scan = {.interval = {.key = S("a")}, .from = 3, .to = INT64_MAX, .max_revisions = 10,
-				     .max_events = 10, .max_bytes = 1000, .max_scanned = 10};
+	struct ks_event_scan scan = {.interval = {.key = S("a")},
+				     .from = 3,
+				     .to = INT64_MAX,
+				     .max_revisions = 10,
+				     .max_events = 10,
+				     .max_bytes = 1000,
+				     .max_scanned = 10};
 	struct ks_event_scanned scanned;
 	struct ks_bytes *encoded = NULL;
 	int64_t compact_revision;
@@ -142,7 +147,8 @@ static void delete_event_has_key_and_revision_only(void)
 
 	sf_put("a", "1");
 	sf_delete("a", NULL);
-	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, keep_encoding, &encoded, &scanned, &compact_revision), KS_OK);
+	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, keep_encoding, &encoded, &scanned, &compact_revision),
+			KS_OK);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(encoded);
 	CU_ASSERT(ks_kv_decode(ks_bytes_slice(encoded), &kv));
 	CU_ASSERT(sf_is(kv.key, "a") && kv.mod_revision == 3 && kv.create_revision == 0 && kv.version == 0);
@@ -160,39 +166,56 @@ static void scan_stops_between_revisions_only(void)
 	struct ks_op ops[] = {{.kind = KS_OP_PUT, .put = {.key = S("a")}},
 			      {.kind = KS_OP_PUT, .put = {.key = S("b")}},
 			      {.kind = KS_OP_PUT, .put = {.key = S("c")}}};
-	struct ks_event_scan scan = {.interval = sf_interval(SF_ALL, SF_ALL), .from = 2, .to = INT64_MAX,
-				     .max_revisions = 10, .max_events = 2, .max_bytes = 1u << 20, .max_scanned = 100};
+	struct ks_event_scan scan = {.interval = sf_interval(SF_ALL, SF_ALL),
+				     .from = 2,
+				     .to = INT64_MAX,
+				     .max_revisions = 10,
+				     .max_events = 2,
+				     .max_bytes = 1u << 20,
+				     .max_scanned = 100};
 	struct ks_event_scanned scanned;
 	int64_t compact_revision;
 	size_t events = 0;
 
 	for (unsigned i = 0; i < 5; i++)
 		sf_txn(&(struct ks_txn_req){.success = ops, .success_count = 3});
-	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, count_event, &events, &scanned, &compact_revision), KS_OK);
-	CU_ASSERT(events == 3 && scanned.events == 3 && scanned.revisions == 1 && scanned.next == 3 && scanned.current == 6);
+	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, count_event, &events, &scanned, &compact_revision),
+			KS_OK);
+	CU_ASSERT(events == 3 && scanned.events == 3 && scanned.revisions == 1 && scanned.next == 3 &&
+		  scanned.current == 6);
 	scan.max_events = 100;
 	scan.max_revisions = 2;
-	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, count_event, &events, &scanned, &compact_revision), KS_OK);
+	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, count_event, &events, &scanned, &compact_revision),
+			KS_OK);
 	CU_ASSERT(scanned.events == 6 && scanned.next == 4);
 	scan.max_revisions = 100;
 	scan.max_bytes = 1;
-	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, count_event, &events, &scanned, &compact_revision), KS_OK);
+	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, count_event, &events, &scanned, &compact_revision),
+			KS_OK);
 	CU_ASSERT(scanned.events == 3 && scanned.next == 3);
 	scan.max_bytes = 1u << 20;
 	scan.max_scanned = 4;
 	scan.interval = sf_interval("x", "y");
-	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, count_event, &events, &scanned, &compact_revision), KS_OK);
+	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, count_event, &events, &scanned, &compact_revision),
+			KS_OK);
 	CU_ASSERT(scanned.events == 0 && scanned.next == 4);
 	scan.max_scanned = 100;
 	scan.to = 3;
-	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, count_event, &events, &scanned, &compact_revision), KS_OK);
+	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, count_event, &events, &scanned, &compact_revision),
+			KS_OK);
 	CU_ASSERT_EQUAL(scanned.next, 4);
 }
 
 static void filters_leave_events_out(void)
 {
-	struct ks_event_scan scan = {.interval = sf_interval("a", NULL), .from = 2, .to = INT64_MAX, .no_put = true,
-				     .max_revisions = 10, .max_events = 10, .max_bytes = 1000, .max_scanned = 100};
+	struct ks_event_scan scan = {.interval = sf_interval("a", NULL),
+				     .from = 2,
+				     .to = INT64_MAX,
+				     .no_put = true,
+				     .max_revisions = 10,
+				     .max_events = 10,
+				     .max_bytes = 1000,
+				     .max_scanned = 100};
 	struct ks_event_scanned scanned;
 	int64_t compact_revision;
 	size_t events = 0;
@@ -200,11 +223,13 @@ static void filters_leave_events_out(void)
 	sf_put("a", "1");
 	sf_put("a", "2");
 	sf_delete("a", NULL);
-	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, count_event, &events, &scanned, &compact_revision), KS_OK);
+	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, count_event, &events, &scanned, &compact_revision),
+			KS_OK);
 	CU_ASSERT(scanned.events == 1 && scanned.revisions == 1 && scanned.next == 5);
 	scan.no_put = false;
 	scan.no_delete = true;
-	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, count_event, &events, &scanned, &compact_revision), KS_OK);
+	CU_ASSERT_EQUAL(ks_store_scan_events(sf_store, &scan, count_event, &events, &scanned, &compact_revision),
+			KS_OK);
 	CU_ASSERT(scanned.events == 2 && scanned.next == 5);
 }
 
@@ -221,11 +246,15 @@ static void tail_has_no_events(void)
 
 static void kv_codec_is_exact_and_refuses_garbage(void)
 {
-	struct ks_kv kv = {.key = S("k"), .value = S("v"), .create_revision = 300, .mod_revision = INT64_MAX,
-			   .version = 1, .lease = -1};
-	const uint8_t expected[] = {0x0a, 1, 'k', 0x10, 0xac, 0x02, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-				    0xff, 0xff, 0x7f, 0x20, 1, 0x2a, 1, 'v', 0x30, 0xff, 0xff, 0xff, 0xff,
-				    0xff, 0xff, 0xff, 0xff, 0xff, 0x01};
+	struct ks_kv kv = {.key = S("k"),
+			   .value = S("v"),
+			   .create_revision = 300,
+			   .mod_revision = INT64_MAX,
+			   .version = 1,
+			   .lease = -1};
+	const uint8_t expected[] = {0x0a, 1,    'k',  0x10, 0xac, 0x02, 0x18, 0xff, 0xff, 0xff, 0xff,
+				    0xff, 0xff, 0xff, 0xff, 0x7f, 0x20, 1,    0x2a, 1,    'v',  0x30,
+				    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01};
 	struct ks_bytes *encoded = ks_kv_encode(&kv);
 	struct ks_kv back;
 

@@ -15,7 +15,7 @@ static uint64_t seed;
 static struct entry {
 	struct ks_key *key;
 	bool live[KS_VIEWS];
-} *entries;
+} * entries;
 static size_t count;
 
 static uint64_t rnd(uint64_t below)
@@ -207,10 +207,10 @@ static void shape_matches_a_sorted_array(unsigned shape)
 	teardown();
 }
 
-#define SHAPE(name, number)                                                                                            \
-	static void name(void)                                                                                         \
-	{                                                                                                              \
-		shape_matches_a_sorted_array(number);                                                                  \
+#define SHAPE(name, number)                           \
+	static void name(void)                        \
+	{                                             \
+		shape_matches_a_sorted_array(number); \
 	}
 
 SHAPE(short_keys_with_zeros_and_prefixes, 0)
@@ -265,7 +265,10 @@ static void leaves_are_merged_when_keys_go(void)
 	teardown();
 }
 
-#define T(name) {#name, name}
+#define T(name)             \
+	{                   \
+#name, name \
+	}
 
 int main(void)
 {

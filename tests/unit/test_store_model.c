@@ -42,16 +42,16 @@ struct world {
 static struct world world;
 static const char *fault;
 
-#define CHECK(condition)                                                                                               \
-	do {                                                                                                           \
-		if (!(condition) && !fault)                                                                            \
-			fault = #condition;                                                                            \
+#define CHECK(condition)                    \
+	do {                                \
+		if (!(condition) && !fault) \
+			fault = #condition; \
 	} while (0)
-#define SAME(diff)                                                                                                     \
-	do {                                                                                                           \
-		const char *text_ = (diff);                                                                            \
-		if (text_ && !fault)                                                                                   \
-			fault = text_;                                                                                 \
+#define SAME(diff)                          \
+	do {                                \
+		const char *text_ = (diff); \
+		if (text_ && !fault)        \
+			fault = text_;      \
 	} while (0)
 
 static uint64_t rnd(uint64_t below)
@@ -261,7 +261,8 @@ static const struct ks_txn_req *txn_req(unsigned depth, bool read_only)
 	size_t n = world.txn_count++;
 	struct ks_txn_req *txn = &world.txns[n];
 
-	*txn = (struct ks_txn_req){.compares = world.compares[n], .success = world.ops[n][0], .failure = world.ops[n][1]};
+	*txn = (struct ks_txn_req){
+		.compares = world.compares[n], .success = world.ops[n][0], .failure = world.ops[n][1]};
 	txn->compare_count = rnd(chance(50) ? 1 : 3);
 	for (size_t i = 0; i < txn->compare_count; i++)
 		world.compares[n][i] = compare();
@@ -566,8 +567,8 @@ static void hash_step(void)
 	struct ks_hash_result result;
 	struct ks_err err;
 	int64_t revision = chance(30) ? 0 : (int64_t)rnd((uint64_t)world.committed.revision + 2);
-	bool bad = revision > world.committed.revision ||
-		   (revision != 0 && revision < world.committed.compact_revision);
+	bool bad =
+		revision > world.committed.revision || (revision != 0 && revision < world.committed.compact_revision);
 	enum ks_status status = ks_store_hash_kv(either(), revision, fetch_many, NULL, &result, &err);
 
 	CHECK(status == (bad ? KS_OUT_OF_RANGE : KS_OK));
@@ -670,10 +671,8 @@ static void reload_check(bool jump)
 		const struct ks_entry *from = &world.log[i].entry;
 		struct ks_effect *effects = ks_xcalloc(from->effect_count, sizeof(*effects));
 		int32_t *subs = ks_xcalloc(from->effect_count, sizeof(*subs));
-		struct ks_entry entry = {.position = from->position,
-					 .revision = from->revision,
-					 .effects = effects,
-					 .subs = subs};
+		struct ks_entry entry = {
+			.position = from->position, .revision = from->revision, .effects = effects, .subs = subs};
 
 		for (size_t j = 0; j < from->effect_count; j++) {
 			const struct ks_effect *effect = &from->effects[j];

@@ -257,8 +257,8 @@ static void jump_replaces_the_state_in_one_step(void)
 {
 	struct ks_effect compact = {.kind = KS_EFFECT_COMPACT, .version = 6};
 
-	sf_put("a", "1");     /* 2 */
-	sf_put("gone", "1");  /* 3 */
+	sf_put("a", "1");    /* 2 */
+	sf_put("gone", "1"); /* 3 */
 	sf_grant(5);
 	CU_ASSERT_EQUAL(ks_store_jump_begin(sf_store, &sf_err), KS_OK);
 	CU_ASSERT_EQUAL(apply_put(1, 2, "a", "1"), KS_OK);
@@ -376,8 +376,12 @@ static void *side_thread(void *arg)
 {
 	(void)arg;
 	while (!atomic_load(&threads.stop)) {
-		struct ks_event_scan scan = {.interval = sf_interval(SF_ALL, SF_ALL), .to = INT64_MAX, .prev_kv = true,
-					     .max_revisions = 50, .max_events = 100, .max_bytes = 10000,
+		struct ks_event_scan scan = {.interval = sf_interval(SF_ALL, SF_ALL),
+					     .to = INT64_MAX,
+					     .prev_kv = true,
+					     .max_revisions = 50,
+					     .max_events = 100,
+					     .max_bytes = 10000,
 					     .max_scanned = 100};
 		struct ks_position position = ks_store_committed(sf_store);
 		struct ks_event_scanned scanned;
@@ -410,8 +414,9 @@ static void put_same(unsigned batch)
 	snprintf(value, sizeof(value), "batch %u", batch);
 	for (unsigned i = 0; i < SAME_KEYS; i++) {
 		snprintf(keys[i], sizeof(keys[i]), "same/%u", i);
-		ops[i] = (struct ks_op){.kind = KS_OP_PUT,
-					.put = {.key = ks_slice_str(keys[i]), .value = ks_slice_str(value), .lease = 5}};
+		ops[i] =
+			(struct ks_op){.kind = KS_OP_PUT,
+				       .put = {.key = ks_slice_str(keys[i]), .value = ks_slice_str(value), .lease = 5}};
 	}
 	CU_ASSERT_EQUAL_FATAL(sf_txn(&txn), KS_OK);
 }
@@ -479,23 +484,22 @@ SF_WITH_STORE(jump_compacts_watchers_that_it_overtook)
 
 int main(void)
 {
-	return tap_run("store_tail",
-		       (const struct tap_test[]){
-			       SF_TEST(tail_is_invisible_until_published),
-			       SF_TEST(each_request_of_a_batch_has_its_own_revision_and_position),
-			       SF_TEST(failing_request_does_not_disturb_its_neighbours),
-			       SF_TEST(rollback_restores_everything),
-			       SF_TEST(applied_entries_make_the_same_state),
-			       SF_TEST(entry_that_does_not_follow_is_refused),
-			       SF_TEST(rows_out_of_order_are_refused),
-			       SF_TEST(strange_but_harmless_entries_are_believed),
-			       SF_TEST(reset_empties_the_store),
-			       SF_TEST(load_takes_a_trimmed_log),
-			       SF_TEST(jump_replaces_the_state_in_one_step),
-			       SF_TEST(jump_backwards_is_refused),
-			       SF_TEST(jump_compacts_watchers_that_it_overtook),
-			       {"readers_on_other_threads_see_whole_commits",
-				readers_on_other_threads_see_whole_commits},
-			       {NULL, NULL},
-		       });
+	return tap_run("store_tail", (const struct tap_test[]){
+					     SF_TEST(tail_is_invisible_until_published),
+					     SF_TEST(each_request_of_a_batch_has_its_own_revision_and_position),
+					     SF_TEST(failing_request_does_not_disturb_its_neighbours),
+					     SF_TEST(rollback_restores_everything),
+					     SF_TEST(applied_entries_make_the_same_state),
+					     SF_TEST(entry_that_does_not_follow_is_refused),
+					     SF_TEST(rows_out_of_order_are_refused),
+					     SF_TEST(strange_but_harmless_entries_are_believed),
+					     SF_TEST(reset_empties_the_store),
+					     SF_TEST(load_takes_a_trimmed_log),
+					     SF_TEST(jump_replaces_the_state_in_one_step),
+					     SF_TEST(jump_backwards_is_refused),
+					     SF_TEST(jump_compacts_watchers_that_it_overtook),
+					     {"readers_on_other_threads_see_whole_commits",
+					      readers_on_other_threads_see_whole_commits},
+					     {NULL, NULL},
+				     });
 }

@@ -11,7 +11,8 @@
 
 static struct ks_op put(const char *key, const char *value)
 {
-	return (struct ks_op){.kind = KS_OP_PUT, .put = {.key = sf_text(key), .value = sf_text(value), .prev_kv = true}};
+	return (struct ks_op){.kind = KS_OP_PUT,
+			      .put = {.key = sf_text(key), .value = sf_text(value), .prev_kv = true}};
 }
 
 static struct ks_op get(const char *key, const char *end)
@@ -321,9 +322,9 @@ static void read_txn_refuses_writes(void)
 	struct ks_txn_result result;
 	int64_t revision;
 
-	CU_ASSERT_EQUAL(ks_store_read_txn(sf_store, &(struct ks_txn_req){THEN(ops)}, &result, &revision, &misses,
-					  &sf_err),
-			KS_INVALID_ARGUMENT);
+	CU_ASSERT_EQUAL(
+		ks_store_read_txn(sf_store, &(struct ks_txn_req){THEN(ops)}, &result, &revision, &misses, &sf_err),
+		KS_INVALID_ARGUMENT);
 }
 
 static void read_txn_does_not_see_the_tail(void)
@@ -337,9 +338,9 @@ static void read_txn_does_not_see_the_tail(void)
 	sf_hold = true;
 	sf_put("a", "2");
 	sf_put("b", "1");
-	CU_ASSERT_EQUAL(ks_store_read_txn(sf_store, &(struct ks_txn_req){THEN(ops)}, &result, &revision, &misses,
-					  &sf_err),
-			KS_OK);
+	CU_ASSERT_EQUAL(
+		ks_store_read_txn(sf_store, &(struct ks_txn_req){THEN(ops)}, &result, &revision, &misses, &sf_err),
+		KS_OK);
 	CU_ASSERT(revision == 2 && result.ops[0].range.count == 1);
 	ks_txn_result_fini(&result);
 }
