@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Transactions (spec 2.3–2.8, 14.3). */
 #include "base/buf.h"
+#include "base/thread.h"
 #include "tests/conformance/conf.h"
 
 #define P(k, v)	       "request_put{key:'" k "' value:'" v "'}"
@@ -227,6 +228,70 @@ static void failed_checks_write_nothing(struct conf *conf)
 	RANGE("key:'\\x00' range_end:'\\x00'");
 }
 
+/* Which of several failures wins: in a transaction a put's existence check comes before its lease, unlike in a plain put. */
+static void order_of_checks(struct conf *conf)
+{
+	PUT("key:'a' lease:9 ignore_value:1");
+	TXN(SUCCESS("request_put{key:'a' lease:9 ignore_value:1}"));
+	TXN(SUCCESS("request_put{key:'a' lease:9}") SUCCESS("request_put{key:'b' ignore_value:1}"));
+	TXN(SUCCESS("request_put{key:'b' ignore_value:1}") SUCCESS("request_put{key:'a' lease:9}"));
+	TXN(SUCCESS("request_put{key:'b' lease:9}") SUCCESS("request_range{key:'a' revision:r99}"));
+	TXN(SUCCESS("request_range{key:'a' revision:r99}") SUCCESS("request_put{key:'b' lease:9}"));
+	TXN(SUCCESS("request_range{key:'a' revision:r99}") SUCCESS(NESTED(SUCCESS("request_put{key:'b' lease:9}"))));
+	TXN(SUCCESS(NESTED(SUCCESS("request_range{key:'a' revision:r99}"))) SUCCESS("request_put{key:'b' ignore_lease:1}"));
+}
+
+struct race {
+	struct ks_mutex mutex;
+	struct ks_cond changed;
+	int open, succeeded, failed;
+};
+
+static void race_done(void *arg, const struct etcdc_result *result)
+{
+	struct race *race = arg;
+	const Etcdserverpb__TxnResponse *response = result->response;
+
+	ks_mutex_lock(&race->mutex);
+	race->succeeded += response && response->succeeded;
+	race->failed += !response;
+	race->open--;
+	ks_cond_broadcast(&race->changed);
+	ks_mutex_unlock(&race->mutex);
+}
+
+/* 50 of 14.3, many times over. */
+static void concurrent_creates(struct conf *conf)
+{
+	struct race race = {.open = 0};
+	bool one_each = true;
+
+	ks_mutex_init(&race.mutex);
+	ks_cond_init(&race.changed);
+	for (int round = 0; round < 50; round++) {
+		char text[200];
+		ProtobufCMessage *request;
+
+		(void)snprintf(text, sizeof(text),
+			       "compare{target:MOD key:'c/%d' mod_revision:0} success{request_put{key:'c/%d' value:'1'}}", round, round);
+		request = text_parse(&etcdserverpb__txn_request__descriptor, text, &conf->names);
+		race.succeeded = 0;
+		race.open = 8;
+		for (int i = 0; i < 8; i++)
+			etcdc_async(conf->client, &etcdc_method_txn, request, NULL, race_done, &race);
+		ks_mutex_lock(&race.mutex);
+		while (race.open > 0)
+			(void)ks_cond_wait(&race.changed, &race.mutex, -1);
+		one_each &= race.succeeded == 1 && race.failed == 0;
+		ks_mutex_unlock(&race.mutex);
+		protobuf_c_message_free_unpacked(request, NULL);
+	}
+	conf_check(conf, one_each, "exactly one of eight concurrent creates succeeds");
+	RANGE("key:'c/' range_end:'c0' count_only:1");
+	ks_cond_fini(&race.changed);
+	ks_mutex_fini(&race.mutex);
+}
+
 static void nested(struct conf *conf)
 {
 	TXN(SUCCESS(P("a", "1")) SUCCESS(NESTED(IF("target:VERSION result:GREATER key:'a' version:0")
@@ -309,6 +374,8 @@ const struct scenario txn_scenarios[] = {
 	{"txn/validation", validation, false},
 	{"txn/operations_see_earlier_ones", operations_see_earlier_ones, false},
 	{"txn/failed_checks_write_nothing", failed_checks_write_nothing, false},
+	{"txn/order_of_checks", order_of_checks, false},
+	{"txn/concurrent_creates", concurrent_creates, false},
 	{"txn/nested", nested, false},
 	{"txn/without_any_change", without_any_change, false},
 	{"txn/prev_kvs", prev_kvs, false},
