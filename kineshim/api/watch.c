@@ -679,8 +679,6 @@ static struct watch *new_watch(struct stream *stream, const Etcdserverpb__WatchC
 	watch->watcher.wake = wake;
 	watch->fragment = request->fragment;
 	watch->progress_notify = request->progress_notify;
-	/* Whoever asks for nothing old is live from the start. */
-	watch->live = request->start_revision == 0;
 	ks_list_init(&watch->link);
 	return watch;
 }
@@ -717,6 +715,8 @@ static void create_watch(struct stream *stream, const Etcdserverpb__WatchCreateR
 		return;
 	}
 	watch->id = id;
+	/* Whoever asks for nothing old is live from the start. */
+	watch->live = request->start_revision == 0 || request->start_revision > current;
 	link_watch(stream, watch);
 	send_response(stream, &(struct response){.revision = current, .watch_id = id, .created = true});
 	if (request->start_revision > 0 && request->start_revision <= current)
