@@ -292,14 +292,14 @@ step_compaction() {
 	now=$(ctl put c 1 -w json | sed 's/.*"revision":\([0-9]*\).*/\1/')
 	ctl put c 2 >/dev/null
 	ctl put c 3 >/dev/null
-	say ctl compaction $((now + 1)) | sed "s/$((now + 1))/REV/g"
-	say ctl compaction $((now + 1)) | sed "s/$((now + 1))/REV/g"
-	say ctl compaction $((now + 99)) | sed "s/$((now + 99))/FUTURE/g"
-	say ctl get c --rev="$now" | sed "s/$now/OLD/g"
-	say ctl get c --rev=$((now + 1)) | sed "s/$((now + 1))/REV/g"
+	say ctl compaction $((now + 1)) | sed "s/\b$((now + 1))\b/REV/g"
+	say ctl compaction $((now + 1)) | sed "s/\b$((now + 1))\b/REV/g"
+	say ctl compaction $((now + 99)) | sed "s/\b$((now + 99))\b/FUTURE/g"
+	say ctl get c --rev="$now" | sed "s/\b$now\b/OLD/g"
+	say ctl get c --rev=$((now + 1)) | sed "s/\b$((now + 1))\b/REV/g"
 	say ctl get c
 	say timeout 10 etcdctl --endpoints="$url" watch c --rev="$now" | sed "s/=$now/=OLD/g; s/$((now + 1))/REV/g; s#$url#ENDPOINT#"
-	say ctl compaction --physical $((now + 2)) | sed "s/$((now + 2))/REV/g"
+	say ctl compaction --physical $((now + 2)) | sed "s/\b$((now + 2))\b/REV/g"
 	say ctl get c
 }
 
