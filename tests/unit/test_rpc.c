@@ -23,6 +23,10 @@
 #define WAIT_MS 20000
 
 /* What handlers leave for the tests to look at. */
+/* MAX_REPLIES are within the limit; each is larger than what a client's core takes that nobody reads from. */
+#define LARGE_REPLY (32 << 20)
+#define MAX_REPLIES 2
+
 static struct {
 	struct ks_mutex lock;
 	struct ks_cond changed;
@@ -127,6 +131,22 @@ static void too_large_reply(struct ks_call *call, struct ks_slice request)
 	ks_out_init(&out, 10);
 	ks_buf_append_slice(&out.buf, ks_slice_str("more than ten bytes"));
 	ks_call_reply(call, &out);
+}
+
+static void large_reply(struct ks_call *call, struct ks_slice request)
+{
+	struct ks_bytes *piece = ks_bytes_new(LARGE_REPLY / 32);
+	struct ks_out out;
+
+	(void)request;
+	KS_ASSERT(piece);
+	memset(piece->data, 0, piece->size);
+	ks_out_init(&out, SIZE_MAX);
+	for (int i = 0; i < 32; i++)
+		ks_out_bytes(&out, piece);
+	ks_bytes_unref(piece);
+	ks_call_reply(call, &out);
+	note(&seen.messages);
 }
 
 static void *reply_elsewhere(void *arg)
@@ -380,6 +400,7 @@ static const struct ks_rpc_method methods[] = {
 	{"/test.T/Hold", hold, NULL, false},         {"/test.T/Chat", NULL, &chat, false},
 	{"/test.T/Watch", NULL, &watch, false},      {"/test.T/Count", NULL, &counter, true},
 	{"/test.T/Hub", NULL, &hub_ops, false},      {"/test.T/Unpost", NULL, &unpost_ops, false},
+	{"/test.T/Large", large_reply, NULL, false},
 };
 
 static char target[64];
@@ -394,6 +415,7 @@ static void start_server(size_t max_calls)
 		.max_request_bytes = MAX_REQUEST,
 		.max_calls = max_calls,
 		.max_arena_bytes = 1 << 20,
+		.max_reply_bytes = MAX_REPLIES * LARGE_REPLY,
 	};
 	struct ks_listener_config listener_config = {.urls = "http://127.0.0.1:0"};
 	struct ks_err err;
@@ -616,6 +638,37 @@ static void calls_over_the_limit_are_refused_and_leave_no_trace(void)
 	gc_unary(&client, "/test.T/Echo", "x", 1, NULL, NULL, &result);
 	CU_ASSERT_EQUAL(result.status, 0);
 	free(result.data);
+	gc_close(&client);
+	stop_server();
+}
+
+static void large_replies_that_nobody_takes_are_bounded(void)
+{
+	struct gc_stream streams[2 * MAX_REPLIES];
+	struct ks_rpc_stats stats;
+	struct gc_result result;
+	struct gc client;
+	char text[512];
+
+	start_server(0);
+	gc_open(&client, target, false);
+	for (int i = 0; i < 2 * MAX_REPLIES; i++) {
+		gc_stream_open(&streams[i], &client, "/test.T/Large");
+		CU_ASSERT_TRUE(gc_stream_send(&streams[i], "x", 1, WAIT_MS));
+		gc_stream_half_close(&streams[i]);
+	}
+	CU_ASSERT_TRUE(wait_for(&seen.messages, 2 * MAX_REPLIES));
+	CU_ASSERT_EQUAL(call_once("/test.T/Large", "x", 1, text, sizeof(text)), KS_RESOURCE_EXHAUSTED);
+	CU_ASSERT_STRING_EQUAL(text, "too many large responses in flight");
+	CU_ASSERT_EQUAL(call_once("/test.T/Echo", "small", 5, text, sizeof(text)), 0);
+	for (int i = 0; i < 2 * MAX_REPLIES; i++) {
+		gc_stream_cancel(&streams[i]);
+		gc_stream_end(&streams[i], &result);
+	}
+	do { /* they end a moment after their client knows */
+		ks_rpc_stats(rpc, &stats);
+	} while (stats.calls_open > 0);
+	CU_ASSERT_EQUAL(call_once("/test.T/Large", "x", 1, text, sizeof(text)), 0);
 	gc_close(&client);
 	stop_server();
 }
@@ -1174,6 +1227,7 @@ int main(void)
 				      T(unknown_methods_and_services_have_etcds_texts),
 				      T(compressed_requests_are_unimplemented),
 				      T(calls_over_the_limit_are_refused_and_leave_no_trace),
+				      T(large_replies_that_nobody_takes_are_bounded),
 				      T(ten_thousand_calls_are_all_answered),
 				      T(stream_echoes_in_order_and_ends_after_half_close),
 				      T(single_request_gets_many_answers),
