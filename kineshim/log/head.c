@@ -171,6 +171,19 @@ void ks_log_reader_reset(struct ks_log *log)
 	ks_mutex_unlock(&r->role.mutex);
 }
 
+void ks_log_reader_probe_again(struct ks_log *log)
+{
+	struct ks_log_reader *r = &log->reader;
+
+	ks_mutex_lock(&r->role.mutex);
+	ks_list_splice(&r->waiting, &r->fresh);
+	ks_list_splice(&r->fresh, &r->waiting);
+	r->slowly = true; /* a database that shows us heads and no rows must not keep us busy */
+	r->role.poked = true;
+	ks_cond_signal(&r->role.cond);
+	ks_mutex_unlock(&r->role.mutex);
+}
+
 void ks_log_reader_fail_all(struct ks_log *log, const char *text)
 {
 	struct ks_log_reader *r = &log->reader;
@@ -270,6 +283,12 @@ static bool prove(struct ks_log *log, int64_t *wait_ms)
 	ks_mutex_lock(&r->role.mutex);
 	if ((ks_list_empty(&r->fresh) && !away) || r->applied.position == 0) {
 		ks_mutex_unlock(&r->role.mutex);
+		return false;
+	}
+	if (r->slowly) {
+		r->slowly = false;
+		ks_mutex_unlock(&r->role.mutex);
+		r->role.retry_at_ms = ks_clock_now(log->clock) + SUSPICION_PAUSE_MS;
 		return false;
 	}
 	ks_list_splice(&r->sent, &r->fresh);

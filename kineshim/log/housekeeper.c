@@ -22,6 +22,7 @@
 #define TOUCH_MAX 1000
 #define EXPIRY_MS 500
 #define EXPIRY_SOON_MS 50
+#define EXPIRY_SKIP 20 /* while there are no leases, only each so many-th scan asks the database */
 #define LAPSED_MS 50
 #define SIZE_MS 5000
 #define AUDIT_MS 60000
@@ -627,7 +628,7 @@ static enum sqlb_outcome ensure(struct ks_log *log, const struct ks_lease_info *
 	enum sqlb_outcome outcome = SQLB_OK;
 
 	for (size_t i = 0; i < count && outcome == SQLB_OK; i++) {
-		if (!bsearch(&infos[i].id, known->ids, known->count, sizeof(*known->ids), by_id)) {
+		if (!known->count || !bsearch(&infos[i].id, known->ids, known->count, sizeof(*known->ids), by_id)) {
 			leases[missing++] = (struct sqlb_lease){.id = infos[i].id, .ttl_ms = ks_log_ttl_ms(infos[i].ttl)};
 			total++;
 		}
@@ -782,7 +783,16 @@ static enum sqlb_outcome scan_expired(struct ks_log *log, struct ks_err *err)
 {
 	struct ks_log_side *s = &log->side;
 	struct id_list expired = {0}, unknown = {0};
-	enum sqlb_outcome outcome = log->ops->lease_list(s->role.conn, EXPIRING_MAX, visit_expired, &expired, err);
+	struct ks_store_stats stats;
+	enum sqlb_outcome outcome;
+
+	/* Without leases an idle server need not ask twice a second; deadlines without a lease can wait. */
+	ks_store_stats(log->store, &stats);
+	if (!stats.leases && ++s->expiry_skipped % EXPIRY_SKIP != 0) {
+		s->expiry_at_ms = ks_clock_now(log->clock) + EXPIRY_MS;
+		return SQLB_OK;
+	}
+	outcome = log->ops->lease_list(s->role.conn, EXPIRING_MAX, visit_expired, &expired, err);
 
 	for (size_t i = 0; outcome == SQLB_OK && i < expired.count; i++) {
 		if (in_store(log, expired.ids[i]))

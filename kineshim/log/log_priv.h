@@ -93,6 +93,7 @@ struct ks_log_writer {
 	bool verify;            /* look at the log before anything else: a connection was cut, or somebody suspects something */
 	/* the writer's thread only */
 	bool look;              /* as verify, from the writer itself */
+	int64_t hint;           /* the head that the look under way is meant to find */
 	bool looked;            /* the last step was such a look */
 	enum ks_log_state state;
 	struct ks_log_applied applied;
@@ -123,6 +124,7 @@ struct ks_log_reader {
 	struct ks_list waiting; /* for the store to reach their target */
 	struct ks_list fetches;
 	uint64_t next_seq;
+	bool slowly;            /* the next probe waits a little */
 	struct ks_log_applied applied;
 	uint64_t epoch;         /* +1 whenever the log is loaded anew */
 	/* the reader's thread only */
@@ -168,6 +170,7 @@ struct ks_log_side {
 	uint64_t trim_generation;
 	int64_t trim_blocked_ms; /* since when a live member is behind trim_for; 0: none is */
 	size_t trim_chunk;
+	unsigned expiry_skipped;
 	bool compacting;         /* the store has more to drop */
 	int64_t compact_since_ms;
 	bool scanning;
@@ -277,6 +280,7 @@ void ks_log_fetch(struct ks_committer *committer, struct ks_fetch *fetch);
 uint64_t ks_log_proof_mark(struct ks_log *log);
 void ks_log_reader_published(struct ks_log *log, struct ks_log_applied applied, uint64_t proof_mark);
 void ks_log_reader_reset(struct ks_log *log);
+void ks_log_reader_probe_again(struct ks_log *log); /* the head that proofs wait for is not in the log */
 void ks_log_reader_fail_all(struct ks_log *log, const char *text);
 void ks_log_reader_expire(struct ks_log *log);
 void ks_log_reader_fini(struct ks_log *log);

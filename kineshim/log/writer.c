@@ -516,7 +516,7 @@ static void lost(struct ks_log *log)
 	w->applied = (struct ks_log_applied){0};
 	atomic_store(&log->head_known, 0);
 	ks_mutex_lock(&w->role.mutex);
-	w->head_seen = 0;
+	w->head_seen = w->hint = 0;
 	w->moved_past = -1;
 	w->verify = w->look = false;
 	ks_mutex_unlock(&w->role.mutex);
@@ -587,6 +587,17 @@ static int64_t step_loading(struct ks_log *log)
 	return 0;
 }
 
+/* All of the log has been read. A head that was seen behind its end is not there any more, and nobody shall wait for it. */
+static void drop_hint(struct ks_log *log)
+{
+	struct ks_log_writer *w = &log->writer;
+	bool wrong = w->hint > w->applied.position;
+
+	w->hint = 0;
+	if (wrong)
+		ks_log_reader_probe_again(log);
+}
+
 static int64_t pull(struct ks_log *log)
 {
 	struct ks_log_writer *w = &log->writer;
@@ -604,6 +615,8 @@ static int64_t pull(struct ks_log *log)
 		return ks_log_role_pause(log, &w->role);
 	case KS_LOG_PULL_DONE:
 		w->look = w->look || more;
+		if (!more)
+			drop_hint(log);
 		break;
 	case KS_LOG_PULL_LANDED:
 	case KS_LOG_PULL_UNSURE:
@@ -723,8 +736,11 @@ static int64_t step_serving(struct ks_log *log)
 	/* Hints may be wrong and never end: one look for each batch is enough, a conflict tells the rest. */
 	look = w->look || w->verify || (look && !(waiting && w->looked));
 	w->moved_past = -1;
-	if (look)
-		w->head_seen = 0; /* older than the look; else a log that lost its end would keep us looking for ever */
+	if (look) {
+		/* Older than the look; else a log that lost its end would keep us looking for ever. */
+		w->hint = w->head_seen > w->hint ? w->head_seen : w->hint;
+		w->head_seen = 0;
+	}
 	w->looked = look;
 	w->verify = w->look = false;
 	ks_mutex_unlock(&w->role.mutex);

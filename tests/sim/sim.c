@@ -70,6 +70,8 @@ struct sim {
 	bool calm; /* no more faults */
 	bool doubts, late, cuts, losses, kills, storm;
 	int64_t cut_off_until_ms[WORLD_NODES];
+	const char *cut_op[WORLD_NODES]; /* only this call fails */
+	int64_t cut_op_until_ms[WORLD_NODES];
 	bool tainted[WORLD_NODES]; /* holds rows that the database lost, and does not know it yet */
 	uint64_t epoch[WORLD_NODES];
 	int64_t scan_next[WORLD_NODES];
@@ -123,6 +125,9 @@ static enum sqlb_memory_fault chaos(struct world *world, const char *op, int nod
 		return SQLB_FAULT_NONE;
 	if (ks_clock_now(&world->clock) < sim->cut_off_until_ms[node])
 		return append && sim->doubts && draw(sim, 4) == 0 ? SQLB_FAULT_DOUBT_LOST : SQLB_FAULT_AWAY;
+	if (sim->cut_op[node] && strcmp(op, sim->cut_op[node]) == 0 &&
+	    ks_clock_now(&world->clock) < sim->cut_op_until_ms[node])
+		return SQLB_FAULT_AWAY;
 	if (sim->calm || !chance(sim, sim->fault_ppm))
 		return SQLB_FAULT_NONE;
 	if (append && sim->doubts) {
@@ -773,6 +778,14 @@ static void kill_node(struct sim *sim, size_t node)
 	sim->tainted[node] = false;
 }
 
+static const char *some_call(struct sim *sim)
+{
+	static const char *const calls[] = {"append", "read_rows", "read_head", "read_at", "wait_for_change",
+					    "lease_touch", "member_beat", "duty_take", "lease_list", "trim"};
+
+	return calls[draw(sim, sizeof(calls) / sizeof(calls[0]))];
+}
+
 static void act(struct sim *sim)
 {
 	size_t node = draw(sim, sim->world.count);
@@ -807,6 +820,11 @@ static void act(struct sim *sim)
 			ks_clock_advance(&sim->world.clock, 1 + (int64_t)draw(sim, 1500));
 		return;
 	case 14:
+		if (sim->storm && draw(sim, 60) == 0) {
+			sim->cut_op[node] = some_call(sim);
+			sim->cut_op_until_ms[node] =
+				ks_clock_now(&sim->world.clock) + (int64_t)draw(sim, draw(sim, 3) ? 500 : 12000);
+		}
 		if (sim->storm && draw(sim, 60) == 0)
 			sim->cut_off_until_ms[node] =
 				ks_clock_now(&sim->world.clock) + (int64_t)draw(sim, draw(sim, 3) ? 500 : 25000);
@@ -956,6 +974,7 @@ static bool finish(struct sim *sim)
 	sim->calm = true;
 	sim->storm = sim->kills = sim->losses = false;
 	memset(sim->cut_off_until_ms, 0, sizeof(sim->cut_off_until_ms));
+	memset(sim->cut_op, 0, sizeof(sim->cut_op));
 	for (size_t node = 0; node < sim->world.count; node++)
 		if (!sim->world.nodes[node].log)
 			world_start(&sim->world, node);

@@ -387,6 +387,29 @@ static void lost_tail_that_grew_again_is_noticed(void)
 	}
 }
 
+static void nobody_waits_for_a_head_that_was_lost(void)
+{
+	struct world_proof proof;
+	struct world_call call;
+	int64_t began;
+
+	begin_started(2);
+	world_put(&w, 1, &call, "k", "v");
+	ks_log_writer_step(w.nodes[1].log);
+	CU_ASSERT_EQUAL(world_finish(&w, &call), KS_OK);
+	world_stop(&w, 1);
+	world_prove(&w, 0, &proof);
+	ks_log_reader_step(w.nodes[0].log);
+	CU_ASSERT_EQUAL(proof.done, 0);
+	sqlb_memory_lose_tail(w.name, 1);
+	began = ks_clock_now(&w.clock);
+	CU_ASSERT(world_until(&w, &proof.done));
+	CU_ASSERT_EQUAL(proof.proof.err.status, KS_OK);
+	CU_ASSERT(ks_clock_now(&w.clock) - began < 1000);
+	CU_ASSERT_PTR_NULL(world_value(&w, 0, "k"));
+	world_fini(&w);
+}
+
 static void doubt_in_a_lost_tail_is_not_tried_again(void)
 {
 	struct world_call call;
@@ -462,6 +485,7 @@ int main(void)
 			{"lost_tail_is_noticed_by_an_idle_server", lost_tail_is_noticed_by_an_idle_server},
 			{"lost_tail_is_noticed_by_a_read", lost_tail_is_noticed_by_a_read},
 			{"lost_tail_that_grew_again_is_noticed", lost_tail_that_grew_again_is_noticed},
+			{"nobody_waits_for_a_head_that_was_lost", nobody_waits_for_a_head_that_was_lost},
 			{"doubt_in_a_lost_tail_is_not_tried_again", doubt_in_a_lost_tail_is_not_tried_again},
 			{"nth_read_is_cut", nth_read_is_cut},
 			{NULL, NULL},
