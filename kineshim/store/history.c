@@ -1,18 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Segments, see history.h. Compaction leaves holes (NULL); a segment that is more than half holes is packed, and joined
- * with the one before when both fit into one. The last segment keeps its room for what comes.
+ * with a neighbour when both fit into one.
  */
 #include "store/history.h"
 
 #include <stdlib.h>
 
 #include "base/panic.h"
-
-static size_t segment_size(uint32_t capacity)
-{
-	return sizeof(struct ks_segment) + (size_t)capacity * sizeof(struct ks_record *);
-}
 
 static int cmp_place(int64_t revision, int32_t sub, int64_t other_revision, int32_t other_sub)
 {
@@ -21,10 +16,15 @@ static int cmp_place(int64_t revision, int32_t sub, int64_t other_revision, int3
 	return (sub > other_sub) - (sub < other_sub);
 }
 
+void ks_history_init(struct ks_history *history, struct ks_slab *slab)
+{
+	*history = (struct ks_history){.slab = slab};
+}
+
 void ks_history_fini(struct ks_history *history)
 {
 	for (size_t i = 0; i < history->segment_count; i++)
-		free(history->segments[i].segment);
+		ks_slab_free(history->slab, history->segments[i].segment, sizeof(struct ks_segment));
 	free(history->segments);
 	*history = (struct ks_history){0};
 }
@@ -42,10 +42,10 @@ static bool add_segment(struct ks_history *history, const struct ks_record *firs
 		history->segments = segments;
 		history->capacity = capacity;
 	}
-	segment = malloc(segment_size(KS_SEGMENT_RECORDS));
+	segment = ks_slab_alloc(history->slab, sizeof(*segment));
 	if (!segment)
 		return false;
-	*segment = (struct ks_segment){.capacity = KS_SEGMENT_RECORDS};
+	segment->used = segment->live = segment->cached = 0;
 	history->segments[history->segment_count++] = (struct ks_segment_ref){
 		.revision = first->revision,
 		.sub = first->sub,
@@ -63,7 +63,7 @@ bool ks_history_append(struct ks_history *history, struct ks_record *record)
 {
 	struct ks_segment *segment = last_segment(history);
 
-	if (!segment || segment->used == segment->capacity) {
+	if (!segment || segment->used == KS_SEGMENT_RECORDS) {
 		if (!add_segment(history, record))
 			return false;
 		segment = last_segment(history);
@@ -89,7 +89,7 @@ struct ks_record *ks_history_last(const struct ks_history *history)
 
 static void drop_segment(struct ks_history *history, size_t i)
 {
-	free(history->segments[i].segment);
+	ks_slab_free(history->slab, history->segments[i].segment, sizeof(struct ks_segment));
 	memmove(history->segments + i, history->segments + i + 1,
 		(history->segment_count - i - 1) * sizeof(history->segments[0]));
 	history->segment_count--;
@@ -147,38 +147,12 @@ static void pack(struct ks_segment *segment)
 	segment->used = kept;
 }
 
-/* Gives room back. Without memory for the move nothing happens. */
-static void trim(struct ks_segment_ref *ref, uint32_t capacity)
+/* Moves the records of segment 'i' behind those of the one before. */
+static void join(struct ks_history *history, size_t i)
 {
-	struct ks_segment *segment = realloc(ref->segment, segment_size(capacity));
+	struct ks_segment *segment = history->segments[i].segment, *before = history->segments[i - 1].segment;
 
-	if (!segment)
-		return;
-	segment->capacity = capacity;
-	ref->segment = segment;
-}
-
-static void squeeze(struct ks_history *history, size_t i)
-{
-	struct ks_segment_ref *ref = &history->segments[i];
-	struct ks_segment *segment = ref->segment, *before;
-
-	pack(segment);
-	if (i + 1 == history->segment_count)
-		return;
-	before = i > 0 ? ref[-1].segment : NULL;
-	if (!before || before->live + segment->live > KS_SEGMENT_RECORDS) {
-		trim(ref, segment->used);
-		return;
-	}
 	pack(before);
-	if (before->capacity < before->used + segment->used)
-		trim(ref - 1, before->used + segment->used); /* grows it */
-	before = ref[-1].segment;
-	if (before->capacity < before->used + segment->used) {
-		trim(ref, segment->used);
-		return;
-	}
 	memcpy(before->items + before->used, segment->items, segment->used * sizeof(segment->items[0]));
 	before->used += segment->used;
 	before->live += segment->live;
@@ -186,11 +160,24 @@ static void squeeze(struct ks_history *history, size_t i)
 	drop_segment(history, i);
 }
 
+static void squeeze(struct ks_history *history, size_t i)
+{
+	const struct ks_segment_ref *ref = &history->segments[i];
+
+	pack(ref->segment);
+	if (i > 0 && ref[-1].segment->live + ref->segment->live <= KS_SEGMENT_RECORDS) {
+		join(history, i);
+	} else if (i + 1 < history->segment_count && ref->segment->live + ref[1].segment->live <= KS_SEGMENT_RECORDS) {
+		pack(ref[1].segment);
+		join(history, i + 1);
+	}
+}
+
 static uint32_t find_item(const struct ks_segment *segment, const struct ks_record *record)
 {
 	uint32_t i = 0;
 
-	/* A plain look at up to 4 KiB of pointers beats a search that has to read the records. */
+	/* A plain look at up to 2 KiB of pointers beats a search that has to read the records. */
 	while (i < segment->used && segment->items[i] != record)
 		i++;
 	KS_ASSERT(i < segment->used);

@@ -12,17 +12,17 @@
 
 #include "store/record.h"
 
-#define KS_SEGMENT_RECORDS 512u
+#define KS_SEGMENT_RECORDS 256u
 
 struct ks_segment {
 	uint32_t used;   /* items, with holes where records were removed */
 	uint32_t live;   /* items that are records */
 	uint32_t cached; /* of those, puts whose value is in memory: kept by value_cache.c */
-	uint32_t capacity;
-	struct ks_record *items[];
+	struct ks_record *items[KS_SEGMENT_RECORDS];
 };
 
 struct ks_history {
+	struct ks_slab *slab; /* borrowed: segments, so that compaction never waits for malloc */
 	/* Apart from the segments, so that a search stays in few cache lines. The place is that of the first record, or
 	 * of one before that was removed. */
 	struct ks_segment_ref {
@@ -40,6 +40,7 @@ struct ks_history_pos {
 	uint32_t i;
 };
 
+void ks_history_init(struct ks_history *history, struct ks_slab *slab);
 void ks_history_fini(struct ks_history *history);
 bool ks_history_append(struct ks_history *history, struct ks_record *record) KS_MUST_CHECK;
 struct ks_record *ks_history_last(const struct ks_history *history); /* NULL when empty */

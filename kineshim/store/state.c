@@ -15,6 +15,7 @@ struct ks_state *ks_state_new(void)
 	if (!state)
 		return NULL;
 	ks_slab_init(&state->slab);
+	ks_history_init(&state->history, &state->slab);
 	state->committed = (struct ks_point){.revision = 1, .compact_revision = -1};
 	state->tail = state->committed;
 	state->compact_done = state->compact_target = -1;

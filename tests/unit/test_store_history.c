@@ -49,11 +49,14 @@ static void compare_history(const struct ks_history *history, size_t made_count)
 
 static void history_matches_a_plain_list(void)
 {
-	struct ks_history history = {0};
+	struct ks_slab slab;
+	struct ks_history history;
 	size_t count = 0;
 	int64_t revision = 2;
 
 	seed = 7;
+	ks_slab_init(&slab);
+	ks_history_init(&history, &slab);
 	made = ks_xcalloc(RECORDS, sizeof(*made));
 	while (count < RECORDS) {
 		/* Entries of several records, some popped again, and removals anywhere. */
@@ -89,6 +92,7 @@ static void history_matches_a_plain_list(void)
 	compare_history(&history, count);
 	CU_ASSERT_EQUAL(history.segment_count, 0);
 	ks_history_fini(&history);
+	ks_slab_fini(&slab);
 	free(made);
 }
 
