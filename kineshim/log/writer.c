@@ -620,7 +620,7 @@ static int64_t pull(struct ks_log *log)
 		break;
 	case KS_LOG_PULL_LANDED:
 	case KS_LOG_PULL_UNSURE:
-		KS_ASSERT(!"a batch settled that was none");
+		ks_panic(__FILE__, __LINE__, "a batch settled that was none");
 	}
 	return 0;
 }

@@ -27,13 +27,13 @@ static const char *effect_fault(const struct ks_entry *entry, const struct ks_ef
 			return "a put's create revision is out of range";
 		if (effect->version < 1)
 			return "a put's version is out of range";
-		/* fall through */
+		__attribute__((fallthrough));
 	case KS_EFFECT_DELETE:
 		return effect->key.size ? NULL : "a key is empty";
 	case KS_EFFECT_LEASE_GRANT:
 		if (effect->version < 0)
 			return "a lease's time to live is negative";
-		/* fall through */
+		__attribute__((fallthrough));
 	case KS_EFFECT_LEASE_REVOKE:
 		return effect->lease ? NULL : "a lease has no id";
 	case KS_EFFECT_COMPACT:
