@@ -63,7 +63,8 @@ static void run(struct ks_log *log, struct ks_chore *chore)
 	chore->err.status = KS_OK;
 	switch (chore->kind) {
 	case KS_CHORE_HASH_KV:
-		chore->err.status = ks_store_hash_kv(log->store, chore->revision, hash_fetch, log, &chore->hash, &chore->err);
+		chore->err.status =
+			ks_store_hash_kv(log->store, chore->revision, hash_fetch, log, &chore->hash, &chore->err);
 		break;
 	case KS_CHORE_DEFRAGMENT:
 		outcome = log->ops->defragment(role->conn, &err);

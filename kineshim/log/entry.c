@@ -36,7 +36,8 @@ void ks_log_entry_rows(const struct ks_entry *entry, int64_t writer, int64_t bat
 
 static enum ks_status bad(const struct sqlb_row *row, const char *why, struct ks_err *err)
 {
-	return ks_fail(err, KS_DATA_LOSS, "row (%" PRId64 ", %" PRId32 ") of the log: %s", row->position, row->sub, why);
+	return ks_fail(err, KS_DATA_LOSS, "row (%" PRId64 ", %" PRId32 ") of the log: %s", row->position, row->sub,
+		       why);
 }
 
 enum ks_status ks_log_row_check(const struct sqlb_row *row, struct ks_err *err)
@@ -157,8 +158,7 @@ enum ks_status ks_log_builder_add(struct ks_log_builder *builder, const struct s
 		if (row->sub <= builder->subs[entry->effect_count - 1])
 			return bad(row, "rows out of order", err);
 	}
-	if (!make_room(builder) ||
-	    (row->rows > 1 && (!keep(builder, &effect.key) || !keep(builder, &effect.value))))
+	if (!make_room(builder) || (row->rows > 1 && (!keep(builder, &effect.key) || !keep(builder, &effect.value))))
 		return ks_fail(err, KS_RESOURCE_EXHAUSTED, "out of memory for the entry at %" PRId64, row->position);
 	builder->effects[entry->effect_count] = effect;
 	builder->subs[entry->effect_count] = row->sub;

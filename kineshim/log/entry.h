@@ -25,7 +25,7 @@ enum ks_status ks_log_row_check(const struct sqlb_row *row, struct ks_err *err) 
 struct ks_log_builder {
 	struct ks_entry entry;
 	int64_t writer, batch;
-	int32_t rows;     /* that the entry was appended with; 0: no entry is open */
+	int32_t rows; /* that the entry was appended with; 0: no entry is open */
 	/* the builder's */
 	struct ks_effect *effects;
 	int32_t *subs;

@@ -14,9 +14,9 @@
 #include "base/diag.h"
 #include "log/log_priv.h"
 
-#define FETCH_CHUNK 512        /* rows in one query */
-#define SUSPICION_PAUSE_MS 20  /* for the writer to look at the log */
-#define IDLE_PROBE_MS 1000     /* away, and nobody waits: is it back? */
+#define FETCH_CHUNK 512       /* rows in one query */
+#define SUSPICION_PAUSE_MS 20 /* for the writer to look at the log */
+#define IDLE_PROBE_MS 1000    /* away, and nobody waits: is it back? */
 
 struct ks_log_fetch_slot {
 	struct ks_loc loc;
@@ -247,10 +247,9 @@ static void judge(struct ks_log *log, const struct sqlb_head *head, struct ks_lo
 		atomic_store(&log->head_known, head->position);
 	ks_list_init(&proven);
 	ks_mutex_lock(&r->role.mutex);
-	suspect = epoch == r->epoch &&
-		  (head->position < before.position ||
-		   (head->position == r->applied.position &&
-		    (head->writer != r->applied.writer || head->batch != r->applied.batch)));
+	suspect = epoch == r->epoch && (head->position < before.position ||
+					(head->position == r->applied.position &&
+					 (head->writer != r->applied.writer || head->batch != r->applied.batch)));
 	reached = r->applied.position >= head->position;
 	if (epoch != r->epoch || suspect) {
 		probe_again_locked(r); /* the answer came from a log that we do not hold */

@@ -629,7 +629,8 @@ static enum sqlb_outcome ensure(struct ks_log *log, const struct ks_lease_info *
 
 	for (size_t i = 0; i < count && outcome == SQLB_OK; i++) {
 		if (!known->count || !bsearch(&infos[i].id, known->ids, known->count, sizeof(*known->ids), by_id)) {
-			leases[missing++] = (struct sqlb_lease){.id = infos[i].id, .ttl_ms = ks_log_ttl_ms(infos[i].ttl)};
+			leases[missing++] =
+				(struct sqlb_lease){.id = infos[i].id, .ttl_ms = ks_log_ttl_ms(infos[i].ttl)};
 			total++;
 		}
 		if (missing == 256 || (missing && i + 1 == count)) {
@@ -727,7 +728,8 @@ static void expire_lease(struct ks_log *log, int64_t id)
 		return;
 	}
 	expiry->log = log;
-	expiry->submit.request = (struct ks_request){.kind = KS_REQ_LEASE_REVOKE, .revoke = {.id = id, .expired = true}};
+	expiry->submit.request =
+		(struct ks_request){.kind = KS_REQ_LEASE_REVOKE, .revoke = {.id = id, .expired = true}};
 	expiry->submit.done = expiry_done;
 	ks_log_submit_expired(log, &expiry->submit);
 }
@@ -959,8 +961,7 @@ void ks_log_side_leave(struct ks_log *log)
 
 	if (ks_log_role_pause(log, &s->role))
 		return; /* rows run out by themselves */
-	if (s->duty_held &&
-	    log->ops->duty_pass(s->role.conn, (int64_t)log->config.member_id, 0, 0, &err) != SQLB_OK)
+	if (s->duty_held && log->ops->duty_pass(s->role.conn, (int64_t)log->config.member_id, 0, 0, &err) != SQLB_OK)
 		return;
 	s->duty_held = false;
 	if (s->beaten && log->ops->member_beat(s->role.conn, &self, 0, &err) == SQLB_OK)

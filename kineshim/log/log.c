@@ -34,11 +34,13 @@ static void log_status(struct ks_committer *committer, struct ks_cluster_status 
 		.raft_index = (uint64_t)(known > applied ? known : applied),
 		.raft_applied_index = (uint64_t)applied,
 		.available = atomic_load(&log->loaded) && !atomic_load(&log->writer.role.away_since_ms) &&
-			     !atomic_load(&log->reader.role.away_since_ms) && !atomic_load(&log->side.role.away_since_ms),
+			     !atomic_load(&log->reader.role.away_since_ms) &&
+			     !atomic_load(&log->side.role.away_since_ms),
 	};
 	ks_mutex_lock(&s->role.mutex);
 	status->leader_id = (uint64_t)s->duty.holder;
-	status->raft_term = (uint64_t)s->duty.term;
+	/* Never 0 (spec 0.3), also before this instance has heard of a housekeeper; the first one's term is 1. */
+	status->raft_term = s->duty.term > 0 ? (uint64_t)s->duty.term : 1;
 	status->db_size = s->size.allocated;
 	status->db_size_in_use = s->size.in_use;
 	ks_mutex_unlock(&s->role.mutex);

@@ -29,20 +29,20 @@ struct ks_log;
 
 struct ks_log_config {
 	const struct sqlb_ops *backend;
-	struct sqlb_db *db;        /* borrowed: outlives the log */
+	struct sqlb_db *db; /* borrowed: outlives the log */
 	size_t value_cache_bytes;
 	struct ks_clock *clock;
-	const char *name;          /* member name; copied */
-	const char *client_urls;   /* advertised, comma separated; copied */
-	uint64_t member_id;        /* not 0 */
-	int64_t writer_id;         /* unique for each process start; 0: random */
-	int request_timeout_ms;    /* 7000: how long a request may wait for the database (spec 11.1) */
-	int duty_ttl_ms;           /* housekeeper's row; default 5000 */
-	int member_ttl_ms;         /* default 10000 */
-	size_t max_batch_bytes;    /* default 4 MiB, at most SQLB_MAX_BYTES */
-	size_t max_batch_entries;  /* default 4096 */
-	size_t max_queue_bytes;    /* default 256 MiB: over it new writes get UNK "etcdserver: too many requests" */
-	void (*ready)(void *ctx);  /* on the writer thread */
+	const char *name;         /* member name; copied */
+	const char *client_urls;  /* advertised, comma separated; copied */
+	uint64_t member_id;       /* not 0 */
+	int64_t writer_id;        /* unique for each process start; 0: random */
+	int request_timeout_ms;   /* 7000: how long a request may wait for the database (spec 11.1) */
+	int duty_ttl_ms;          /* housekeeper's row; default 5000 */
+	int member_ttl_ms;        /* default 10000 */
+	size_t max_batch_bytes;   /* default 4 MiB, at most SQLB_MAX_BYTES */
+	size_t max_batch_entries; /* default 4096 */
+	size_t max_queue_bytes;   /* default 256 MiB: over it new writes get UNK "etcdserver: too many requests" */
+	void (*ready)(void *ctx); /* on the writer thread */
 	void *ctx;
 };
 

@@ -22,9 +22,9 @@
 
 #define KS_LOG_IDLE INT64_MAX
 
-#define KS_LOG_AWAY_LONG_MS 3000   /* away for longer: new requests fail at once instead of waiting */
+#define KS_LOG_AWAY_LONG_MS 3000 /* away for longer: new requests fail at once instead of waiting */
 #define KS_LOG_BROKEN_RETRY_MS 10000
-#define KS_LOG_EXPIRE_MS 200       /* how often waiting requests are looked at for their timeout */
+#define KS_LOG_EXPIRE_MS 200 /* how often waiting requests are looked at for their timeout */
 #define KS_LOG_PULL_BYTES (4u << 20)
 
 enum ks_log_role_id { KS_LOG_WRITER, KS_LOG_TAIL, KS_LOG_READER, KS_LOG_SIDE, KS_LOG_CHORES, KS_LOG_ROLES };
@@ -73,7 +73,7 @@ struct ks_log_batch {
 	int64_t position;                     /* of the last entry */
 	struct ks_log_applied compaction;     /* the newest in it */
 	bool expired;                         /* revokes of expired leases, guarded by the lease table */
-	bool doubt;                           /* it was sent and the answer was lost: answered only when that is settled */
+	bool doubt; /* it was sent and the answer was lost: answered only when that is settled */
 	uint64_t proof_mark;
 	struct sqlb_row *rows;
 	size_t row_room;
@@ -88,26 +88,26 @@ struct ks_log_writer {
 	struct ks_list queue;   /* ks_submit of clients */
 	struct ks_list expired; /* ks_submit of the housekeeper: revokes of expired leases */
 	size_t queue_bytes;
-	int64_t moved_past;     /* the tail saw the log go past this position; -1: nothing */
-	int64_t head_seen;      /* the reader saw the head here */
-	bool verify;            /* look at the log before anything else: a connection was cut, or somebody suspects something */
+	int64_t moved_past; /* the tail saw the log go past this position; -1: nothing */
+	int64_t head_seen;  /* the reader saw the head here */
+	bool verify; /* look at the log before anything else: a connection was cut, or somebody suspects something */
 	/* the writer's thread only */
-	bool look;              /* as verify, from the writer itself */
-	int64_t hint;           /* the head that the look under way is meant to find */
-	bool looked;            /* the last step was such a look */
+	bool look;    /* as verify, from the writer itself */
+	int64_t hint; /* the head that the look under way is meant to find */
+	bool looked;  /* the last step was such a look */
 	enum ks_log_state state;
 	struct ks_log_applied applied;
 	struct ks_log_batch batch;
 	int64_t next_batch;
-	size_t batch_max;       /* entries; less than configured after a batch grew too large in evaluation */
-	bool expired_next;      /* whose turn it is */
-	bool fetch_failed;      /* the store could not get a value while evaluating */
+	size_t batch_max;  /* entries; less than configured after a batch grew too large in evaluation */
+	bool expired_next; /* whose turn it is */
+	bool fetch_failed; /* the store could not get a value while evaluating */
 	bool ready_called;
-	size_t expired_alone;   /* so many more revokes go alone: a guard refused a batch of several */
-	unsigned wins;          /* appends in a row without a pause */
-	int64_t foreign_ms;     /* when somebody else's entries were seen last */
+	size_t expired_alone; /* so many more revokes go alone: a guard refused a batch of several */
+	unsigned wins;        /* appends in a row without a pause */
+	int64_t foreign_ms;   /* when somebody else's entries were seen last */
 	int64_t pause_until_ms;
-	int64_t append_us;      /* moving average */
+	int64_t append_us; /* moving average */
 	uint64_t random;
 };
 
@@ -124,12 +124,12 @@ struct ks_log_reader {
 	struct ks_list waiting; /* for the store to reach their target */
 	struct ks_list fetches;
 	uint64_t next_seq;
-	bool slowly;            /* the next probe waits a little */
+	bool slowly; /* the next probe waits a little */
 	struct ks_log_applied applied;
-	uint64_t epoch;         /* +1 whenever the log is loaded anew */
+	uint64_t epoch; /* +1 whenever the log is loaded anew */
 	/* the reader's thread only */
-	struct ks_list chunk;   /* fetches being worked on */
-	size_t chunk_offset;    /* refs done of the only fetch in it */
+	struct ks_list chunk; /* fetches being worked on */
+	size_t chunk_offset;  /* refs done of the only fetch in it */
 	struct ks_log_fetch_slot *slots;
 };
 
@@ -151,8 +151,8 @@ struct ks_log_side {
 	bool scan_again;         /* after the next compaction */
 	bool audit_wanted;       /* leases may be without deadline */
 	struct ks_log_applied compaction; /* the newest one that was applied; position 0: none */
-	uint64_t generation;     /* +1 whenever the log turned out to be another one than before */
-	int64_t expiring[512];   /* leases whose revoke is on its way */
+	uint64_t generation;              /* +1 whenever the log turned out to be another one than before */
+	int64_t expiring[512];            /* leases whose revoke is on its way */
 	size_t expiring_count;
 	struct ks_member *members; /* the cached list, one block for ks_log_members to copy */
 	size_t member_count;
@@ -161,21 +161,21 @@ struct ks_log_side {
 	/* the side thread only */
 	int64_t beat_at_ms, duty_at_ms, duty_until_ms, expiry_at_ms, size_at_ms, audit_at_ms, trim_at_ms, lapsed_at_ms,
 		members_at_ms;
-	bool beaten;             /* a member_beat succeeded: the row must be removed at the end */
+	bool beaten; /* a member_beat succeeded: the row must be removed at the end */
 	bool duty_held;
-	bool duty_new;           /* taken, but leases not yet refreshed */
-	int64_t least_applied;   /* of all live members; 0: not known */
+	bool duty_new;         /* taken, but leases not yet refreshed */
+	int64_t least_applied; /* of all live members; 0: not known */
 	struct ks_log_locs trim;
 	struct ks_log_applied trim_for; /* a compaction not older than any that dropped what is in 'trim' */
 	uint64_t trim_generation;
 	int64_t trim_blocked_ms; /* since when a live member is behind trim_for; 0: none is */
 	size_t trim_chunk;
 	unsigned expiry_skipped;
-	bool compacting;         /* the store has more to drop */
+	bool compacting; /* the store has more to drop */
 	int64_t compact_since_ms;
 	bool scanning;
 	int64_t scan_after, scan_to;
-	int64_t *orphans;        /* side rows without a lease in the store, seen when the log's head was orphans_head */
+	int64_t *orphans; /* side rows without a lease in the store, seen when the log's head was orphans_head */
 	size_t orphan_count;
 	int64_t orphans_head;
 };
@@ -196,9 +196,9 @@ struct ks_log {
 	struct ks_timers *timers;
 	struct ks_timer expire_timer;
 	_Atomic bool stopping;
-	_Atomic bool loaded;          /* the store holds the log */
+	_Atomic bool loaded; /* the store holds the log */
 	_Atomic uint64_t cluster_id;
-	_Atomic int64_t head_known;   /* newest position anybody saw */
+	_Atomic int64_t head_known; /* newest position anybody saw */
 	_Atomic size_t live_members;
 	struct ks_log_writer writer;
 	struct ks_log_tail tail;
@@ -258,9 +258,9 @@ bool ks_log_load(struct ks_log *log);
 
 void ks_log_submit(struct ks_committer *committer, struct ks_submit *submit);
 void ks_log_submit_expired(struct ks_log *log, struct ks_submit *submit);
-void ks_log_writer_moved(struct ks_log *log, int64_t past);       /* from the tail */
-void ks_log_writer_head(struct ks_log *log, int64_t position);    /* from the reader: the head was here */
-void ks_log_writer_verify(struct ks_log *log);                    /* something does not fit */
+void ks_log_writer_moved(struct ks_log *log, int64_t past);        /* from the tail */
+void ks_log_writer_head(struct ks_log *log, int64_t position);     /* from the reader: the head was here */
+void ks_log_writer_verify(struct ks_log *log);                     /* something does not fit */
 void ks_log_writer_fail_all(struct ks_log *log, const char *text); /* what waits in the queues */
 /* The last act of the thread, and of fini: fails what it was working on. */
 void ks_log_writer_abandon(struct ks_log *log);
@@ -306,7 +306,7 @@ void ks_log_side_expire(struct ks_log *log);
  */
 void ks_log_side_compacted(struct ks_log *log, struct ks_log_applied compaction, bool loaded);
 void ks_log_side_compact(struct ks_log *log); /* after the publish: there is something to drop */
-void ks_log_side_lost(struct ks_log *log); /* positions and rows mean nothing any more */
+void ks_log_side_lost(struct ks_log *log);    /* positions and rows mean nothing any more */
 void ks_log_chores_fail_all(struct ks_log *log, const char *text);
 /* Is this instance the housekeeper, as far as it can know without asking? [side] */
 bool ks_log_duty_held(struct ks_log *log);

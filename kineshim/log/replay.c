@@ -29,8 +29,8 @@ struct reading {
 	struct ks_log_applied base; /* the applied entry; position 0: none, everything is new */
 	struct ks_log_applied tail; /* the newest entry that was given to the store */
 	bool base_seen;
-	bool settling;              /* the store's tail holds the batch; the first new row decides */
-	bool whole;                 /* from the first row on: holes are expected */
+	bool settling; /* the store's tail holds the batch; the first new row decides */
+	bool whole;    /* from the first row on: holes are expected */
 	int64_t last_hole;
 	struct ks_log_applied compaction;
 	size_t entries;
@@ -70,7 +70,8 @@ static bool add(struct reading *r, const struct sqlb_row *row)
 	enum ks_status status = ks_log_row_check(row, &r->err);
 
 	if (status == KS_OK && !ks_log_builder_open(&r->builder) && row->position <= r->tail.position)
-		status = ks_fail(&r->err, KS_DATA_LOSS, "rows of the log come out of order at position %" PRId64, row->position);
+		status = ks_fail(&r->err, KS_DATA_LOSS, "rows of the log come out of order at position %" PRId64,
+				 row->position);
 	if (status == KS_OK)
 		status = ks_log_builder_add(&r->builder, row, &r->err);
 	if (status != KS_OK)
@@ -149,7 +150,8 @@ static bool check_whole(struct reading *r, enum sqlb_outcome *outcome)
 		return false;
 	if (r->end == GOING && r->last_hole && r->last_hole >= r->compaction.position) {
 		ks_fail(&r->err, KS_DATA_LOSS,
-			"rows of the log are missing at position %" PRId64 ", and no compaction explains it", r->last_hole);
+			"rows of the log are missing at position %" PRId64 ", and no compaction explains it",
+			r->last_hole);
 		r->end = BAD;
 	}
 	if (r->end == BAD)
@@ -264,11 +266,12 @@ enum ks_log_pull ks_log_pull(struct ks_log *log, bool settling, bool *foreign, b
 	*foreign = *more = false;
 	KS_ASSERT(r.base.position > 0);
 	ks_log_builder_init(&r.builder);
-	outcome = log->ops->read_rows(w->role.conn, r.base.position - 1, -1, KS_LOG_PULL_BYTES, visit_pull, &r, more, &r.err);
+	outcome = log->ops->read_rows(w->role.conn, r.base.position - 1, -1, KS_LOG_PULL_BYTES, visit_pull, &r, more,
+				      &r.err);
 	/* The applied entry may fill a chunk alone. */
 	if (outcome == SQLB_OK && r.end == GOING && *more && r.base_seen && r.tail.position == r.base.position)
-		outcome = log->ops->read_rows(w->role.conn, r.base.position, -1, KS_LOG_PULL_BYTES, visit_pull, &r, more,
-					      &r.err);
+		outcome = log->ops->read_rows(w->role.conn, r.base.position, -1, KS_LOG_PULL_BYTES, visit_pull, &r,
+					      more, &r.err);
 	if (outcome == SQLB_OK && r.end == GOING && !r.base_seen)
 		r.end = LOST;
 	if (outcome == SQLB_OK && r.end == GOING && ks_log_builder_open(&r.builder))

@@ -41,11 +41,13 @@ int64_t ks_log_role_failed(struct ks_log *log, struct ks_log_role *role, enum sq
 	role->retry_at_ms = now + wait_ms;
 	if (broken && first)
 		ks_diag(KS_ERROR, "log",
-			"%s: %s: the database holds something that this server does not understand, so that it writes nothing; "
+			"%s: %s: the database holds something that this server does not understand, so that it writes "
+			"nothing; "
 			"mend or restore the tables, or start the version that wrote them: %s",
 			role->name, what, err->text);
 	else if (first)
-		ks_diag(KS_WARN, "log", "%s: %s: the database does not answer, will retry: %s", role->name, what, err->text);
+		ks_diag(KS_WARN, "log", "%s: %s: the database does not answer, will retry: %s", role->name, what,
+			err->text);
 	else
 		KS_DIAG_LIMITED(broken ? KS_ERROR : KS_DEBUG, "log", "%s: %s: still failing: %s", role->name, what,
 				err->text);

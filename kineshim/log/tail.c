@@ -6,9 +6,9 @@
  */
 #include "log/log_priv.h"
 
-#define WAIT_MS 2000          /* then the writer looks at the log anyway, which also shows a lost tail on an idle server */
-#define STEPPED_MS 2          /* without a thread nobody waits: so often it looks instead */
-#define HANDLED_WITHIN_MS 50  /* for the writer, which may be in the middle of an append */
+#define WAIT_MS 2000 /* then the writer looks at the log anyway, which also shows a lost tail on an idle server */
+#define STEPPED_MS 2 /* without a thread nobody waits: so often it looks instead */
+#define HANDLED_WITHIN_MS 50 /* for the writer, which may be in the middle of an append */
 
 int64_t ks_log_tail_step(struct ks_log *log)
 {

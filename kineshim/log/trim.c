@@ -20,12 +20,12 @@
 #define WATCHERS_WAIT_MS 5
 #define WATCHERS_MOST_MS 2000
 #define DROP_RECORDS 4096
-#define PENDING_MAX 65536      /* locs; then they are trimmed before more is dropped */
+#define PENDING_MAX 65536 /* locs; then they are trimmed before more is dropped */
 #define CHUNK_MIN 50
 #define CHUNK_MAX 1000
-#define QUICK_MS 20            /* a piece that took less makes the next one larger */
+#define QUICK_MS 20 /* a piece that took less makes the next one larger */
 #define SLOW_MS 100
-#define BLOCKED_MAX_MS 60000   /* then they are forgotten, and a scan finds them later */
+#define BLOCKED_MAX_MS 60000 /* then they are forgotten, and a scan finds them later */
 #define BLOCKED_POLL_MS 500
 #define SCAN_BYTES (512u << 10)
 #define SCAN_PAUSE_MS 20
@@ -124,7 +124,8 @@ static int64_t trim_rows(struct ks_log *log, const struct ks_log_applied *compac
 		return BLOCKED_POLL_MS;
 	}
 	for (size_t i = 0; i < count; i++)
-		locs[i] = (struct sqlb_loc){s->trim.locs[s->trim.start + i].position, s->trim.locs[s->trim.start + i].sub};
+		locs[i] = (struct sqlb_loc){s->trim.locs[s->trim.start + i].position,
+					    s->trim.locs[s->trim.start + i].sub};
 	if (outcome == SQLB_OK)
 		outcome = log->ops->trim(s->role.conn, locs, count, &err);
 	if (outcome != SQLB_OK)
@@ -208,7 +209,8 @@ static bool everybody_there(struct ks_log *log, int64_t now)
 		s->trim_blocked_ms = now ? now : 1;
 	if (now - s->trim_blocked_ms > BLOCKED_MAX_MS && pending(s)) {
 		ks_diag(KS_WARN, "log",
-			"trimming waits for a member that has applied only position %" PRId64 ", the compaction is at %" PRId64,
+			"trimming waits for a member that has applied only position %" PRId64
+			", the compaction is at %" PRId64,
 			s->least_applied, s->trim_for.position);
 		forget(log);
 	}

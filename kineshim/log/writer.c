@@ -27,10 +27,10 @@
 #include "base/panic.h"
 #include "log/log_priv.h"
 
-#define SUBMIT_OVERHEAD 256      /* bytes that a queued request costs besides its own */
-#define EXPIRED_MAX 256          /* revokes of expired leases in one batch */
-#define CONTENTION_MS 1000       /* foreign entries that are not older make us leave room for others */
-#define WINS_BEFORE_PAUSE 64     /* so many appends without a break, then one for others who may be starving unseen */
+#define SUBMIT_OVERHEAD 256  /* bytes that a queued request costs besides its own */
+#define EXPIRED_MAX 256      /* revokes of expired leases in one batch */
+#define CONTENTION_MS 1000   /* foreign entries that are not older make us leave room for others */
+#define WINS_BEFORE_PAUSE 64 /* so many appends without a break, then one for others who may be starving unseen */
 
 static struct ks_log *log_of(struct ks_committer *committer)
 {
@@ -389,7 +389,8 @@ static bool evaluate(struct ks_log *log, int64_t *wait_ms)
 		batch->bytes += effects->bytes;
 		batch->position = effects->entry.position;
 		if (submit->request.kind == KS_REQ_COMPACT)
-			batch->compaction = (struct ks_log_applied){batch->position, log->config.writer_id, batch->number};
+			batch->compaction =
+				(struct ks_log_applied){batch->position, log->config.writer_id, batch->number};
 		if (batch->entry_count > 1 && (batch->row_count > SQLB_MAX_ROWS || batch->bytes > SQLB_MAX_BYTES)) {
 			/* Those before it fit: again without it. Revokes of leases with so many keys: one by one. */
 			if (batch->expired)
@@ -502,7 +503,8 @@ static void lost(struct ks_log *log)
 	struct ks_log_writer *w = &log->writer;
 
 	ks_diag(KS_WARN, "log",
-		"the log no longer holds the entry at position %" PRId64 " that was applied: this server was cut off for so "
+		"the log no longer holds the entry at position %" PRId64
+		" that was applied: this server was cut off for so "
 		"long that a compaction overtook it, or the database lost writes that it had confirmed (was a replica "
 		"promoted?); loading again, watches end",
 		w->applied.position);
@@ -644,7 +646,8 @@ static int64_t prove_batch(struct ks_log *log)
 		return ks_log_role_failed(log, &w->role, outcome, "head", &err);
 	}
 	ks_log_role_fine(log, &w->role);
-	if (head.position == w->applied.position && head.writer == w->applied.writer && head.batch == w->applied.batch) {
+	if (head.position == w->applied.position && head.writer == w->applied.writer &&
+	    head.batch == w->applied.batch) {
 		ks_log_reader_published(log, w->applied, w->batch.proof_mark);
 		batch_answer(log);
 		return 0;
@@ -804,7 +807,8 @@ static int64_t settle_again(struct ks_log *log)
 	case SQLB_BROKEN:
 		break;
 	}
-	return ks_log_role_failed(log, &w->role, outcome == SQLB_DOUBT ? SQLB_AWAY : outcome, "append (in doubt)", &err);
+	return ks_log_role_failed(log, &w->role, outcome == SQLB_DOUBT ? SQLB_AWAY : outcome, "append (in doubt)",
+				  &err);
 }
 
 static int64_t step_settling(struct ks_log *log)

@@ -34,7 +34,7 @@ struct search {
 	struct {
 		struct event *call;
 		int64_t value;
-	} *stack;
+	} * stack;
 	size_t depth;
 	struct tried *table;
 	size_t table_size, table_used;

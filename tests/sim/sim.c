@@ -33,7 +33,18 @@
 #define OPS_MAX 24
 #define REGISTER_MAX 4096
 
-enum op_kind { OP_PUT, OP_PUT_LEASE, OP_DELETE, OP_CAS, OP_GRANT, OP_REVOKE, OP_COMPACT, OP_READ, OP_KEEPALIVE, OP_FETCH };
+enum op_kind {
+	OP_PUT,
+	OP_PUT_LEASE,
+	OP_DELETE,
+	OP_CAS,
+	OP_GRANT,
+	OP_REVOKE,
+	OP_COMPACT,
+	OP_READ,
+	OP_KEEPALIVE,
+	OP_FETCH
+};
 
 struct op {
 	bool used;
@@ -161,8 +172,8 @@ static bool record(struct sim *sim)
 	enum sqlb_outcome outcome;
 
 	do {
-		outcome = sqlb_memory_ops.read_rows(sim->recorder, truth_position(&sim->truth), -1, 64u << 20, record_row, sim,
-						    &more, &err);
+		outcome = sqlb_memory_ops.read_rows(sim->recorder, truth_position(&sim->truth), -1, 64u << 20,
+						    record_row, sim, &more, &err);
 	} while (outcome == SQLB_AWAY); /* cut once after a lost tail */
 	if (sim->truth.wrong[0])
 		return fail(sim, "%s", sim->truth.wrong);
@@ -221,19 +232,21 @@ static bool same_kv(struct sim *sim, int key, int64_t revision, const struct ks_
 	}
 	if (!ref->encoded) {
 		if (ref->loc.position != sim->truth.entries[version->entry].position)
-			return fail(sim, "%s: key k%d at revision %" PRId64 ": at position %" PRId64 " instead of %" PRId64, what,
-				    key, revision, ref->loc.position, sim->truth.entries[version->entry].position);
+			return fail(
+				sim, "%s: key k%d at revision %" PRId64 ": at position %" PRId64 " instead of %" PRId64,
+				what, key, revision, ref->loc.position, sim->truth.entries[version->entry].position);
 		return true;
 	}
 	if (!ks_kv_decode(ks_bytes_slice(ref->encoded), &kv) || truth_value(kv.value) != version->value ||
 	    kv.mod_revision != version->revision || kv.create_revision != version->create_revision ||
 	    kv.version != version->version || kv.lease != version->lease)
 		return fail(sim,
-			    "%s: key k%d at revision %" PRId64 ": v%" PRId64 " mod %" PRId64 " create %" PRId64 " version %" PRId64
-			    " lease %" PRId64 " instead of v%" PRId64 " mod %" PRId64 " create %" PRId64 " version %" PRId64
-			    " lease %" PRId64,
-			    what, key, revision, truth_value(kv.value), kv.mod_revision, kv.create_revision, kv.version, kv.lease,
-			    version->value, version->revision, version->create_revision, version->version, version->lease);
+			    "%s: key k%d at revision %" PRId64 ": v%" PRId64 " mod %" PRId64 " create %" PRId64
+			    " version %" PRId64 " lease %" PRId64 " instead of v%" PRId64 " mod %" PRId64
+			    " create %" PRId64 " version %" PRId64 " lease %" PRId64,
+			    what, key, revision, truth_value(kv.value), kv.mod_revision, kv.create_revision, kv.version,
+			    kv.lease, version->value, version->revision, version->create_revision, version->version,
+			    version->lease);
 	return true;
 }
 
@@ -276,7 +289,8 @@ static bool read_unproven(struct sim *sim, size_t node)
 		return false;
 	good = same_kv(sim, key, revision, &result, "serializable read");
 	if (revision < sim->shown[node])
-		good = fail(sim, "node %zu went back from revision %" PRId64 " to %" PRId64, node, sim->shown[node], revision);
+		good = fail(sim, "node %zu went back from revision %" PRId64 " to %" PRId64, node, sim->shown[node],
+			    revision);
 	sim->shown[node] = revision;
 	ks_range_result_fini(&result);
 	return good;
@@ -296,8 +310,9 @@ static void scan_event(void *ctx, const struct ks_event *event)
 
 	if (scan->good && (!expected || expected->revision != event->revision || expected->sub != event->sub ||
 			   expected->is_delete != event->is_delete || expected->key != truth_key(event->key)))
-		scan->good = fail(scan->sim, "history: event (%" PRId64 ", %" PRId32 ") instead of (%" PRId64 ", %" PRId32 ")",
-				  event->revision, event->sub, expected ? expected->revision : 0, expected ? expected->sub : 0);
+		scan->good = fail(
+			scan->sim, "history: event (%" PRId64 ", %" PRId32 ") instead of (%" PRId64 ", %" PRId32 ")",
+			event->revision, event->sub, expected ? expected->revision : 0, expected ? expected->sub : 0);
 	scan->at++;
 }
 
@@ -313,13 +328,14 @@ static size_t event_from(const struct truth *truth, int64_t revision)
 /* What a watcher on that instance would see next. */
 static bool scan_history(struct sim *sim, size_t node)
 {
-	struct ks_event_scan request = {.interval = {.key = {(const uint8_t *)"\0", 1}, .end = {(const uint8_t *)"\0", 1}},
-					.from = sim->scan_next[node] > 0 ? sim->scan_next[node] : 1,
-					.to = INT64_MAX,
-					.max_revisions = 1 + draw(sim, 50),
-					.max_events = SIZE_MAX,
-					.max_bytes = SIZE_MAX,
-					.max_scanned = 1 + draw(sim, 200)};
+	struct ks_event_scan request = {
+		.interval = {.key = {(const uint8_t *)"\0", 1}, .end = {(const uint8_t *)"\0", 1}},
+		.from = sim->scan_next[node] > 0 ? sim->scan_next[node] : 1,
+		.to = INT64_MAX,
+		.max_revisions = 1 + draw(sim, 50),
+		.max_events = SIZE_MAX,
+		.max_bytes = SIZE_MAX,
+		.max_scanned = 1 + draw(sim, 200)};
 	struct ks_event_scanned scanned = {0};
 	int64_t compact_revision = 0;
 	struct scan scan = {.sim = sim, .good = true};
@@ -343,7 +359,8 @@ static bool scan_history(struct sim *sim, size_t node)
 	if (!scan.good)
 		return false;
 	if (scan.at != event_from(&sim->truth, scanned.next))
-		return fail(sim, "history on node %zu: events up to revision %" PRId64 " are missing", node, scanned.next);
+		return fail(sim, "history on node %zu: events up to revision %" PRId64 " are missing", node,
+			    scanned.next);
 	sim->scan_next[node] = scanned.next;
 	return true;
 }
@@ -474,14 +491,16 @@ static void begin_keepalive(struct sim *sim, struct op *op)
 	op->used = op->lease != 0;
 	op->keepalive = (struct ks_keepalive){.id = op->lease, .done = op_done};
 	if (op->used)
-		sim->world.nodes[op->node].committer->ops->keepalive(sim->world.nodes[op->node].committer, &op->keepalive);
+		sim->world.nodes[op->node].committer->ops->keepalive(sim->world.nodes[op->node].committer,
+								     &op->keepalive);
 }
 
 static void begin_op(struct sim *sim, struct op *op)
 {
-	static const enum op_kind kinds[] = {OP_PUT,  OP_PUT,	OP_PUT,	 OP_PUT,       OP_PUT_LEASE, OP_DELETE, OP_CAS,
-					     OP_CAS,  OP_CAS,	OP_READ, OP_READ,      OP_READ,	     OP_READ,	OP_GRANT,
-					     OP_REVOKE, OP_COMPACT, OP_KEEPALIVE, OP_KEEPALIVE, OP_FETCH};
+	static const enum op_kind kinds[] = {OP_PUT,     OP_PUT,       OP_PUT,       OP_PUT,   OP_PUT_LEASE,
+					     OP_DELETE,  OP_CAS,       OP_CAS,       OP_CAS,   OP_READ,
+					     OP_READ,    OP_READ,      OP_READ,      OP_GRANT, OP_REVOKE,
+					     OP_COMPACT, OP_KEEPALIVE, OP_KEEPALIVE, OP_FETCH};
 	char key[8], value[32];
 
 	*op = (struct op){.used = true, .kind = kinds[draw(sim, sizeof(kinds) / sizeof(kinds[0]))]};
@@ -520,7 +539,8 @@ static void begin_op(struct sim *sim, struct op *op)
 		begin_revoke(sim, op);
 		break;
 	case OP_COMPACT:
-		world_compact(&sim->world, op->node, &op->write, truth_revision(&sim->truth) + 2 - (int64_t)draw(sim, 12));
+		world_compact(&sim->world, op->node, &op->write,
+			      truth_revision(&sim->truth) + 2 - (int64_t)draw(sim, 12));
 		break;
 	case OP_READ:
 		world_prove(&sim->world, op->node, &op->proof);
@@ -539,7 +559,9 @@ static void begin_op(struct sim *sim, struct op *op)
 static bool not_stale(struct sim *sim, const struct op *op, int64_t revision, const char *what)
 {
 	if (!op->excused && revision < op->floor)
-		return fail(sim, "%s on node %zu was answered at revision %" PRId64 ", but %" PRId64 " had been answered before",
+		return fail(sim,
+			    "%s on node %zu was answered at revision %" PRId64 ", but %" PRId64
+			    " had been answered before",
 			    what, op->node, revision, op->floor);
 	if (!op->excused && revision > sim->answered)
 		sim->answered = revision;
@@ -580,18 +602,19 @@ static bool end_write_ok(struct sim *sim, struct op *op)
 		times = truth_find(&sim->truth, op->value, &key, &where);
 		if (times != 1 || key != op->key || where != revision)
 			return fail(sim,
-				    "v%" PRId64 " was acknowledged for k%d at revision %" PRId64 " and is there %zu times (k%d at %" PRId64
-				    ")",
+				    "v%" PRId64 " was acknowledged for k%d at revision %" PRId64
+				    " and is there %zu times (k%d at %" PRId64 ")",
 				    op->value, op->key, revision, times, key, where);
 		if (revision <= op->floor)
-			return fail(sim, "a write got revision %" PRId64 " after %" PRId64 " had been answered", revision,
-				    op->floor);
+			return fail(sim, "a write got revision %" PRId64 " after %" PRId64 " had been answered",
+				    revision, op->floor);
 		note_register(sim, op, true, true, 0);
 		break;
 	case OP_DELETE:
 		old = truth_at(&sim->truth, op->key, revision - (result->op.del.deleted ? 1 : 0));
 		if (result->op.del.deleted != (old ? 1 : 0) || truth_at(&sim->truth, op->key, revision))
-			return fail(sim, "a delete says %" PRId64 " at revision %" PRId64, result->op.del.deleted, revision);
+			return fail(sim, "a delete says %" PRId64 " at revision %" PRId64, result->op.del.deleted,
+				    revision);
 		note_register(sim, op, true, true, 0);
 		break;
 	case OP_GRANT:
@@ -601,7 +624,8 @@ static bool end_write_ok(struct sim *sim, struct op *op)
 		break;
 	case OP_REVOKE:
 		if (!truth_lease(&sim->truth, op->lease) || truth_lease(&sim->truth, op->lease)->revoked == SIZE_MAX)
-			return fail(sim, "the revoke of lease %" PRId64 " was acknowledged and is not there", op->lease);
+			return fail(sim, "the revoke of lease %" PRId64 " was acknowledged and is not there",
+				    op->lease);
 		break;
 	case OP_COMPACT:
 		if (sim->truth.compact_revision < op->write.submit.request.compact_revision)
@@ -644,7 +668,8 @@ static bool end_write_failed(struct sim *sim, struct op *op)
 	default:
 		break;
 	}
-	return fail(sim, "a write of kind %d failed with %s: %s", (int)op->kind, ks_status_name(err->status), err->text);
+	return fail(sim, "a write of kind %d failed with %s: %s", (int)op->kind, ks_status_name(err->status),
+		    err->text);
 }
 
 static bool end_read(struct sim *sim, struct op *op)
@@ -684,7 +709,8 @@ static bool end_keepalive(struct sim *sim, struct op *op)
 	}
 	if (lease && lease->revoked == SIZE_MAX && sim->truth.entries[lease->granted].revision < op->floor)
 		for (size_t i = 0; i < sim->lease_count; i++)
-			if (sim->leases[i].id == op->lease && sim->leases[i].alive_until_ms > ks_clock_now(&sim->world.clock))
+			if (sim->leases[i].id == op->lease &&
+			    sim->leases[i].alive_until_ms > ks_clock_now(&sim->world.clock))
 				return fail(sim, "keepalive of lease %" PRId64 " says it is gone", op->lease);
 	return true;
 }
@@ -757,8 +783,8 @@ static bool leases_ended_in_time(struct sim *sim)
 		if (!lease || lease->revoked == SIZE_MAX || sim->leases[i].revoked || sim->lost_any)
 			continue;
 		if (lease->revoked_ms <= sim->leases[i].alive_until_ms)
-			return fail(sim, "lease %" PRId64 " ended at %" PRId64 ", alive until %" PRId64, lease->id, lease->revoked_ms,
-				    sim->leases[i].alive_until_ms);
+			return fail(sim, "lease %" PRId64 " ended at %" PRId64 ", alive until %" PRId64, lease->id,
+				    lease->revoked_ms, sim->leases[i].alive_until_ms);
 		sim->leases[i].revoked = true; /* checked */
 	}
 	return true;
@@ -780,7 +806,7 @@ static void kill_node(struct sim *sim, size_t node)
 
 static const char *some_call(struct sim *sim)
 {
-	static const char *const calls[] = {"append", "read_rows", "read_head", "read_at", "wait_for_change",
+	static const char *const calls[] = {"append",      "read_rows",   "read_head", "read_at",    "wait_for_change",
 					    "lease_touch", "member_beat", "duty_take", "lease_list", "trim"};
 
 	return calls[draw(sim, sizeof(calls) / sizeof(calls[0]))];
@@ -907,8 +933,8 @@ static bool all_the_same(struct sim *sim, const char *when)
 			if (!good)
 				return false;
 			if (revision != truth_revision(&sim->truth))
-				return fail(sim, "%s: node %zu ends at revision %" PRId64 " instead of %" PRId64, when, node, revision,
-					    truth_revision(&sim->truth));
+				return fail(sim, "%s: node %zu ends at revision %" PRId64 " instead of %" PRId64, when,
+					    node, revision, truth_revision(&sim->truth));
 		}
 		if (ks_store_leases(sim->world.nodes[node].store, &infos, &count) != KS_OK)
 			return fail(sim, "leases");
@@ -930,9 +956,11 @@ static bool all_the_same(struct sim *sim, const char *when)
 			first = hash;
 		if (hash.hash != first.hash || hash.compact_revision != first.compact_revision ||
 		    hash.hash_revision != first.hash_revision)
-			return fail(sim, "%s: HashKV differs: node %zu %08x at %" PRId64 "/%" PRId64 ", node 0 %08x at %" PRId64 "/%" PRId64, when, node,
-				    hash.hash, hash.hash_revision, hash.compact_revision, first.hash, first.hash_revision,
-				    first.compact_revision);
+			return fail(sim,
+				    "%s: HashKV differs: node %zu %08x at %" PRId64 "/%" PRId64
+				    ", node 0 %08x at %" PRId64 "/%" PRId64,
+				    when, node, hash.hash, hash.hash_revision, hash.compact_revision, first.hash,
+				    first.hash_revision, first.compact_revision);
 	}
 	return !sim->failure[0];
 }
@@ -960,7 +988,8 @@ static bool count_unneeded(void *ctx, const struct sqlb_row *row)
 	if (row->kind == KS_EFFECT_COMPACT)
 		return true;
 	if (!ks_store_row_needed(sim->world.nodes[0].store, (enum ks_effect_kind)row->kind, row->key, row->lease, loc))
-		fail(sim, "row (%" PRId64 ", %" PRId32 ") of kind %d should have been trimmed", row->position, row->sub, row->kind);
+		fail(sim, "row (%" PRId64 ", %" PRId32 ") of kind %d should have been trimmed", row->position, row->sub,
+		     row->kind);
 	return true;
 }
 
@@ -1039,14 +1068,15 @@ static void show_nodes(const struct sim *sim)
 		if (!log)
 			continue;
 		fprintf(stderr,
-			"# node %zu: state %d applied %" PRId64 " batch %zu doubt %d look %d | duty held %d new %d until %" PRId64
-			" least %" PRId64 " compaction %" PRId64 " trim %zu/%zu blocked %" PRId64
+			"# node %zu: state %d applied %" PRId64
+			" batch %zu doubt %d look %d | duty held %d new %d until %" PRId64 " least %" PRId64
+			" compaction %" PRId64 " trim %zu/%zu blocked %" PRId64
 			" scanning %d wanted %d compacting %d wanted %d\n",
-			i, (int)log->writer.state, log->writer.applied.position, log->writer.batch.count, log->writer.batch.doubt,
-			log->writer.look, log->side.duty_held, log->side.duty_new, log->side.duty_until_ms,
-			log->side.least_applied, log->side.compaction.position, log->side.trim.start, log->side.trim.count,
-			log->side.trim_blocked_ms, log->side.scanning, log->side.scan_wanted, log->side.compacting,
-			log->side.compact_wanted);
+			i, (int)log->writer.state, log->writer.applied.position, log->writer.batch.count,
+			log->writer.batch.doubt, log->writer.look, log->side.duty_held, log->side.duty_new,
+			log->side.duty_until_ms, log->side.least_applied, log->side.compaction.position,
+			log->side.trim.start, log->side.trim.count, log->side.trim_blocked_ms, log->side.scanning,
+			log->side.scan_wanted, log->side.compacting, log->side.compact_wanted);
 	}
 }
 
@@ -1088,13 +1118,14 @@ static bool run(struct sim *sim, uint64_t seed, int64_t steps)
 	sqlb_memory_ops.close(sim->db);
 	if (verbose || !good)
 		fprintf(stderr,
-			"# seed %" PRIu64 ": nodes %zu faults %uppm%s%s%s%s%s%s: entries %zu acked %zu reads %zu refused %zu scans %zu "
+			"# seed %" PRIu64
+			": nodes %zu faults %uppm%s%s%s%s%s%s: entries %zu acked %zu reads %zu refused %zu scans %zu "
 			"fetches %zu compactions %zu leases %zu losses %zu kills %zu\n",
 			seed, sim->world.count, sim->fault_ppm, sim->doubts ? " doubts" : "", sim->late ? " late" : "",
 			sim->cuts ? " cuts" : "", sim->losses_done ? " losses" : "", sim->kills_done ? " kills" : "",
-			sim->world.config.value_cache_bytes == 1 ? " tiny-cache" : "", sim->truth.entry_count, sim->acked, sim->reads,
-			sim->refused, sim->scans, sim->fetches, sim->truth.compaction_count, sim->truth.lease_count,
-			sim->losses_done, sim->kills_done);
+			sim->world.config.value_cache_bytes == 1 ? " tiny-cache" : "", sim->truth.entry_count,
+			sim->acked, sim->reads, sim->refused, sim->scans, sim->fetches, sim->truth.compaction_count,
+			sim->truth.lease_count, sim->losses_done, sim->kills_done);
 	truth_fini(&sim->truth);
 	return good;
 }
@@ -1132,10 +1163,11 @@ int main(int argc, char **argv)
 	for (; good && (runs ? done < runs : time(NULL) - began < seconds); done++) {
 		good = run(sim, seed + (uint64_t)done, steps);
 		if (!good)
-			fprintf(stderr, "# %s\n# repeat with: sim --seed %" PRIu64 " --steps %ld --runs 1 --verbose\n", sim->failure,
-				seed + (uint64_t)done, steps);
+			fprintf(stderr, "# %s\n# repeat with: sim --seed %" PRIu64 " --steps %ld --runs 1 --verbose\n",
+				sim->failure, seed + (uint64_t)done, steps);
 	}
-	printf("1..1\n%sok 1 - sim: %ld runs of %ld steps from seed %" PRIu64 "\n", good ? "" : "not ", done, steps, seed);
+	printf("1..1\n%sok 1 - sim: %ld runs of %ld steps from seed %" PRIu64 "\n", good ? "" : "not ", done, steps,
+	       seed);
 	free(sim);
 	return good ? 0 : 1;
 }

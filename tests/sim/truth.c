@@ -23,8 +23,8 @@ static void wrong(struct truth *truth, const struct sqlb_row *row, const char *w
 {
 	if (!truth->wrong[0])
 		snprintf(truth->wrong, sizeof(truth->wrong),
-			 "log at (%" PRId64 ", %" PRId32 ") revision %" PRId64 " by %" PRId64 "/%" PRId64 ": %s", row->position,
-			 row->sub, row->revision, row->writer, row->batch, what);
+			 "log at (%" PRId64 ", %" PRId32 ") revision %" PRId64 " by %" PRId64 "/%" PRId64 ": %s",
+			 row->position, row->sub, row->revision, row->writer, row->batch, what);
 }
 
 void truth_init(struct truth *truth)
@@ -143,9 +143,8 @@ void truth_row(struct truth *truth, const struct sqlb_row *row, int64_t now_ms)
 			wrong(truth, row, "positions have a gap");
 		if (truth->entry_count && row->revision != truth_revision(truth) + (writes_keys ? 1 : 0))
 			wrong(truth, row, "revisions are not contiguous");
-		*PUSH(truth->entries, truth->entry_count, truth->entry_room) =
-			(struct truth_entry){row->position, row->revision, row->writer,
-					     row->batch,    now_ms,	   truth->event_count};
+		*PUSH(truth->entries, truth->entry_count, truth->entry_room) = (struct truth_entry){
+			row->position, row->revision, row->writer, row->batch, now_ms, truth->event_count};
 	}
 	switch (row->kind) {
 	case KS_EFFECT_PUT:

@@ -48,9 +48,9 @@ struct truth {
 	struct truth_compaction {
 		int64_t revision;
 		size_t entry;
-	} *compactions;
+	} * compactions;
 	size_t compaction_count, compaction_room;
-	char wrong[256];          /* the first thing in the log that cannot be; "" when all is well */
+	char wrong[256]; /* the first thing in the log that cannot be; "" when all is well */
 };
 
 void truth_init(struct truth *truth);

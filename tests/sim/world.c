@@ -15,8 +15,9 @@ int world_node_of(const struct world *world, const struct sqlb_conn *conn)
 	for (size_t i = 0; i < world->count; i++) {
 		const struct ks_log *log = world->nodes[i].log;
 
-		if (log && (log->writer.role.conn == conn || log->tail.role.conn == conn ||
-			    log->reader.role.conn == conn || log->side.role.conn == conn || log->chores.role.conn == conn))
+		if (log &&
+		    (log->writer.role.conn == conn || log->tail.role.conn == conn || log->reader.role.conn == conn ||
+		     log->side.role.conn == conn || log->chores.role.conn == conn))
 			return (int)i;
 	}
 	return -1;
@@ -278,8 +279,8 @@ void world_put_lease(struct world *world, size_t node, struct world_call *call, 
 		     int64_t lease)
 {
 	begin(call, KS_REQ_PUT, key, value);
-	call->submit.request.put = (struct ks_put_req){
-		.key = ks_slice_str(call->key), .value = ks_slice_str(call->value), .lease = lease};
+	call->submit.request.put =
+		(struct ks_put_req){.key = ks_slice_str(call->key), .value = ks_slice_str(call->value), .lease = lease};
 	send(world, node, call);
 }
 
@@ -292,8 +293,8 @@ void world_delete(struct world *world, size_t node, struct world_call *call, con
 {
 	begin(call, KS_REQ_DELETE, key, "");
 	snprintf(call->end, sizeof(call->end), "%s", end ? end : "");
-	call->submit.request.del = (struct ks_delete_req){
-		.interval = {.key = ks_slice_str(call->key), .end = ks_slice_str(call->end)}};
+	call->submit.request.del =
+		(struct ks_delete_req){.interval = {.key = ks_slice_str(call->key), .end = ks_slice_str(call->end)}};
 	send(world, node, call);
 }
 
@@ -305,8 +306,8 @@ void world_cas(struct world *world, size_t node, struct world_call *call, const 
 					    .target = KS_CMP_MOD,
 					    .interval = {.key = ks_slice_str(call->key)},
 					    .number = revision};
-	call->success = (struct ks_op){
-		.kind = KS_OP_PUT, .put = {.key = ks_slice_str(call->key), .value = ks_slice_str(call->value)}};
+	call->success = (struct ks_op){.kind = KS_OP_PUT,
+				       .put = {.key = ks_slice_str(call->key), .value = ks_slice_str(call->value)}};
 	call->failure = (struct ks_op){.kind = KS_OP_RANGE, .range = {.interval = {.key = ks_slice_str(call->key)}}};
 	call->submit.request.txn = (struct ks_txn_req){.compares = &call->compare,
 						       .compare_count = 1,

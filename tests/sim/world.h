@@ -39,8 +39,9 @@ struct world {
 	size_t count;
 	struct world_fault faults[8];
 	size_t fault_count;
-	enum sqlb_memory_fault (*chaos)(struct world *world, const char *op, int node); /* asked when no fault matches */
-	void (*stepped)(struct world *world); /* called after every step of a role */
+	enum sqlb_memory_fault (*chaos)(struct world *world, const char *op,
+					int node); /* asked when no fault matches */
+	void (*stepped)(struct world *world);      /* called after every step of a role */
 	void *ctx;
 };
 

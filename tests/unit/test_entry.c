@@ -6,8 +6,12 @@
 #include "tests/lib/tap.h"
 
 static const struct ks_effect three[] = {
-	{.kind = KS_EFFECT_PUT, .key = {(const uint8_t *)"a", 1}, .value = {(const uint8_t *)"1", 1}, .create_revision = 4,
-	 .version = 3, .lease = 9},
+	{.kind = KS_EFFECT_PUT,
+	 .key = {(const uint8_t *)"a", 1},
+	 .value = {(const uint8_t *)"1", 1},
+	 .create_revision = 4,
+	 .version = 3,
+	 .lease = 9},
 	{.kind = KS_EFFECT_DELETE, .key = {(const uint8_t *)"b\0c", 3}},
 	{.kind = KS_EFFECT_LEASE_REVOKE, .lease = 77},
 };
@@ -37,7 +41,8 @@ static bool accepts(struct sqlb_row row)
 
 static void entry_survives_its_rows(void)
 {
-	struct ks_entry entry = {.position = 12, .revision = 8, .effects = (struct ks_effect *)three, .effect_count = 3};
+	struct ks_entry entry = {
+		.position = 12, .revision = 8, .effects = (struct ks_effect *)three, .effect_count = 3};
 	struct sqlb_row rows[3];
 	struct ks_log_builder builder;
 	struct ks_err err;
@@ -100,7 +105,8 @@ static void empty_value_is_not_null(void)
 
 static void trimmed_entry_is_never_whole(void)
 {
-	struct ks_entry entry = {.position = 12, .revision = 8, .effects = (struct ks_effect *)three, .effect_count = 3};
+	struct ks_entry entry = {
+		.position = 12, .revision = 8, .effects = (struct ks_effect *)three, .effect_count = 3};
 	struct sqlb_row rows[3];
 	struct ks_log_builder builder;
 	struct ks_err err;
@@ -122,7 +128,8 @@ static void trimmed_entry_is_never_whole(void)
 
 static void rows_that_contradict_their_entry_are_refused(void)
 {
-	struct ks_entry entry = {.position = 12, .revision = 8, .effects = (struct ks_effect *)three, .effect_count = 3};
+	struct ks_entry entry = {
+		.position = 12, .revision = 8, .effects = (struct ks_effect *)three, .effect_count = 3};
 	struct sqlb_row rows[3];
 	struct ks_log_builder builder;
 	struct ks_err err;
@@ -149,11 +156,11 @@ static void edited_rows_are_refused(void)
 	struct sqlb_row row = good_put();
 
 	CU_ASSERT(accepts(row));
-#define REFUSES(change)                                                                                                \
-	do {                                                                                                           \
-		row = good_put();                                                                                      \
-		change;                                                                                                \
-		CU_ASSERT_FALSE(accepts(row));                                                                         \
+#define REFUSES(change)                        \
+	do {                                   \
+		row = good_put();              \
+		change;                        \
+		CU_ASSERT_FALSE(accepts(row)); \
 	} while (0)
 	REFUSES(row.position = 0);
 	REFUSES(row.position = -5);

@@ -360,7 +360,7 @@ static void compaction_trims_rows(void)
 	w.nodes[holder()].committer->ops->chore(w.nodes[holder()].committer, &physical.chore);
 	CU_ASSERT(world_until(&w, &physical.done));
 	CU_ASSERT_EQUAL(physical.chore.err.status, KS_OK);
-	world_run(&w, 3000); /* the scan for leftovers finds the very first entry */
+	world_run(&w, 3000);            /* the scan for leftovers finds the very first entry */
 	CU_ASSERT(world_rows(&w) <= 4); /* a, b, the compaction, and perhaps the first */
 	CU_ASSERT_STRING_EQUAL(world_value(&w, 1, "a"), "v");
 	world_do_put(&w, 1, "a", "w");
@@ -437,8 +437,9 @@ static void nth_side_call_fails(void)
 
 	for (int n = 1; hit && n < 300; n++) {
 		struct world_fault *f;
-		static const char *const ops[] = {"lease_touch", "lease_list", "member_beat", "duty_take", "trim", "lease_ensure",
-						  "lease_refresh_all", "read_at", "member_list"};
+		static const char *const ops[] = {"lease_touch",       "lease_list", "member_beat",
+						  "duty_take",         "trim",       "lease_ensure",
+						  "lease_refresh_all", "read_at",    "member_list"};
 
 		world_init(&w, 2);
 		f = world_fault(&w, ops[n % 9], -1, 1 + n / 9, 2, n % 2 ? SQLB_FAULT_AWAY : SQLB_FAULT_CUT);
@@ -470,7 +471,8 @@ int main(void)
 			{"revoke_of_a_lease_that_lives_again_appends_nothing",
 			 revoke_of_a_lease_that_lives_again_appends_nothing},
 			{"many_leases_expire_together", many_leases_expire_together},
-			{"new_housekeeper_gives_leases_their_time_again", new_housekeeper_gives_leases_their_time_again},
+			{"new_housekeeper_gives_leases_their_time_again",
+			 new_housekeeper_gives_leases_their_time_again},
 			{"duty_is_given_back_at_the_end", duty_is_given_back_at_the_end},
 			{"lease_without_a_deadline_gets_one", lease_without_a_deadline_gets_one},
 			{"deadline_without_a_lease_is_dropped", deadline_without_a_lease_is_dropped},

@@ -136,9 +136,10 @@ static enum ks_status submit_wait(size_t i, struct request *request)
 
 static enum ks_status put(size_t i, const char *key, const char *value, int64_t lease, int64_t *revision)
 {
-	struct request request = {.submit = {.request = {
-		.kind = KS_REQ_PUT,
-		.put = {.key = ks_slice_str(key), .value = ks_slice_str(value), .lease = lease}}}};
+	struct request request = {
+		.submit = {
+			.request = {.kind = KS_REQ_PUT,
+				    .put = {.key = ks_slice_str(key), .value = ks_slice_str(value), .lease = lease}}}};
 	enum ks_status status = submit_wait(i, &request);
 
 	if (revision)
