@@ -46,14 +46,29 @@ static void part_ready(void *ctx)
 			server->endpoint, (int)getpid());
 }
 
-/* Stable over restarts, different for two instances on one database. Not 0, which means "none". */
+/* Is 'part' in the comma separated list, each element of which it sees with a comma behind it? */
+static bool any_url_has(const char *urls, const char *part)
+{
+	char list[4096];
+
+	(void)snprintf(list, sizeof(list), "%s,", urls);
+	return strstr(list, part) != NULL;
+}
+
+/*
+ * Stable over restarts, different for two instances on one database. Not 0, which means "none". Where the system chooses the
+ * port, nothing else may tell two instances apart, so such an id lasts as long as the process.
+ */
 static uint64_t member_id(const struct ks_options *options)
 {
 	char host[256] = "";
-	const char *parts[] = {options->name, options->advertise_client_urls, host};
+	char process[32] = "";
+	const char *parts[] = {options->name, options->advertise_client_urls, host, process};
 	uint64_t hash = 0xcbf29ce484222325u;
 
 	(void)gethostname(host, sizeof(host) - 1);
+	if (any_url_has(options->advertise_client_urls, ":0,"))
+		(void)snprintf(process, sizeof(process), "%d", (int)getpid());
 	for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++) {
 		for (const char *c = parts[i]; *c; c++)
 			hash = (hash ^ (uint8_t)*c) * 0x100000001b3u;
@@ -79,11 +94,9 @@ static void raise_file_limit(void)
 static void check_advertised(const struct ks_options *options)
 {
 	static const char *const useless[] = {"//0.0.0.0:", "//[::]:", ":0,"};
-	char urls[4096];
 
-	(void)snprintf(urls, sizeof(urls), "%s,", options->advertise_client_urls);
 	for (size_t i = 0; i < sizeof(useless) / sizeof(*useless); i++)
-		if (strstr(urls, useless[i]))
+		if (any_url_has(options->advertise_client_urls, useless[i]))
 			ks_diag(KS_WARN, "main",
 				"clients cannot connect to the advertised urls=%s; set --advertise-client-urls",
 				options->advertise_client_urls);
