@@ -154,16 +154,16 @@ static enum ks_status begin(struct hashing *h, int64_t revision, struct ks_hash_
 	h->state = h->store->state;
 	view.newest = h->state->committed.revision;
 	h->compact_revision = h->state->committed.compact_revision;
-	h->revision = revision > 0 ? revision : view.newest;
+	h->revision = revision ? revision : view.newest; /* before a negative one there is nothing, which etcd hashes too */
 	h->next_revision = 0;
 	h->next_sub = 0;
 	h->crc = ks_crc32c(0, "key", 3);
 	result->revision = view.newest;
 	if (h->revision > view.newest)
 		status = ks_fail_future(err);
-	else if (revision != 0 && revision < h->compact_revision)
+	else if (revision > 0 && revision < h->compact_revision)
 		status = ks_fail_compacted(err);
-	if (status == KS_OK && h->compact_revision >= 0) {
+	if (status == KS_OK && h->compact_revision >= 0 && h->revision >= h->compact_revision) {
 		status = ks_range_eval(h->store, &everything, &view, h->revision, &all, err);
 		h->any_live = status == KS_OK && all.count > 0;
 	}

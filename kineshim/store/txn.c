@@ -245,13 +245,18 @@ static enum ks_status fail_no_key(struct eval *e)
 	return ks_fail(e->err, KS_INVALID_ARGUMENT, "etcdserver: key not found");
 }
 
-static enum ks_status check_put(struct eval *e, const struct ks_put_req *put)
+static enum ks_status check_lease(struct eval *e, const struct ks_put_req *put)
+{
+	if (put->lease && !ks_leases_find_tail(&e->store->state->leases, put->lease))
+		return ks_fail(e->err, KS_NOT_FOUND, "etcdserver: requested lease not found");
+	return KS_OK;
+}
+
+static enum ks_status check_existing(struct eval *e, const struct ks_put_req *put)
 {
 	enum ks_status status = KS_OK;
 	struct ks_record *record;
 
-	if (put->lease && !ks_leases_find_tail(&e->store->state->leases, put->lease))
-		return ks_fail(e->err, KS_NOT_FOUND, "etcdserver: requested lease not found");
 	if (!put->ignore_value && !put->ignore_lease)
 		return KS_OK;
 	record = newest_live(e, put->key);
@@ -260,6 +265,16 @@ static enum ks_status check_put(struct eval *e, const struct ks_put_req *put)
 	if (put->ignore_value)
 		(void)encoding_of(e, record, &status);
 	return status;
+}
+
+/* Which error wins: etcd looks for the lease first in a plain put, and for the key first in a transaction. */
+static enum ks_status check_put(struct eval *e, const struct ks_put_req *put, bool in_txn)
+{
+	enum ks_status status = in_txn ? check_existing(e, put) : check_lease(e, put);
+
+	if (status != KS_OK)
+		return status;
+	return in_txn ? check_lease(e, put) : check_existing(e, put);
 }
 
 static enum ks_status check_range(struct eval *e, const struct ks_range_req *range)
@@ -284,7 +299,7 @@ static enum ks_status check_ops(struct eval *e, const struct ks_txn_req *txn, en
 		if (ops[i].kind == KS_OP_TXN)
 			status = check_ops(e, ops[i].txn, kind);
 		else if (ops[i].kind == kind && kind == KS_OP_PUT)
-			status = check_put(e, &ops[i].put);
+			status = check_put(e, &ops[i].put, true);
 		else if (ops[i].kind == kind)
 			status = check_range(e, &ops[i].range);
 	}
@@ -609,7 +624,7 @@ static enum ks_status eval_revoke(struct eval *e, int64_t id)
 
 static enum ks_status eval_put(struct eval *e, const struct ks_put_req *put, struct ks_op_result *op)
 {
-	enum ks_status status = check_put(e, put);
+	enum ks_status status = check_put(e, put, false);
 
 	if (status == KS_RESOURCE_EXHAUSTED)
 		return ks_fail_memory(e->err);

@@ -288,13 +288,17 @@ static void choose(struct run *run, const struct ks_txn_req *txn)
 	}
 }
 
-static enum ks_status check_put(const struct model *model, const struct ks_put_req *put)
+/* Seen at a real etcd: a plain put looks for the lease first, a put in a txn for the key. */
+static enum ks_status check_put(const struct model *model, const struct ks_put_req *put, bool in_txn)
 {
-	if (put->lease && !model_has_lease(model, put->lease))
+	bool no_lease = put->lease && !model_has_lease(model, put->lease);
+	bool no_key = (put->ignore_value || put->ignore_lease) && !live_at(model, put->key, INT64_MAX);
+
+	if (no_lease && no_key)
+		return in_txn ? KS_INVALID_ARGUMENT : KS_NOT_FOUND;
+	if (no_lease)
 		return KS_NOT_FOUND;
-	if ((put->ignore_value || put->ignore_lease) && !live_at(model, put->key, INT64_MAX))
-		return KS_INVALID_ARGUMENT;
-	return KS_OK;
+	return no_key ? KS_INVALID_ARGUMENT : KS_OK;
 }
 
 static enum ks_status check(struct run *run, const struct ks_txn_req *txn, enum ks_op_kind kind)
@@ -308,7 +312,7 @@ static enum ks_status check(struct run *run, const struct ks_txn_req *txn, enum 
 		if (op->kind == KS_OP_TXN)
 			status = check(run, op->txn, kind);
 		else if (op->kind == KS_OP_PUT && kind == KS_OP_PUT)
-			status = check_put(run->model, &op->put);
+			status = check_put(run->model, &op->put, true);
 		else if (op->kind == KS_OP_RANGE && kind == KS_OP_RANGE && op->range.revision != 0)
 			status = op->range.revision > run->begin || op->range.revision < run->model->compact_revision
 					 ? KS_OUT_OF_RANGE
@@ -569,7 +573,7 @@ enum ks_status model_eval(struct model *model, const struct ks_request *req, str
 	} else if (req->kind == KS_REQ_PUT) {
 		op.kind = result->op.kind = KS_OP_PUT;
 		op.put = req->put;
-		status = check_put(model, &req->put);
+		status = check_put(model, &req->put, false);
 		if (status == KS_OK)
 			status = exec(&run, &op, &result->op);
 	} else if (req->kind == KS_REQ_DELETE) {

@@ -155,6 +155,16 @@ static void failed_check_leaves_nothing_behind(void)
 	CU_ASSERT_EQUAL(sf_revision(), 1);
 }
 
+static void missing_key_wins_over_missing_lease_in_a_txn_only(void)
+{
+	struct ks_op ops[] = {put("a", NULL)};
+
+	ops[0].put.ignore_value = true;
+	ops[0].put.lease = 77;
+	CU_ASSERT_EQUAL(sf_txn(&(struct ks_txn_req){THEN(ops)}), KS_INVALID_ARGUMENT);
+	CU_ASSERT_EQUAL(sf_eval(&(struct ks_request){.kind = KS_REQ_PUT, .put = ops[0].put}), KS_NOT_FOUND);
+}
+
 static void branch_not_taken_is_not_checked(void)
 {
 	struct ks_op ops[] = {put("a", "1")};
@@ -353,6 +363,7 @@ SF_WITH_STORE(range_compare_asks_every_key)
 SF_WITH_STORE(later_ops_see_earlier_ones)
 SF_WITH_STORE(op_revision_grows_with_the_first_change)
 SF_WITH_STORE(failed_check_leaves_nothing_behind)
+SF_WITH_STORE(missing_key_wins_over_missing_lease_in_a_txn_only)
 SF_WITH_STORE(branch_not_taken_is_not_checked)
 SF_WITH_STORE(nested_compares_see_the_state_before)
 SF_WITH_STORE(deletes_of_the_same_key_count_once)
@@ -376,6 +387,7 @@ int main(void)
 			       SF_TEST(later_ops_see_earlier_ones),
 			       SF_TEST(op_revision_grows_with_the_first_change),
 			       SF_TEST(failed_check_leaves_nothing_behind),
+			       SF_TEST(missing_key_wins_over_missing_lease_in_a_txn_only),
 			       SF_TEST(branch_not_taken_is_not_checked),
 			       SF_TEST(nested_compares_see_the_state_before),
 			       SF_TEST(deletes_of_the_same_key_count_once),
