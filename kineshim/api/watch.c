@@ -88,6 +88,9 @@ struct stream {
 	struct ks_watcher **watches; /* all of them, dense, for progress */
 	size_t watch_count, watch_capacity;
 	int64_t next_id;
+	/* Ids of watches that a compaction ended: a cancel of one is still answered, once (spec 3.2). */
+	int64_t *compacted_ids;
+	size_t compacted_count;
 	struct ks_list active;
 	size_t parked;
 	bool finishing;       /* a status was sent: nothing may follow */
@@ -110,7 +113,7 @@ static void run_task(struct ks_task *task);
 
 /* ---- references and the way back to the cq thread ---- */
 
-static void stream_unref_locked(struct stream *stream) KS_NO_TSA
+static void stream_unref_locked(struct stream *stream) KS_RELEASES(stream->ready_lock) KS_NO_TSA
 {
 	bool last = --stream->refs == 0;
 
@@ -120,6 +123,7 @@ static void stream_unref_locked(struct stream *stream) KS_NO_TSA
 	ks_mutex_fini(&stream->ready_lock);
 	free(stream->buckets);
 	free(stream->watches);
+	free(stream->compacted_ids);
 	free(stream);
 }
 
@@ -387,6 +391,38 @@ static void fetch_done(struct ks_fetch *fetch)
 	stream_unref_locked(stream);
 }
 
+/* ---- compacted watches ---- */
+
+#define COMPACTED_IDS 1024 /* remembered; clients that cancel such a watch do so at once */
+
+/* True when the id was remembered. */
+static bool forget_compacted(struct stream *stream, int64_t id)
+{
+	for (size_t i = 0; i < stream->compacted_count; i++) {
+		if (stream->compacted_ids[i] == id) {
+			stream->compacted_ids[i] = stream->compacted_ids[--stream->compacted_count];
+			return true;
+		}
+	}
+	return false;
+}
+
+static void remember_compacted(struct stream *stream, int64_t id)
+{
+	if (!stream->compacted_ids)
+		stream->compacted_ids = calloc(COMPACTED_IDS, sizeof(stream->compacted_ids[0]));
+	if (stream->compacted_ids && stream->compacted_count < COMPACTED_IDS)
+		stream->compacted_ids[stream->compacted_count++] = id;
+}
+
+static void end_compacted(struct stream *stream, struct watch *watch, int64_t compact_revision)
+{
+	send_response(stream, &(struct response){
+				      .watch_id = watch->id, .canceled = true, .compact_revision = compact_revision});
+	remember_compacted(stream, watch->id);
+	remove_watch(stream, watch);
+}
+
 static void run_fetched(struct ks_task *task)
 {
 	struct batch *batch = ks_container_of(task, struct batch, task);
@@ -405,9 +441,7 @@ static void run_fetched(struct ks_task *task)
 		/* A compaction trimmed a row that the batch still needed. */
 		int64_t compacted = ks_store_committed(stream->api->store).compact_revision;
 
-		send_response(stream, &(struct response){
-					      .watch_id = watch->id, .canceled = true, .compact_revision = compacted});
-		remove_watch(stream, watch);
+		end_compacted(stream, watch, compacted);
 	} else if (batch->fetch.err.status != KS_OK) {
 		/* The values cannot be had now: the client resumes where it was. */
 		finish(stream, KS_UNAVAILABLE, batch->fetch.err.text);
@@ -477,10 +511,7 @@ static void read_watch(struct stream *stream, struct watch *watch)
 	case KS_WATCH_READ:
 		break;
 	case KS_WATCH_COMPACTED:
-		send_response(stream, &(struct response){.watch_id = watch->id,
-							 .canceled = true,
-							 .compact_revision = read.compact_revision});
-		remove_watch(stream, watch);
+		end_compacted(stream, watch, read.compact_revision);
 		goto out;
 	case KS_WATCH_RESET:
 		finish(stream, KS_UNAVAILABLE, KS_TEXT_NO_LEADER);
@@ -715,6 +746,7 @@ static void create_watch(struct stream *stream, const Etcdserverpb__WatchCreateR
 		return;
 	}
 	watch->id = id;
+	(void)forget_compacted(stream, id);
 	/* Whoever asks for nothing old is live from the start. */
 	watch->live = request->start_revision == 0 || request->start_revision > current;
 	link_watch(stream, watch);
@@ -729,9 +761,10 @@ static void cancel_watch(struct stream *stream, int64_t id)
 {
 	struct watch *watch = find_watch(stream, id);
 
-	if (!watch)
+	if (watch)
+		remove_watch(stream, watch);
+	else if (!forget_compacted(stream, id))
 		return;
-	remove_watch(stream, watch);
 	send_response(stream, &(struct response){.revision = ks_store_committed(stream->api->store).revision,
 						 .watch_id = id,
 						 .canceled = true});
