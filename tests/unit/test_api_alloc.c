@@ -836,16 +836,16 @@ static void bad_requests_get_etcds_errors(void)
 	       "unknown method AuthEnable for service etcdserverpb.Auth");
 	lease.ttl = 9000000001;
 	refuse("/etcdserverpb.Lease/LeaseGrant", pack(&lease.base), NULL, KS_OUT_OF_RANGE,
-	       "etcdserver: too oversize lease TTL");
+	       "etcdserver: too large lease TTL");
 	health.service = service;
 	refuse("/grpc.health.v1.Health/Check", pack(&health.base), NULL, KS_NOT_FOUND, "unknown service");
 	alarm.action = ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__ACTIVATE;
 	refuse("/etcdserverpb.Maintenance/Alarm", pack(&alarm.base), NULL, KS_UNIMPLEMENTED,
 	       "unknown method Alarm for service etcdserverpb.Maintenance");
-	request.key = bin("oversize");
+	request.key = bin("large");
 	request.value = (ProtobufCBinaryData){.len = sizeof(oversize), .data = oversize};
 	refuse("/etcdserverpb.KV/Put", ks_slice_of(wire, etcdserverpb__put_request__pack(&request, wire)), NULL,
-	       KS_INVALID_ARGUMENT, "etcdserver: request is too oversize");
+	       KS_INVALID_ARGUMENT, "etcdserver: request is too large");
 	tear_down();
 }
 
