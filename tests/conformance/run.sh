@@ -4,7 +4,7 @@
 # run.sh [TARGET…]: runs every block of scenarios against Debian's etcd and against each TARGET (sqlite, postgres; default: both),
 # each on a fresh server, and compares the transcripts field by field. Prints TAP, one point for each scenario and target.
 # Environment: top_builddir (where kineshim and conformance were built), KS_SEEDS (how many random runs; default 2),
-# KS_SEED (the first one; default 1), KS_TEST_ETCD_BIN, KS_TEST_KEEP=1 (keeps transcripts and logs).
+# KS_SEED (the first one; default 1), KS_BLOCKS (names; default: all), KS_TEST_ETCD_BIN, KS_TEST_KEEP=1 (keeps transcripts and logs).
 # Exit status 77 when there is no etcd to compare with.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -113,7 +113,7 @@ compare() { # REFERENCE TESTED PREFIX
 }
 
 echo "# $("$etcd" --version | head -n 1); $(head -n 1 <<<"$version"); targets: ${targets[*]}"
-for block in $("$conformance" --list); do
+for block in ${KS_BLOCKS:-$("$conformance" --list)}; do
 	last=$first_seed
 	[ "$block" = random ] && last=$((first_seed + seeds - 1))
 	for seed in $(seq "$first_seed" "$last"); do
