@@ -183,6 +183,8 @@ static void read_txn_run(struct read_txn *read)
 	}
 	status = ks_store_read_txn(read->api->store, &read->request, &read->result.txn, &read->result.revision,
 				   &read->misses, &err);
+	if (status == KS_OK && !ks_api_loaded(read->api)) /* the store was emptied just before the read, see range.c */
+		status = ks_etcd_fail(&err, KS_E_NO_LEADER);
 	if (status == KS_ABORTED)
 		missing = ks_values_of_misses(&read->values, &read->misses);
 	else if (status == KS_OK)

@@ -74,6 +74,12 @@ static void run(struct range *range)
 		ks_api_fail_err(range->call, &err);
 		return;
 	}
+	/* Again: the log may have lost its end, and the store been emptied, just before the read. */
+	if (!ks_api_loaded(range->api)) {
+		ks_range_result_fini(&range->result);
+		ks_api_fail(range->call, KS_E_NO_LEADER);
+		return;
+	}
 	missing = ks_values_of_range(&range->values, &range->result);
 	if (missing == 0) {
 		reply(range);

@@ -26,6 +26,8 @@
 #define LAPSED_MS 50
 #define SIZE_MS 5000
 #define AUDIT_MS 60000
+/* Clients renew each third of two seconds or more: in a shorter outage no keepalive was missed. */
+#define AWAY_MATTERS_MS 600
 
 static struct ks_log *log_of(struct ks_committer *committer)
 {
@@ -646,22 +648,27 @@ static enum sqlb_outcome ensure(struct ks_log *log, const struct ks_lease_info *
 /*
  * Every lease of the store must have a deadline, else it never expires. A deadline whose lease the store does not know needs
  * no care here: when it passes, the expiry scan finds and drops it.
+ *
+ * The table first, then the store, which has to be as new as the table was: a lease that is revoked in between would get
+ * a deadline back, and its keepalives would be answered for ever. *done is false when the store is not there yet.
  */
-static enum sqlb_outcome audit(struct ks_log *log, struct ks_err *err)
+static enum sqlb_outcome audit(struct ks_log *log, bool *done, struct ks_err *err)
 {
 	struct id_list known = {0};
 	struct ks_lease_info *infos = NULL;
+	struct sqlb_head head = {0};
 	size_t count = 0;
-	enum sqlb_outcome outcome;
+	enum sqlb_outcome outcome = log->ops->lease_list(log->side.role.conn, 0, visit_id, &known, err);
 
-	/* The store first: a lease granted in between would look as if it had no deadline. */
-	if (ks_store_leases(log->store, &infos, &count) != KS_OK)
-		return SQLB_OK;
-	outcome = log->ops->lease_list(log->side.role.conn, 0, visit_id, &known, err);
-	if (outcome == SQLB_OK && !known.no_memory) {
+	*done = false;
+	if (outcome == SQLB_OK)
+		outcome = log->ops->read_head(log->side.role.conn, &head, err);
+	if (outcome == SQLB_OK && !known.no_memory && ks_store_committed(log->store).position >= head.position &&
+	    ks_store_leases(log->store, &infos, &count) == KS_OK) {
 		if (known.count)
 			qsort(known.ids, known.count, sizeof(*known.ids), by_id);
 		outcome = ensure(log, infos, count, &known, err);
+		*done = outcome == SQLB_OK;
 	}
 	free(known.ids);
 	for (size_t i = 0; i < count; i++)
@@ -675,12 +682,10 @@ static enum sqlb_outcome begin_duty(struct ks_log *log, struct ks_err *err)
 	struct ks_log_side *s = &log->side;
 	enum sqlb_outcome outcome = log->ops->lease_refresh_all(s->role.conn, err);
 
-	if (outcome == SQLB_OK)
-		outcome = audit(log, err);
 	if (outcome == SQLB_OK) {
 		s->duty_new = false;
 		s->expiry_at_ms = ks_clock_now(log->clock) + EXPIRY_MS;
-		s->audit_at_ms = ks_clock_now(log->clock) + AUDIT_MS;
+		s->audit_at_ms = 0; /* at once */
 	}
 	return outcome;
 }
@@ -781,19 +786,21 @@ static enum sqlb_outcome drop_orphans(struct ks_log *log, const struct id_list *
 	return SQLB_OK;
 }
 
+/* Without leases an idle server need not ask twice a second; deadlines without a lease can wait. */
+static bool nothing_can_expire(struct ks_log *log)
+{
+	struct ks_store_stats stats;
+
+	ks_store_stats(log->store, &stats);
+	return !stats.leases && ++log->side.expiry_skipped % EXPIRY_SKIP != 0;
+}
+
 static enum sqlb_outcome scan_expired(struct ks_log *log, struct ks_err *err)
 {
 	struct ks_log_side *s = &log->side;
 	struct id_list expired = {0}, unknown = {0};
-	struct ks_store_stats stats;
 	enum sqlb_outcome outcome;
 
-	/* Without leases an idle server need not ask twice a second; deadlines without a lease can wait. */
-	ks_store_stats(log->store, &stats);
-	if (!stats.leases && ++s->expiry_skipped % EXPIRY_SKIP != 0) {
-		s->expiry_at_ms = ks_clock_now(log->clock) + EXPIRY_MS;
-		return SQLB_OK;
-	}
 	outcome = log->ops->lease_list(s->role.conn, EXPIRING_MAX, visit_expired, &expired, err);
 
 	for (size_t i = 0; outcome == SQLB_OK && i < expired.count; i++) {
@@ -843,6 +850,7 @@ static const char *run_due(struct ks_log *log, enum sqlb_outcome *outcome, struc
 {
 	struct ks_log_side *s = &log->side;
 	int64_t now = ks_clock_now(log->clock);
+	bool done;
 
 	if (now >= s->beat_at_ms) {
 		*outcome = beat(log, err);
@@ -859,13 +867,15 @@ static const char *run_due(struct ks_log *log, enum sqlb_outcome *outcome, struc
 		*outcome = begin_duty(log, err);
 		return "begin of duty";
 	}
+	if (ks_log_duty_held(log) && now >= s->expiry_at_ms && nothing_can_expire(log))
+		s->expiry_at_ms = now + EXPIRY_MS; /* not asked: that says nothing of the database */
 	if (ks_log_duty_held(log) && now >= s->expiry_at_ms) {
 		*outcome = scan_expired(log, err);
 		return "lease expiry";
 	}
 	if (ks_log_duty_held(log) && (now >= s->audit_at_ms || audit_wanted(s))) {
-		*outcome = audit(log, err);
-		s->audit_at_ms = now + AUDIT_MS;
+		*outcome = audit(log, &done, err);
+		s->audit_at_ms = now + (done ? AUDIT_MS : EXPIRY_MS);
 		return "lease audit";
 	}
 	if (s->trim_blocked_ms && now >= s->members_at_ms) {
@@ -905,6 +915,7 @@ int64_t ks_log_side_step(struct ks_log *log)
 	struct ks_err err = {0};
 	enum sqlb_outcome outcome = SQLB_OK;
 	const char *what = "keepalive";
+	int64_t away_since;
 	bool busy;
 
 	if (pause)
@@ -912,7 +923,8 @@ int64_t ks_log_side_step(struct ks_log *log)
 	if (!atomic_load(&log->loaded))
 		return KS_LOG_IDLE;
 	/* While the database was away keepalives were impossible: leases get their time back before any is judged. */
-	if (s->duty_held && atomic_load(&s->role.away_since_ms))
+	away_since = atomic_load(&s->role.away_since_ms);
+	if (s->duty_held && away_since && ks_clock_now(log->clock) - away_since >= AWAY_MATTERS_MS)
 		s->duty_new = true;
 	busy = !s->duty_new && keepalives(log, &outcome, &err);
 	if (outcome == SQLB_OK && lease_times(log, &outcome, &err)) {
