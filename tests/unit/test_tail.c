@@ -387,6 +387,48 @@ static void lost_tail_that_grew_again_is_noticed(void)
 	}
 }
 
+/* Nothing but the append itself tells the writer that its connection leads to another server now. */
+static void append_on_a_new_connection_looks_first(void)
+{
+	struct world_call call;
+
+	begin_started(2);
+	for (int i = 0; i < 10; i++)
+		world_do_put(&w, 0, "k", i < 5 ? "kept" : "lost");
+	CU_ASSERT(world_settled(&w));
+	for (int i = 0; i < 5; i++)
+		ks_log_writer_step(w.nodes[0].log); /* so that no hint is left over */
+	sqlb_memory_lose_tail(w.name, 6);
+	for (int turn = 0; world_revision(&w, 1) != 6; turn++) {
+		CU_ASSERT_FATAL(turn < 1000);
+		world_step_role(&w, 1, KS_LOG_TAIL);
+		world_step_role(&w, 1, KS_LOG_WRITER);
+		ks_clock_advance(&w.clock, 1);
+	}
+	for (int i = 0; i < 5; i++) {
+		world_put(&w, 1, &call, "other", "grown");
+		for (int turn = 0; turn < 100 && !call.done; turn++) {
+			ks_log_writer_step(w.nodes[1].log);
+			ks_clock_advance(&w.clock, 1);
+		}
+		CU_ASSERT_EQUAL(call.done, 1);
+		CU_ASSERT_EQUAL(world_finish(&w, &call), KS_OK);
+	}
+	CU_ASSERT_EQUAL(world_revision(&w, 0), 11);
+	CU_ASSERT_EQUAL(world_revision(&w, 1), 11);
+	world_put(&w, 0, &call, "mine", "v");
+	for (int turn = 0; turn < 1000 && !call.done; turn++) {
+		world_step_role(&w, 0, KS_LOG_WRITER);
+		ks_clock_advance(&w.clock, 1);
+	}
+	CU_ASSERT_EQUAL(call.done, 1);
+	CU_ASSERT_EQUAL(world_finish(&w, &call), KS_OK);
+	CU_ASSERT_EQUAL(epoch(0), 1);
+	CU_ASSERT_STRING_EQUAL(world_value(&w, 0, "k"), "kept");
+	CU_ASSERT_STRING_EQUAL(world_value(&w, 0, "other"), "grown");
+	world_fini(&w);
+}
+
 static void nobody_waits_for_a_head_that_was_lost(void)
 {
 	struct world_proof proof;
@@ -485,6 +527,7 @@ int main(void)
 			{"lost_tail_is_noticed_by_an_idle_server", lost_tail_is_noticed_by_an_idle_server},
 			{"lost_tail_is_noticed_by_a_read", lost_tail_is_noticed_by_a_read},
 			{"lost_tail_that_grew_again_is_noticed", lost_tail_that_grew_again_is_noticed},
+			{"append_on_a_new_connection_looks_first", append_on_a_new_connection_looks_first},
 			{"nobody_waits_for_a_head_that_was_lost", nobody_waits_for_a_head_that_was_lost},
 			{"doubt_in_a_lost_tail_is_not_tried_again", doubt_in_a_lost_tail_is_not_tried_again},
 			{"nth_read_is_cut", nth_read_is_cut},
