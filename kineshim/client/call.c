@@ -135,8 +135,7 @@ static void attempt_ended(struct etcdc_tag *tag, bool ok)
 	bool sent;
 
 	(void)ok; /* a batch that receives the status always succeeds */
-	sent = call->err.sent ||
-	       etcdc_call_was_sent(call->client, call->endpoint, ended, call->code, call->details);
+	sent = call->err.sent || etcdc_call_was_sent(call->client, call->endpoint, ended, call->code, call->details);
 	etcdc_err_of(&call->err, call->code, call->details, sent);
 	grpc_slice_unref(call->details);
 	grpc_metadata_array_destroy(&call->initial);

@@ -23,7 +23,7 @@
 
 #define ETCDC_BACKOFF_MIN_MS 25
 #define ETCDC_BACKOFF_MAX_MS 1000
-#define ETCDC_METADATA_MAX   2 /* token, hasleader */
+#define ETCDC_METADATA_MAX 2 /* token, hasleader */
 
 /* What a completion queue event leads to; embedded in its owner. 'ok' is gRPC's success flag. */
 struct etcdc_tag {
@@ -65,8 +65,8 @@ struct etcdc {
 
 	struct ks_mutex mutex;
 	/* All below: under mutex. */
-	struct ks_cond idle; /* 'users' became 0 */
-	struct ks_list timers; /* soonest first */
+	struct ks_cond idle;              /* 'users' became 0 */
+	struct ks_list timers;            /* soonest first */
 	const struct etcdc_timer *firing; /* compared, never followed */
 	struct ks_cond fired;
 	struct ks_list calls;
@@ -88,7 +88,8 @@ bool etcdc_on_thread(const struct etcdc *client);
 void etcdc_timer_init(struct etcdc_timer *timer, void (*fire)(struct etcdc_timer *timer));
 /* Arms or moves. The _locked form is for callers that hold client->mutex. */
 void etcdc_timer_arm(struct etcdc *client, struct etcdc_timer *timer, int64_t delay_ms);
-void etcdc_timer_arm_locked(struct etcdc *client, struct etcdc_timer *timer, int64_t delay_ms) KS_REQUIRES(client->mutex);
+void etcdc_timer_arm_locked(struct etcdc *client, struct etcdc_timer *timer, int64_t delay_ms)
+	KS_REQUIRES(client->mutex);
 /* Blocks while the timer's function runs, unless called from there; hold no lock that it takes. */
 void etcdc_timer_disarm(struct etcdc *client, struct etcdc_timer *timer);
 
@@ -103,7 +104,8 @@ int64_t etcdc_retry_delay(const struct etcdc *client, struct ks_backoff *backoff
 grpc_call *etcdc_call_new(struct etcdc *client, const char *path, gpr_timespec deadline, size_t *endpoint)
 	KS_REQUIRES(client->mutex);
 /* Metadata for a call; the slices are references, given back by etcdc_metadata_done. */
-size_t etcdc_metadata(struct etcdc *client, bool stream, grpc_metadata metadata[ETCDC_METADATA_MAX]) KS_REQUIRES(client->mutex);
+size_t etcdc_metadata(struct etcdc *client, bool stream, grpc_metadata metadata[ETCDC_METADATA_MAX])
+	KS_REQUIRES(client->mutex);
 void etcdc_metadata_done(grpc_metadata *metadata, size_t count);
 /* May the call, which ended with 'code', have reached a connection? */
 bool etcdc_call_was_sent(struct etcdc *client, size_t endpoint, grpc_call *call, grpc_status_code code,

@@ -14,11 +14,11 @@
 #include "base/panic.h"
 #include "client/client_priv.h"
 
-#define TIMEOUT_MS	   10000
+#define TIMEOUT_MS 10000
 #define CONNECT_TIMEOUT_MS 3000
-#define KEEPALIVE_MS	   30000
-#define PING_TIMEOUT_MS	   10000
-#define ENDPOINTS_MAX	   64
+#define KEEPALIVE_MS 30000
+#define PING_TIMEOUT_MS 10000
+#define ENDPOINTS_MAX 64
 
 static grpc_arg arg_int(const char *key, int64_t value)
 {

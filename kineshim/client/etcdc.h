@@ -48,8 +48,8 @@ struct etcdc_config {
 	size_t endpoint_count;
 	int64_t timeout_ms;         /* of calls that give none; 0: 10 s */
 	int64_t connect_timeout_ms; /* after which an endpoint that does not answer counts as failed; 0: 3 s */
-	int64_t keepalive_ms;       /* HTTP/2 pings while a call is open; 0: 30 s; etcd refuses less than 5 s; < 0: none */
-	bool require_leader;        /* streams ask the server to end them when there is no leader */
+	int64_t keepalive_ms; /* HTTP/2 pings while a call is open; 0: 30 s; etcd refuses less than 5 s; < 0: none */
+	bool require_leader;  /* streams ask the server to end them when there is no leader */
 };
 
 /* Connects lazily: an endpoint that cannot be reached shows in the first call. NULL on bad configuration. */
@@ -77,50 +77,49 @@ struct etcdc_method {
  * X(function, MethodName, Service, request type, request_descriptor, response type, response_descriptor, repeatable).
  * Repeatable is what clientv3 repeats: reads, and what sets a state that is the same when set twice.
  */
-#define ETCDC_UNARY_METHODS(X)                                                                                 \
-	X(range, Range, KV, RangeRequest, range_request, RangeResponse, range_response, true)                  \
-	X(put, Put, KV, PutRequest, put_request, PutResponse, put_response, false)                             \
-	X(delete_range, DeleteRange, KV, DeleteRangeRequest, delete_range_request, DeleteRangeResponse,        \
-	  delete_range_response, false)                                                                        \
-	X(txn, Txn, KV, TxnRequest, txn_request, TxnResponse, txn_response, false)                             \
-	X(compact, Compact, KV, CompactionRequest, compaction_request, CompactionResponse,                     \
-	  compaction_response, false)                                                                          \
-	X(lease_grant, LeaseGrant, Lease, LeaseGrantRequest, lease_grant_request, LeaseGrantResponse,          \
-	  lease_grant_response, true)                                                                          \
-	X(lease_revoke, LeaseRevoke, Lease, LeaseRevokeRequest, lease_revoke_request, LeaseRevokeResponse,     \
-	  lease_revoke_response, true)                                                                         \
-	X(lease_time_to_live, LeaseTimeToLive, Lease, LeaseTimeToLiveRequest, lease_time_to_live_request,      \
-	  LeaseTimeToLiveResponse, lease_time_to_live_response, true)                                          \
-	X(lease_leases, LeaseLeases, Lease, LeaseLeasesRequest, lease_leases_request, LeaseLeasesResponse,     \
-	  lease_leases_response, true)                                                                         \
-	X(member_list, MemberList, Cluster, MemberListRequest, member_list_request, MemberListResponse,        \
-	  member_list_response, true)                                                                          \
-	X(member_add, MemberAdd, Cluster, MemberAddRequest, member_add_request, MemberAddResponse,             \
-	  member_add_response, false)                                                                          \
-	X(member_remove, MemberRemove, Cluster, MemberRemoveRequest, member_remove_request,                    \
-	  MemberRemoveResponse, member_remove_response, false)                                                 \
-	X(member_update, MemberUpdate, Cluster, MemberUpdateRequest, member_update_request,                    \
-	  MemberUpdateResponse, member_update_response, false)                                                 \
-	X(member_promote, MemberPromote, Cluster, MemberPromoteRequest, member_promote_request,                \
-	  MemberPromoteResponse, member_promote_response, false)                                               \
-	X(alarm, Alarm, Maintenance, AlarmRequest, alarm_request, AlarmResponse, alarm_response, false)        \
-	X(status, Status, Maintenance, StatusRequest, status_request, StatusResponse, status_response, true)   \
-	X(defragment, Defragment, Maintenance, DefragmentRequest, defragment_request, DefragmentResponse,      \
-	  defragment_response, false)                                                                          \
-	X(hash, Hash, Maintenance, HashRequest, hash_request, HashResponse, hash_response, true)               \
-	X(hash_kv, HashKV, Maintenance, HashKVRequest, hash_kvrequest, HashKVResponse, hash_kvresponse, true)  \
-	X(move_leader, MoveLeader, Maintenance, MoveLeaderRequest, move_leader_request, MoveLeaderResponse,    \
-	  move_leader_response, true)                                                                          \
-	X(downgrade, Downgrade, Maintenance, DowngradeRequest, downgrade_request, DowngradeResponse,           \
-	  downgrade_response, false)                                                                           \
-	X(authenticate, Authenticate, Auth, AuthenticateRequest, authenticate_request, AuthenticateResponse,   \
+#define ETCDC_UNARY_METHODS(X)                                                                                         \
+	X(range, Range, KV, RangeRequest, range_request, RangeResponse, range_response, true)                          \
+	X(put, Put, KV, PutRequest, put_request, PutResponse, put_response, false)                                     \
+	X(delete_range, DeleteRange, KV, DeleteRangeRequest, delete_range_request, DeleteRangeResponse,                \
+	  delete_range_response, false)                                                                                \
+	X(txn, Txn, KV, TxnRequest, txn_request, TxnResponse, txn_response, false)                                     \
+	X(compact, Compact, KV, CompactionRequest, compaction_request, CompactionResponse, compaction_response, false) \
+	X(lease_grant, LeaseGrant, Lease, LeaseGrantRequest, lease_grant_request, LeaseGrantResponse,                  \
+	  lease_grant_response, true)                                                                                  \
+	X(lease_revoke, LeaseRevoke, Lease, LeaseRevokeRequest, lease_revoke_request, LeaseRevokeResponse,             \
+	  lease_revoke_response, true)                                                                                 \
+	X(lease_time_to_live, LeaseTimeToLive, Lease, LeaseTimeToLiveRequest, lease_time_to_live_request,              \
+	  LeaseTimeToLiveResponse, lease_time_to_live_response, true)                                                  \
+	X(lease_leases, LeaseLeases, Lease, LeaseLeasesRequest, lease_leases_request, LeaseLeasesResponse,             \
+	  lease_leases_response, true)                                                                                 \
+	X(member_list, MemberList, Cluster, MemberListRequest, member_list_request, MemberListResponse,                \
+	  member_list_response, true)                                                                                  \
+	X(member_add, MemberAdd, Cluster, MemberAddRequest, member_add_request, MemberAddResponse,                     \
+	  member_add_response, false)                                                                                  \
+	X(member_remove, MemberRemove, Cluster, MemberRemoveRequest, member_remove_request, MemberRemoveResponse,      \
+	  member_remove_response, false)                                                                               \
+	X(member_update, MemberUpdate, Cluster, MemberUpdateRequest, member_update_request, MemberUpdateResponse,      \
+	  member_update_response, false)                                                                               \
+	X(member_promote, MemberPromote, Cluster, MemberPromoteRequest, member_promote_request, MemberPromoteResponse, \
+	  member_promote_response, false)                                                                              \
+	X(alarm, Alarm, Maintenance, AlarmRequest, alarm_request, AlarmResponse, alarm_response, false)                \
+	X(status, Status, Maintenance, StatusRequest, status_request, StatusResponse, status_response, true)           \
+	X(defragment, Defragment, Maintenance, DefragmentRequest, defragment_request, DefragmentResponse,              \
+	  defragment_response, false)                                                                                  \
+	X(hash, Hash, Maintenance, HashRequest, hash_request, HashResponse, hash_response, true)                       \
+	X(hash_kv, HashKV, Maintenance, HashKVRequest, hash_kvrequest, HashKVResponse, hash_kvresponse, true)          \
+	X(move_leader, MoveLeader, Maintenance, MoveLeaderRequest, move_leader_request, MoveLeaderResponse,            \
+	  move_leader_response, true)                                                                                  \
+	X(downgrade, Downgrade, Maintenance, DowngradeRequest, downgrade_request, DowngradeResponse,                   \
+	  downgrade_response, false)                                                                                   \
+	X(authenticate, Authenticate, Auth, AuthenticateRequest, authenticate_request, AuthenticateResponse,           \
 	  authenticate_response, true)
 
 /* The descriptor of each method, e.g. etcdc_method_range, and its blocking call with the client's time-out, e.g.
  * etcdc_range(client, request, &response, &err). */
-#define ETCDC_DECLARE(name, Method, Service, Request, request, Response, response, repeatable)                 \
-	extern const struct etcdc_method etcdc_method_##name;                                                  \
-	enum ks_status etcdc_##name(struct etcdc *client, const Etcdserverpb__##Request *req,                  \
+#define ETCDC_DECLARE(name, Method, Service, Request, request, Response, response, repeatable) \
+	extern const struct etcdc_method etcdc_method_##name;                                  \
+	enum ks_status etcdc_##name(struct etcdc *client, const Etcdserverpb__##Request *req,  \
 				    Etcdserverpb__##Response **resp, struct etcdc_err *err);
 ETCDC_UNARY_METHODS(ETCDC_DECLARE)
 #undef ETCDC_DECLARE
@@ -276,8 +275,8 @@ typedef void etcdc_keepalive_fn(void *arg, const struct etcdc_keepalive_event *e
  * Renews 'lease' every third of its TTL until closed or gone, through reconnects. 'ttl' is what the grant said: when no answer
  * came for that long the lease counts as gone. on_event may be NULL.
  */
-struct etcdc_keepalive *etcdc_keepalive(struct etcdc *client, int64_t lease, int64_t ttl,
-					etcdc_keepalive_fn *on_event, void *arg);
+struct etcdc_keepalive *etcdc_keepalive(struct etcdc *client, int64_t lease, int64_t ttl, etcdc_keepalive_fn *on_event,
+					void *arg);
 /* Stops renewing; the lease itself stays until its TTL is over. Blocks as etcdc_stream_close does. */
 void etcdc_keepalive_close(struct etcdc_keepalive *keepalive);
 

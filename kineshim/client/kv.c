@@ -9,21 +9,21 @@
 #include "base/panic.h"
 #include "client/client_priv.h"
 
-#define DEFINE(name, Method, Service, Request, request_type, Response, response_type, again)                   \
-	const struct etcdc_method etcdc_method_##name = {                                                      \
-		.path = "/etcdserverpb." #Service "/" #Method,                                                 \
-		.request = &etcdserverpb__##request_type##__descriptor,                                        \
-		.response = &etcdserverpb__##response_type##__descriptor,                                      \
-		.repeatable = again,                                                                           \
-	};                                                                                                     \
-	enum ks_status etcdc_##name(struct etcdc *client, const Etcdserverpb__##Request *req,                  \
-				    Etcdserverpb__##Response **resp, struct etcdc_err *err)                    \
-	{                                                                                                      \
-		void *got;                                                                                     \
-		enum ks_status status = etcdc_unary(client, &etcdc_method_##name, req, NULL, &got, err);       \
-                                                                                                               \
-		*resp = got;                                                                                   \
-		return status;                                                                                 \
+#define DEFINE(name, Method, Service, Request, request_type, Response, response_type, again)             \
+	const struct etcdc_method etcdc_method_##name = {                                                \
+		.path = "/etcdserverpb." #Service "/" #Method,                                           \
+		.request = &etcdserverpb__##request_type##__descriptor,                                  \
+		.response = &etcdserverpb__##response_type##__descriptor,                                \
+		.repeatable = again,                                                                     \
+	};                                                                                               \
+	enum ks_status etcdc_##name(struct etcdc *client, const Etcdserverpb__##Request *req,            \
+				    Etcdserverpb__##Response **resp, struct etcdc_err *err)              \
+	{                                                                                                \
+		void *got;                                                                               \
+		enum ks_status status = etcdc_unary(client, &etcdc_method_##name, req, NULL, &got, err); \
+                                                                                                         \
+		*resp = got;                                                                             \
+		return status;                                                                           \
 	}
 ETCDC_UNARY_METHODS(DEFINE)
 

@@ -69,8 +69,7 @@ static void schedule(struct etcdc_lease_hub *hub) KS_REQUIRES(hub->mutex)
 }
 
 /* Calls back without the lock. The keep-alive may be gone afterwards. */
-static void deliver(struct etcdc_keepalive *keepalive, int64_t ttl, int64_t revision)
-	HUB_LOCKED
+static void deliver(struct etcdc_keepalive *keepalive, int64_t ttl, int64_t revision) HUB_LOCKED
 {
 	struct etcdc_lease_hub *hub = keepalive->hub;
 	struct etcdc_keepalive_event event = {.lease = keepalive->lease, .ttl = ttl, .revision = revision};
@@ -178,8 +177,8 @@ static const struct etcdc_stream_ops stream_ops = {.message = on_message, .ended
 
 /* ---- From the user ---- */
 
-struct etcdc_keepalive *etcdc_keepalive(struct etcdc *client, int64_t lease, int64_t ttl,
-					etcdc_keepalive_fn *on_event, void *arg)
+struct etcdc_keepalive *etcdc_keepalive(struct etcdc *client, int64_t lease, int64_t ttl, etcdc_keepalive_fn *on_event,
+					void *arg)
 {
 	struct etcdc_lease_hub *hub = client->leases;
 	struct etcdc_keepalive *keepalive = ks_xcalloc(1, sizeof(*keepalive));

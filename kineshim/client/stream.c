@@ -40,9 +40,9 @@ struct etcdc_stream {
 	bool sending, half_close, half_closed;
 	bool receiving, at_end; /* at_end: a receive came back empty */
 	bool has_status, ended;
-	bool closed;      /* by the owner: no more call-backs */
+	bool closed; /* by the owner: no more call-backs */
 	bool in_callback;
-	void *ready; /* read and not yet taken by etcdc_stream_recv */
+	void *ready;          /* read and not yet taken by etcdc_stream_recv */
 	struct etcdc_err err; /* valid with has_status */
 };
 

@@ -37,7 +37,7 @@ struct etcdc_watcher {
 	int64_t next_revision; /* once created */
 	bool was_created;
 	bool closed, in_callback;
-	bool orphan; /* closed from its own call-back, which frees it when it returns */
+	bool orphan;           /* closed from its own call-back, which frees it when it returns */
 	Mvccpb__Event **parts; /* events of fragments before the last one */
 	size_t part_count;
 };
@@ -108,7 +108,8 @@ static void send_create(struct etcdc_watcher *watcher) HUB_LOCKED
 	Etcdserverpb__WatchCreateRequest__FilterType filters[2];
 
 	create.key = (ProtobufCBinaryData){options->key.size, (uint8_t *)(uintptr_t)options->key.data};
-	create.range_end = (ProtobufCBinaryData){options->range_end.size, (uint8_t *)(uintptr_t)options->range_end.data};
+	create.range_end =
+		(ProtobufCBinaryData){options->range_end.size, (uint8_t *)(uintptr_t)options->range_end.data};
 	create.start_revision = watcher->was_created ? watcher->next_revision : options->start_revision;
 	create.progress_notify = options->progress_notify;
 	create.prev_kv = options->prev_kv;
@@ -175,8 +176,7 @@ static void reopen(struct etcdc_timer *timer)
 /* ---- To the watcher ---- */
 
 /* Calls back without the lock. The watcher may be gone afterwards. */
-static void deliver(struct etcdc_watcher *watcher, const struct etcdc_watch_event *event)
-	HUB_LOCKED
+static void deliver(struct etcdc_watcher *watcher, const struct etcdc_watch_event *event) HUB_LOCKED
 {
 	struct etcdc_watch_hub *hub = watcher->hub;
 
@@ -204,8 +204,7 @@ static void notice_all(struct etcdc_watch_hub *hub, enum state state) KS_REQUIRE
 }
 
 /* Tells those on the list, one after the other; any of them may be closed meanwhile. */
-static void deliver_notices(struct etcdc_watch_hub *hub, const struct etcdc_watch_event *event)
-	KS_REQUIRES(hub->mutex)
+static void deliver_notices(struct etcdc_watch_hub *hub, const struct etcdc_watch_event *event) KS_REQUIRES(hub->mutex)
 {
 	struct ks_list *link;
 
@@ -220,8 +219,7 @@ static void deliver_notices(struct etcdc_watch_hub *hub, const struct etcdc_watc
 	}
 }
 
-static void created(struct etcdc_watch_hub *hub, const Etcdserverpb__WatchResponse *response)
-	KS_REQUIRES(hub->mutex)
+static void created(struct etcdc_watch_hub *hub, const Etcdserverpb__WatchResponse *response) KS_REQUIRES(hub->mutex)
 {
 	struct ks_list *link = ks_list_pop(&hub->creating);
 	struct etcdc_watch_event event = {.revision = response->header ? response->header->revision : 0, .text = ""};
@@ -257,8 +255,7 @@ static void created(struct etcdc_watch_hub *hub, const Etcdserverpb__WatchRespon
 	deliver(watcher, &event);
 }
 
-static void cancelled(struct etcdc_watcher *watcher, const Etcdserverpb__WatchResponse *response)
-	HUB_LOCKED
+static void cancelled(struct etcdc_watcher *watcher, const Etcdserverpb__WatchResponse *response) HUB_LOCKED
 {
 	struct etcdc_watch_event event = {
 		.kind = response->compact_revision ? ETCDC_WATCH_COMPACTED : ETCDC_WATCH_CANCELLED,
@@ -290,8 +287,7 @@ static void keep_part(struct etcdc_watcher *watcher, Etcdserverpb__WatchResponse
 	response->events = NULL;
 }
 
-static void events(struct etcdc_watcher *watcher, Etcdserverpb__WatchResponse *response)
-	HUB_LOCKED
+static void events(struct etcdc_watcher *watcher, Etcdserverpb__WatchResponse *response) HUB_LOCKED
 {
 	struct etcdc_watch_event event = {
 		.kind = ETCDC_WATCH_EVENTS,

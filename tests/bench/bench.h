@@ -20,11 +20,11 @@
 
 struct bench {
 	const char *endpoint;
-	int clients;       /* connections */
-	int inflight;      /* calls that are open at the same time, over all clients */
-	int64_t keys;      /* size of the key space */
+	int clients;  /* connections */
+	int inflight; /* calls that are open at the same time, over all clients */
+	int64_t keys; /* size of the key space */
 	int key_size, value_size;
-	double seconds;    /* measured time, after 'warmup' */
+	double seconds; /* measured time, after 'warmup' */
 	double warmup;
 	int watchers;
 	bool serializable;
@@ -33,7 +33,7 @@ struct bench {
 
 /* ---- Latencies: log-linear buckets of microseconds, at most 1.6 % wide. Any thread may add. ---- */
 
-#define HIST_SUB     64
+#define HIST_SUB 64
 #define HIST_BUCKETS (40 * HIST_SUB)
 
 struct hist {

@@ -10,7 +10,7 @@
 #include "tests/bench/bench.h"
 
 #define PER_TXN 100
-#define OPEN	16
+#define OPEN 16
 
 struct fill {
 	struct bench *bench;
@@ -126,7 +126,8 @@ bool bench_fill(struct bench *bench)
 	ks_cond_fini(&fill.changed);
 	ks_mutex_fini(&fill.mutex);
 	if (fill.err.status != KS_OK)
-		(void)fprintf(stderr, "kineshim-bench: loading keys: %s %s\n", ks_status_name(fill.err.status), fill.err.text);
+		(void)fprintf(stderr, "kineshim-bench: loading keys: %s %s\n", ks_status_name(fill.err.status),
+			      fill.err.text);
 	return fill.err.status == KS_OK;
 }
 

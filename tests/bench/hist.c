@@ -36,7 +36,7 @@ void hist_add(struct hist *hist, uint64_t us)
 	atomic_fetch_add_explicit(&hist->total, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&hist->sum_us, us, memory_order_relaxed);
 	while (us > max && !atomic_compare_exchange_weak_explicit(&hist->max_us, &max, us, memory_order_relaxed,
-								   memory_order_relaxed))
+								  memory_order_relaxed))
 		;
 }
 

@@ -31,19 +31,29 @@ static int64_t number(const char *text, int64_t least, int64_t most)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"endpoint", required_argument, NULL, 'e'},   {"clients", required_argument, NULL, 'c'},
-		{"inflight", required_argument, NULL, 'i'},   {"keys", required_argument, NULL, 'k'},
-		{"key-size", required_argument, NULL, 'K'},   {"value-size", required_argument, NULL, 'V'},
-		{"seconds", required_argument, NULL, 's'},    {"warmup", required_argument, NULL, 'w'},
-		{"watchers", required_argument, NULL, 'W'},   {"serializable", no_argument, NULL, 'S'},
+		{"endpoint", required_argument, NULL, 'e'},
+		{"clients", required_argument, NULL, 'c'},
+		{"inflight", required_argument, NULL, 'i'},
+		{"keys", required_argument, NULL, 'k'},
+		{"key-size", required_argument, NULL, 'K'},
+		{"value-size", required_argument, NULL, 'V'},
+		{"seconds", required_argument, NULL, 's'},
+		{"warmup", required_argument, NULL, 'w'},
+		{"watchers", required_argument, NULL, 'W'},
+		{"serializable", no_argument, NULL, 'S'},
 		{NULL, 0, NULL, 0},
 	};
 	static const struct {
 		const char *name;
 		int (*run)(struct bench *bench);
 	} commands[] = {
-		{"put", bench_put},   {"get", bench_get},   {"range", bench_range}, {"watch", bench_watch},
-		{"keepalive", bench_keepalive}, {"load", bench_load}, {"ready", bench_ready},
+		{"put", bench_put},
+		{"get", bench_get},
+		{"range", bench_range},
+		{"watch", bench_watch},
+		{"keepalive", bench_keepalive},
+		{"load", bench_load},
+		{"ready", bench_ready},
 	};
 	struct bench bench = {.clients = 2,
 			      .inflight = 512,
@@ -53,7 +63,7 @@ int main(int argc, char **argv)
 			      .seconds = 3,
 			      .warmup = 0.5,
 			      .watchers = 1000};
-	int (*run)(struct bench *bench) = NULL;
+	int (*run)(struct bench * bench) = NULL;
 	int option, status;
 
 	for (size_t i = 0; argc > 1 && i < sizeof(commands) / sizeof(commands[0]); i++) {

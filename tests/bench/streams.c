@@ -134,7 +134,7 @@ static bool write_one(struct bench *bench, struct hist *hist)
 	KS_ASSERT(size <= sizeof(value));
 	memset(value, 'v', size);
 	memcpy(value, &sent_ns, sizeof(sent_ns));
-	request.key = (ProtobufCBinaryData){11, (uint8_t *)(uintptr_t)"bench/watch"};
+	request.key = (ProtobufCBinaryData){11, (uint8_t *)(uintptr_t) "bench/watch"};
 	request.value = (ProtobufCBinaryData){size, value};
 	if (etcdc_put(bench->client[0], &request, &response, &err) != KS_OK) {
 		(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(err.status), err.text);
@@ -150,7 +150,8 @@ static bool write_one(struct bench *bench, struct hist *hist)
  * The writer sends the next put when the last one was answered and all watchers have at most 'inflight' puts to catch up; so the
  * rate is what the server delivers, and the latency is not that of an ever longer queue.
  */
-static bool write_and_count(struct bench *bench, struct watching *watching, struct hist *puts, double *seconds, int64_t *count)
+static bool write_and_count(struct bench *bench, struct watching *watching, struct hist *puts, double *seconds,
+			    int64_t *count)
 {
 	uint64_t begin_ns = now_ns(), end_ns = begin_ns + (uint64_t)(bench->seconds * 1e9);
 	int64_t before = atomic_load(&watching->events), written = 0;
@@ -184,7 +185,7 @@ int bench_watch(struct bench *bench)
 	bool ok;
 
 	watching->bench = bench;
-	create.key = (ProtobufCBinaryData){11, (uint8_t *)(uintptr_t)"bench/watch"};
+	create.key = (ProtobufCBinaryData){11, (uint8_t *)(uintptr_t) "bench/watch"};
 	request.request_union_case = ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_CREATE_REQUEST;
 	request.create_request = &create;
 	for (int i = 0; i < stream_count; i++) {
@@ -204,8 +205,8 @@ int bench_watch(struct bench *bench)
 	ok = ok && write_and_count(bench, watching, puts, &seconds, &count);
 	cpu_s = cpu_seconds() - cpu_s;
 	if (ok) {
-		printf("{\"bench\":\"watch\",\"watchers\":%d,\"streams\":%d,\"inflight\":%d,\"per_second\":%.1f,\"count\":%" PRId64
-		       ",\"puts_per_second\":%.1f",
+		printf("{\"bench\":\"watch\",\"watchers\":%d,\"streams\":%d,\"inflight\":%d,\"per_second\":%.1f,"
+		       "\"count\":%" PRId64 ",\"puts_per_second\":%.1f",
 		       bench->watchers, stream_count, bench->inflight, (double)count / seconds, count,
 		       (double)count / bench->watchers / seconds);
 		hist_print(&watching->hist);
@@ -213,7 +214,8 @@ int bench_watch(struct bench *bench)
 		printf(",\"put_p50_us\":%" PRIu64 ",\"put_p99_us\":%" PRIu64 "}\n", hist_percentile(puts, 50),
 		       hist_percentile(puts, 99));
 	} else {
-		(void)fprintf(stderr, "kineshim-bench: %" PRId64 " watchers created, %" PRId64 " events: events are missing\n",
+		(void)fprintf(stderr,
+			      "kineshim-bench: %" PRId64 " watchers created, %" PRId64 " events: events are missing\n",
 			      atomic_load(&watching->created), atomic_load(&watching->events));
 	}
 	for (int i = 0; i < stream_count; i++)
@@ -268,7 +270,8 @@ static void keepalive_ended(void *arg, const struct etcdc_err *err)
 	struct keepalive_stream *one = arg;
 
 	if (!atomic_load(&one->all->stopping))
-		(void)fprintf(stderr, "kineshim-bench: a stream ended: %s %s\n", ks_status_name(err->status), err->text);
+		(void)fprintf(stderr, "kineshim-bench: a stream ended: %s %s\n", ks_status_name(err->status),
+			      err->text);
 	atomic_fetch_add(&one->all->ended, 1);
 }
 

@@ -102,8 +102,8 @@ static void start_range(struct slot *slot)
 {
 	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
 
-	request.key = (ProtobufCBinaryData){6, (uint8_t *)(uintptr_t)"bench/"};
-	request.range_end = (ProtobufCBinaryData){6, (uint8_t *)(uintptr_t)"bench0"};
+	request.key = (ProtobufCBinaryData){6, (uint8_t *)(uintptr_t) "bench/"};
+	request.range_end = (ProtobufCBinaryData){6, (uint8_t *)(uintptr_t) "bench0"};
 	request.limit = slot->loop->bench->keys;
 	request.serializable = slot->loop->bench->serializable;
 	etcdc_async(slot->client, &etcdc_method_range, &request, &slot->loop->options, answered, slot);
@@ -150,10 +150,10 @@ static int run(struct bench *bench, const char *name, void (*start)(struct slot 
 		(void)ks_cond_wait(&loop->idle, &loop->mutex, -1);
 	ks_mutex_unlock(&loop->mutex);
 
-	printf("{\"bench\":\"%s\",\"clients\":%d,\"inflight\":%d,\"keys\":%" PRId64 ",\"per_second\":%.1f,\"count\":%" PRIu64
-	       ",\"bytes_per_second\":%.0f,\"errors\":%" PRIu64,
-	       name, bench->clients, bench->inflight, bench->keys, (double)done * 1e9 / (double)(end_ns - begin_ns), done,
-	       (double)bytes * 1e9 / (double)(end_ns - begin_ns), atomic_load(&loop->failed));
+	printf("{\"bench\":\"%s\",\"clients\":%d,\"inflight\":%d,\"keys\":%" PRId64
+	       ",\"per_second\":%.1f,\"count\":%" PRIu64 ",\"bytes_per_second\":%.0f,\"errors\":%" PRIu64,
+	       name, bench->clients, bench->inflight, bench->keys, (double)done * 1e9 / (double)(end_ns - begin_ns),
+	       done, (double)bytes * 1e9 / (double)(end_ns - begin_ns), atomic_load(&loop->failed));
 	hist_print(&loop->hist);
 	cpu_print(cpu_s, (double)(end_ns - begin_ns) / 1e9);
 	printf("}\n");

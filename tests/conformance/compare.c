@@ -151,7 +151,8 @@ static bool read_known(const char *path)
 	return true;
 }
 
-static bool is_known(const char *scenario, const char *request, const char *path, const char *reference, const char *tested)
+static bool is_known(const char *scenario, const char *request, const char *path, const char *reference,
+		     const char *tested)
 {
 	const char *values[5] = {scenario, request, path, reference, tested};
 

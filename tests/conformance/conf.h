@@ -55,15 +55,15 @@ void conf_note(struct conf *conf, const char *fmt, ...) KS_PRINTF(2, 3);
 /* A note that says "ok" or what failed; both servers must say "ok", so a failure is a difference. */
 void conf_check(struct conf *conf, bool ok, const char *what);
 
-#define RANGE(...)   conf_call(conf, &etcdc_method_range, __VA_ARGS__)
-#define PUT(...)     conf_call(conf, &etcdc_method_put, __VA_ARGS__)
-#define DELETE(...)  conf_call(conf, &etcdc_method_delete_range, __VA_ARGS__)
-#define TXN(...)     conf_call(conf, &etcdc_method_txn, __VA_ARGS__)
+#define RANGE(...) conf_call(conf, &etcdc_method_range, __VA_ARGS__)
+#define PUT(...) conf_call(conf, &etcdc_method_put, __VA_ARGS__)
+#define DELETE(...) conf_call(conf, &etcdc_method_delete_range, __VA_ARGS__)
+#define TXN(...) conf_call(conf, &etcdc_method_txn, __VA_ARGS__)
 #define COMPACT(...) conf_call(conf, &etcdc_method_compact, __VA_ARGS__)
-#define GRANT(...)   conf_call(conf, &etcdc_method_lease_grant, __VA_ARGS__)
-#define REVOKE(...)  conf_call(conf, &etcdc_method_lease_revoke, __VA_ARGS__)
-#define TTL(...)     conf_call(conf, &etcdc_method_lease_time_to_live, __VA_ARGS__)
-#define HASHKV(...)  conf_call(conf, &etcdc_method_hash_kv, __VA_ARGS__)
+#define GRANT(...) conf_call(conf, &etcdc_method_lease_grant, __VA_ARGS__)
+#define REVOKE(...) conf_call(conf, &etcdc_method_lease_revoke, __VA_ARGS__)
+#define TTL(...) conf_call(conf, &etcdc_method_lease_time_to_live, __VA_ARGS__)
+#define HASHKV(...) conf_call(conf, &etcdc_method_hash_kv, __VA_ARGS__)
 /* A put of text that is not worth a transcript, unless it fails. */
 void put(struct conf *conf, const char *key, const char *value);
 

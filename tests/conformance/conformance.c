@@ -16,7 +16,7 @@
 #include "tests/conformance/compare.h"
 #include "tests/conformance/conf.h"
 
-#define RECV_MS	 10000
+#define RECV_MS 10000
 #define QUIET_MS 250
 
 static const struct block blocks[] = {
@@ -42,15 +42,8 @@ static const struct block blocks[] = {
 static char *format(const char *fmt, va_list args)
 {
 	char *text;
-	int size;
-	va_list again;
 
-	va_copy(again, args);
-	size = vsnprintf(NULL, 0, fmt, again);
-	va_end(again);
-	KS_ASSERT(size >= 0);
-	text = ks_xmalloc((size_t)size + 1);
-	(void)vsnprintf(text, (size_t)size + 1, fmt, args);
+	KS_ASSERT(vasprintf(&text, fmt, args) >= 0);
 	return text;
 }
 
@@ -384,8 +377,8 @@ int main(int argc, char **argv)
 	static const struct option options[] = {
 		{"endpoint", required_argument, NULL, 'e'}, {"block", required_argument, NULL, 'b'},
 		{"scenario", required_argument, NULL, 's'}, {"seed", required_argument, NULL, 'n'},
-		{"out", required_argument, NULL, 'o'},	    {"list", no_argument, NULL, 'l'},
-		{"compare", no_argument, NULL, 'c'},	    {NULL, 0, NULL, 0},
+		{"out", required_argument, NULL, 'o'},      {"list", no_argument, NULL, 'l'},
+		{"compare", no_argument, NULL, 'c'},        {NULL, 0, NULL, 0},
 	};
 	struct conf conf = {.out = stdout, .seed = 1};
 	const char *block_name = NULL, *scenario = NULL;

@@ -76,7 +76,8 @@ static void health(struct conf *conf)
 
 static void unknown_methods(struct conf *conf)
 {
-	static const char *const paths[] = {"/etcdserverpb.KV/Nope", "/nope.Service/Method", "/etcdserverpb.Watch/Nope"};
+	static const char *const paths[] = {"/etcdserverpb.KV/Nope", "/nope.Service/Method",
+					    "/etcdserverpb.Watch/Nope"};
 
 	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
 		struct etcdc_method method = {.path = paths[i],
@@ -93,8 +94,8 @@ static void raw(struct conf *conf, const char *path, const void *bytes, size_t s
 	uint8_t *response;
 	size_t response_size;
 	struct etcdc_err err;
-	enum ks_status result = etcdc_unary_raw(conf->client, path, ks_slice_of(bytes, size), NULL, &response,
-						&response_size, &err);
+	enum ks_status result =
+		etcdc_unary_raw(conf->client, path, ks_slice_of(bytes, size), NULL, &response, &response_size, &err);
 
 	(void)fprintf(conf->out, "> raw %s ", path);
 	text_print_bytes(conf->out, bytes, size);

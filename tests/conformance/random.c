@@ -13,7 +13,7 @@
 #include "tests/conformance/conf.h"
 
 #define OPERATIONS 2500
-#define TEXT_MAX   (1 << 20)
+#define TEXT_MAX (1 << 20)
 
 struct event {
 	int64_t revision;
@@ -26,7 +26,7 @@ struct generator {
 	struct conf *conf;
 	uint64_t state;
 	int64_t current, compacted; /* revisions of the server */
-	bool ignore_allowed;	    /* in this transaction */
+	bool ignore_allowed;        /* in this transaction */
 	bool open_delete_allowed;
 	struct ks_buf text;
 	/* All events since the start, from a watch on everything; history watches must see their part of it. */
@@ -273,7 +273,8 @@ static bool matches(const struct event *event, const Etcdserverpb__WatchCreateRe
 	struct ks_slice to = ks_slice_of(create->range_end.data, create->range_end.len);
 
 	for (size_t i = 0; i < create->n_filters; i++) {
-		if (event->is_delete == (create->filters[i] == ETCDSERVERPB__WATCH_CREATE_REQUEST__FILTER_TYPE__NODELETE))
+		if (event->is_delete ==
+		    (create->filters[i] == ETCDSERVERPB__WATCH_CREATE_REQUEST__FILTER_TYPE__NODELETE))
 			return false;
 	}
 	if (event->revision < create->start_revision)
@@ -339,7 +340,8 @@ static int64_t target_of(const Mvccpb__KeyValue *kv, Etcdserverpb__RangeRequest_
 	}
 }
 
-static int compare_values(const Mvccpb__KeyValue *a, const Mvccpb__KeyValue *b, Etcdserverpb__RangeRequest__SortTarget target)
+static int compare_values(const Mvccpb__KeyValue *a, const Mvccpb__KeyValue *b,
+			  Etcdserverpb__RangeRequest__SortTarget target)
 {
 	if (target == ETCDSERVERPB__RANGE_REQUEST__SORT_TARGET__VALUE)
 		return ks_slice_cmp(ks_slice_of(a->value.data, a->value.len), ks_slice_of(b->value.data, b->value.len));
@@ -364,7 +366,8 @@ static void range(struct generator *gen)
 	ks_buf_reset(&gen->text);
 	add_range(gen, false);
 	ks_buf_append(&gen->text, "", 1);
-	request = (void *)text_parse(&etcdserverpb__range_request__descriptor, (const char *)gen->text.data, &conf->names);
+	request = (void *)text_parse(&etcdserverpb__range_request__descriptor, (const char *)gen->text.data,
+				     &conf->names);
 	response = conf_call_quiet(conf, &etcdc_method_range, "%s", (const char *)gen->text.data);
 	if (response && request->sort_target != ETCDSERVERPB__RANGE_REQUEST__SORT_TARGET__KEY && response->n_kvs > 0) {
 		for (size_t i = 1; i < response->n_kvs; i++) {

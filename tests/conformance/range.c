@@ -117,7 +117,8 @@ static void keys_only(struct conf *conf)
 	PUT("key:'leased' value:'v' lease:7777");
 	PUT("key:'plain' value:'v'");
 	RANGE("key:'\\x00' range_end:'\\x00' keys_only:1");
-	RANGE("key:'\\x00' range_end:'\\x00' keys_only:1 sort_target:VALUE sort_order:ASCEND limit:1 min_mod_revision:r2");
+	RANGE("key:'\\x00' range_end:'\\x00' keys_only:1 sort_target:VALUE sort_order:ASCEND limit:1 "
+	      "min_mod_revision:r2");
 }
 
 static void odd_keys(struct conf *conf)
@@ -203,7 +204,8 @@ struct joined {
 static bool same_kv(const Mvccpb__KeyValue *a, const Mvccpb__KeyValue *b)
 {
 	return a->key.len == b->key.len && memcmp(a->key.data, b->key.data, a->key.len) == 0 &&
-	       a->value.len == b->value.len && (a->value.len == 0 || memcmp(a->value.data, b->value.data, a->value.len) == 0) &&
+	       a->value.len == b->value.len &&
+	       (a->value.len == 0 || memcmp(a->value.data, b->value.data, a->value.len) == 0) &&
 	       a->create_revision == b->create_revision && a->mod_revision == b->mod_revision &&
 	       a->version == b->version && a->lease == b->lease;
 }
@@ -216,8 +218,8 @@ static bool join(void *arg, const Etcdserverpb__RangeResponse *part)
 	/* Header, count and more come with the last part only. */
 	joined->ok &= !joined->last_seen;
 	for (size_t i = 0; i < part->n_kvs; i++) {
-		joined->ok &= joined->next < joined->whole->n_kvs &&
-			      same_kv(part->kvs[i], joined->whole->kvs[joined->next]);
+		joined->ok &=
+			joined->next < joined->whole->n_kvs && same_kv(part->kvs[i], joined->whole->kvs[joined->next]);
 		joined->next++;
 	}
 	if (part->header) {

@@ -286,8 +286,8 @@ static void print_lease(FILE *out, int64_t value, const struct names *names)
 static bool is_free(const char *type, const char *name)
 {
 	static const char *const anywhere[] = {"cluster_id", "member_id", "raft_term", "memberID", "leader", NULL};
-	static const char *const of_status[] = {"version",	    "dbSize",	      "dbSizeInUse", "dbSizeQuota",
-						"storageVersion", "raftIndex",	      "raftTerm",    "raftAppliedIndex",
+	static const char *const of_status[] = {"version",        "dbSize",    "dbSizeInUse", "dbSizeQuota",
+						"storageVersion", "raftIndex", "raftTerm",    "raftAppliedIndex",
 						"downgradeInfo",  NULL};
 	static const char *const of_member[] = {"ID", "name", "peerURLs", "clientURLs", NULL};
 
@@ -303,13 +303,14 @@ static bool is_free(const char *type, const char *name)
 static void print_int(FILE *out, const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field, int64_t value,
 		      const struct names *names)
 {
-	static const char *const revisions[] = {"revision",	"create_revision", "mod_revision",
+	static const char *const revisions[] = {"revision",         "create_revision", "mod_revision",
 						"compact_revision", "hash_revision",   NULL};
 	const char *type = message->descriptor->short_name;
 
 	if (is_one_of(field->name, revisions)) {
 		print_revision(out, value, names);
-	} else if (strcmp(field->name, "lease") == 0 || (strncmp(type, "Lease", 5) == 0 && strcmp(field->name, "ID") == 0)) {
+	} else if (strcmp(field->name, "lease") == 0 ||
+		   (strncmp(type, "Lease", 5) == 0 && strcmp(field->name, "ID") == 0)) {
 		print_lease(out, value, names);
 	} else if (strcmp(type, "LeaseTimeToLiveResponse") == 0 && strcmp(field->name, "TTL") == 0 && value > 0) {
 		const ProtobufCFieldDescriptor *granted =
@@ -367,15 +368,16 @@ static void print_scalar(FILE *out, const ProtobufCMessage *message, const Proto
 		text_print_bytes(out, bytes->data, bytes->len);
 	else if (text)
 		(void)fputs(text, out);
-	else if (field->type == PROTOBUF_C_TYPE_ENUM && protobuf_c_enum_descriptor_get_value(field->descriptor, (int)number))
+	else if (field->type == PROTOBUF_C_TYPE_ENUM &&
+		 protobuf_c_enum_descriptor_get_value(field->descriptor, (int)number))
 		(void)fputs(protobuf_c_enum_descriptor_get_value(field->descriptor, (int)number)->name, out);
 	else
 		print_int(out, message, field, number, names);
 	(void)putc('\n', out);
 }
 
-static void print_one(FILE *out, const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field, const void *value,
-		      const char *path, const char *index, const struct names *names)
+static void print_one(FILE *out, const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field,
+		      const void *value, const char *path, const char *index, const struct names *names)
 {
 	char longer[512];
 

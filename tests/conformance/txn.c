@@ -4,12 +4,12 @@
 #include "base/thread.h"
 #include "tests/conformance/conf.h"
 
-#define P(k, v)	       "request_put{key:'" k "' value:'" v "'}"
-#define G(k)	       "request_range{key:'" k "'}"
-#define D(k)	       "request_delete_range{key:'" k "'}"
-#define SUCCESS(op)    "success{" op "} "
-#define FAILURE(op)    "failure{" op "} "
-#define IF(compare)    "compare{" compare "} "
+#define P(k, v) "request_put{key:'" k "' value:'" v "'}"
+#define G(k) "request_range{key:'" k "'}"
+#define D(k) "request_delete_range{key:'" k "'}"
+#define SUCCESS(op) "success{" op "} "
+#define FAILURE(op) "failure{" op "} "
+#define IF(compare) "compare{" compare "} "
 #define NESTED(branch) "request_txn{" branch "}"
 
 static void branches(struct conf *conf)
@@ -52,15 +52,24 @@ static void compare_missing_key(struct conf *conf)
 static void compare_present_key(struct conf *conf)
 {
 	static const char *const arms[] = {
-		"target:VERSION key:'a' version:2",	       "target:CREATE key:'a' create_revision:r2",
-		"target:MOD key:'a' mod_revision:r3",	       "target:VALUE key:'a' value:'m'",
-		"target:LEASE key:'a' lease:7",		       "target:VERSION key:'a' version:1",
-		"target:CREATE key:'a' create_revision:r1",    "target:MOD key:'a' mod_revision:r9",
-		"target:VALUE key:'a' value:''",	       "target:VALUE key:'a' value:'ma'",
-		"target:VALUE key:'a' value:'l\\xff'",	       "target:LEASE key:'a' lease:-7",
-		"target:MOD key:'a' version:5",		       "target:VALUE key:'a' version:5",
-		"target:LEASE key:'a'",			       "target:VALUE key:'a' range_end:'c' value:'m'",
-		"target:VERSION key:'a' range_end:'c' version:2", "target:MOD key:'a' range_end:'\\x00' mod_revision:r3",
+		"target:VERSION key:'a' version:2",
+		"target:CREATE key:'a' create_revision:r2",
+		"target:MOD key:'a' mod_revision:r3",
+		"target:VALUE key:'a' value:'m'",
+		"target:LEASE key:'a' lease:7",
+		"target:VERSION key:'a' version:1",
+		"target:CREATE key:'a' create_revision:r1",
+		"target:MOD key:'a' mod_revision:r9",
+		"target:VALUE key:'a' value:''",
+		"target:VALUE key:'a' value:'ma'",
+		"target:VALUE key:'a' value:'l\\xff'",
+		"target:LEASE key:'a' lease:-7",
+		"target:MOD key:'a' version:5",
+		"target:VALUE key:'a' version:5",
+		"target:LEASE key:'a'",
+		"target:VALUE key:'a' range_end:'c' value:'m'",
+		"target:VERSION key:'a' range_end:'c' version:2",
+		"target:MOD key:'a' range_end:'\\x00' mod_revision:r3",
 		"target:LEASE key:'a' range_end:'b' lease:7",
 	};
 
@@ -204,8 +213,7 @@ static void validation(struct conf *conf)
 
 static void operations_see_earlier_ones(struct conf *conf)
 {
-	TXN(SUCCESS(P("a", "1")) SUCCESS(G("a")) SUCCESS(P("b", "2"))
-		    SUCCESS("request_range{key:'a' range_end:'c'}"));
+	TXN(SUCCESS(P("a", "1")) SUCCESS(G("a")) SUCCESS(P("b", "2")) SUCCESS("request_range{key:'a' range_end:'c'}"));
 	TXN(SUCCESS(G("c")) SUCCESS(P("c", "1")) SUCCESS(G("c")));
 	TXN(SUCCESS("request_delete_range{key:'a' prev_kv:1}") SUCCESS(G("a")) SUCCESS(D("a"))
 		    SUCCESS("request_range{key:'a' range_end:'d' limit:1}"));
@@ -224,7 +232,8 @@ static void failed_checks_write_nothing(struct conf *conf)
 	TXN(SUCCESS(P("a", "2")) SUCCESS(NESTED(SUCCESS("request_put{key:'b' lease:99}"))));
 	TXN(SUCCESS(P("a", "2")) SUCCESS(NESTED(IF("key:'a' version:9") SUCCESS("request_put{key:'b' lease:99}"))));
 	TXN(SUCCESS(P("c", "1")) FAILURE("request_range{key:'a' revision:r99}"));
-	TXN(SUCCESS("request_put{key:'new' value:'1'}") SUCCESS(NESTED(SUCCESS("request_put{key:'new2' ignore_value:1}"))));
+	TXN(SUCCESS("request_put{key:'new' value:'1'}")
+		    SUCCESS(NESTED(SUCCESS("request_put{key:'new2' ignore_value:1}"))));
 	RANGE("key:'\\x00' range_end:'\\x00'");
 }
 
@@ -238,7 +247,8 @@ static void order_of_checks(struct conf *conf)
 	TXN(SUCCESS("request_put{key:'b' lease:9}") SUCCESS("request_range{key:'a' revision:r99}"));
 	TXN(SUCCESS("request_range{key:'a' revision:r99}") SUCCESS("request_put{key:'b' lease:9}"));
 	TXN(SUCCESS("request_range{key:'a' revision:r99}") SUCCESS(NESTED(SUCCESS("request_put{key:'b' lease:9}"))));
-	TXN(SUCCESS(NESTED(SUCCESS("request_range{key:'a' revision:r99}"))) SUCCESS("request_put{key:'b' ignore_lease:1}"));
+	TXN(SUCCESS(NESTED(SUCCESS("request_range{key:'a' revision:r99}")))
+		    SUCCESS("request_put{key:'b' ignore_lease:1}"));
 }
 
 struct race {
@@ -272,8 +282,10 @@ static void concurrent_creates(struct conf *conf)
 		char text[200];
 		ProtobufCMessage *request;
 
-		(void)snprintf(text, sizeof(text),
-			       "compare{target:MOD key:'c/%d' mod_revision:0} success{request_put{key:'c/%d' value:'1'}}", round, round);
+		(void)snprintf(
+			text, sizeof(text),
+			"compare{target:MOD key:'c/%d' mod_revision:0} success{request_put{key:'c/%d' value:'1'}}",
+			round, round);
 		request = text_parse(&etcdserverpb__txn_request__descriptor, text, &conf->names);
 		race.succeeded = 0;
 		race.open = 8;
@@ -295,7 +307,7 @@ static void concurrent_creates(struct conf *conf)
 static void nested(struct conf *conf)
 {
 	TXN(SUCCESS(P("a", "1")) SUCCESS(NESTED(IF("target:VERSION result:GREATER key:'a' version:0")
-							 SUCCESS(P("b", "1")) FAILURE(P("c", "1")))));
+							SUCCESS(P("b", "1")) FAILURE(P("c", "1")))));
 	RANGE("key:'\\x00' range_end:'\\x00'");
 	TXN(SUCCESS(P("x", "1")) SUCCESS(NESTED(SUCCESS(P("y", "1")))));
 	RANGE("key:'x' range_end:'z'");
@@ -328,8 +340,16 @@ static void prev_kvs(struct conf *conf)
 static void ranges(struct conf *conf)
 {
 	static const char *const options[] = {
-		"limit:2", "count_only:1", "keys_only:1", "sort_order:DESCEND limit:1", "min_mod_revision:r3",
-		"sort_target:MOD sort_order:DESCEND", "revision:r2", "revision:r3 limit:1", "revision:r9", "limit:-1",
+		"limit:2",
+		"count_only:1",
+		"keys_only:1",
+		"sort_order:DESCEND limit:1",
+		"min_mod_revision:r3",
+		"sort_target:MOD sort_order:DESCEND",
+		"revision:r2",
+		"revision:r3 limit:1",
+		"revision:r9",
+		"limit:-1",
 		"max_create_revision:r2",
 	};
 
@@ -338,7 +358,8 @@ static void ranges(struct conf *conf)
 	put(conf, "c", "3");
 	for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
 		TXN("success{request_range{key:'a' range_end:'d' %s}}", options[i]);
-		TXN("success{request_range{key:'a' range_end:'d' %s}} success{request_delete_range{key:'nope'}}", options[i]);
+		TXN("success{request_range{key:'a' range_end:'d' %s}} success{request_delete_range{key:'nope'}}",
+		    options[i]);
 	}
 }
 
@@ -350,8 +371,10 @@ static void create_race(struct conf *conf)
 	TXN(IF("target:MOD key:'a' mod_revision:r2") SUCCESS(D("a")) FAILURE(G("a")));
 	TXN(IF("target:MOD key:'a' mod_revision:r3") SUCCESS(D("a")) FAILURE(G("a")));
 	/* kube-apiserver's compaction key. */
-	TXN(IF("target:VERSION key:'compact_rev_key' version:0") SUCCESS(P("compact_rev_key", "4")) FAILURE(G("compact_rev_key")));
-	TXN(IF("target:VERSION key:'compact_rev_key' version:0") SUCCESS(P("compact_rev_key", "5")) FAILURE(G("compact_rev_key")));
+	TXN(IF("target:VERSION key:'compact_rev_key' version:0") SUCCESS(P("compact_rev_key", "4"))
+		    FAILURE(G("compact_rev_key")));
+	TXN(IF("target:VERSION key:'compact_rev_key' version:0") SUCCESS(P("compact_rev_key", "5"))
+		    FAILURE(G("compact_rev_key")));
 }
 
 static void too_large(struct conf *conf)

@@ -419,7 +419,7 @@ static void ten_thousand_watchers(struct conf *conf)
 	void *message;
 	uint8_t *once = calloc(1, (size_t)count);
 
-	create.key = (ProtobufCBinaryData){3, (uint8_t *)(uintptr_t)"foo"};
+	create.key = (ProtobufCBinaryData){3, (uint8_t *)(uintptr_t) "foo"};
 	request.request_union_case = ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_CREATE_REQUEST;
 	request.create_request = &create;
 	for (int i = 0; i < count; i++)
@@ -507,7 +507,8 @@ static void periodic_progress(struct conf *conf)
 	PUT("key:'foo' value:'1'");
 	watch_events(conf, watch, 2);
 	/* The next tick is left out for a watcher that had events: more than one interval passes. */
-	conf_check(conf, etcdc_stream_recv(watch, 700, &message, &err) == KS_DEADLINE_EXCEEDED, "no progress right after events");
+	conf_check(conf, etcdc_stream_recv(watch, 700, &message, &err) == KS_DEADLINE_EXCEEDED,
+		   "no progress right after events");
 	stream_recv(conf, watch);
 	etcdc_stream_close(watch);
 }

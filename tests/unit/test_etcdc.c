@@ -16,7 +16,7 @@
 #include "tests/lib/tap.h"
 
 #define DEAD_ENDPOINT "127.0.0.1:1" /* nothing listens there */
-#define WAIT_MS	      20000
+#define WAIT_MS 20000
 
 static const char *endpoint;
 
