@@ -17,6 +17,7 @@
 #include "proto/health.pb-c.h"
 #include "proto/lock.pb-c.h"
 #include "proto/rpc.pb-c.h"
+#include "store/watch_hub.h"
 
 /* Spec 3.10: three election timeouts of a second. */
 #define WATCHDOG_MS 1000
@@ -281,6 +282,21 @@ void ks_api_reply_header(const struct ks_api *api, struct ks_call *call, int64_t
 bool ks_api_loaded(const struct ks_api *api)
 {
 	return ks_store_committed(api->store).position > 0;
+}
+
+/*
+ * A reset first swaps the state, then changes the epoch, and only later is anything loaded again. So a reader that finds
+ * the store loaded and the epoch unchanged after its read has seen neither the empty state nor the next one.
+ */
+bool ks_api_view_begin(const struct ks_api *api, uint64_t *epoch)
+{
+	*epoch = ks_watch_hub_epoch(ks_store_hub(api->store));
+	return ks_api_loaded(api);
+}
+
+bool ks_api_view_holds(const struct ks_api *api, uint64_t epoch)
+{
+	return ks_api_loaded(api) && ks_watch_hub_epoch(ks_store_hub(api->store)) == epoch;
 }
 
 /* ---- streams ---- */

@@ -69,6 +69,12 @@ const struct ks_rpc_method *ks_api_methods(size_t *count);
 
 /* The database was reached and its log is loaded: serializable reads can be answered. */
 bool ks_api_loaded(const struct ks_api *api);
+/*
+ * Around a read of the store: it may be emptied at any time, because the log lost its end. False before the read: nothing is
+ * loaded. False after it: what was read is of no history, or of one that is over.
+ */
+bool ks_api_view_begin(const struct ks_api *api, uint64_t *epoch);
+bool ks_api_view_holds(const struct ks_api *api, uint64_t epoch);
 
 static inline struct ks_api *ks_api_of(struct ks_call *call)
 {

@@ -168,6 +168,7 @@ static void read_txn_run(struct read_txn *read)
 {
 	struct ks_err err = {.status = KS_OK};
 	enum ks_status status;
+	uint64_t epoch;
 	int missing;
 
 	if (read->rounds++ == READ_TXN_ROUNDS) {
@@ -176,14 +177,14 @@ static void read_txn_run(struct read_txn *read)
 		return;
 	}
 	read->result = (struct ks_result){.kind = KS_REQ_TXN};
-	if (!ks_api_loaded(read->api)) {
+	if (!ks_api_view_begin(read->api, &epoch)) {
 		ks_etcd_fail(&err, KS_E_NO_LEADER);
 		read_txn_fail(read, &err);
 		return;
 	}
 	status = ks_store_read_txn(read->api->store, &read->request, &read->result.txn, &read->result.revision,
 				   &read->misses, &err);
-	if (status == KS_OK && !ks_api_loaded(read->api)) /* the store was emptied just before the read, see range.c */
+	if (!ks_api_view_holds(read->api, epoch))
 		status = ks_etcd_fail(&err, KS_E_NO_LEADER);
 	if (status == KS_ABORTED)
 		missing = ks_values_of_misses(&read->values, &read->misses);

@@ -64,9 +64,10 @@ static void run(struct range *range)
 {
 	struct ks_committer *committer = range->api->committer;
 	struct ks_err err;
+	uint64_t epoch;
 	int missing;
 
-	if (!ks_api_loaded(range->api)) {
+	if (!ks_api_view_begin(range->api, &epoch)) {
 		ks_api_fail(range->call, KS_E_NO_LEADER);
 		return;
 	}
@@ -74,8 +75,7 @@ static void run(struct range *range)
 		ks_api_fail_err(range->call, &err);
 		return;
 	}
-	/* Again: the log may have lost its end, and the store been emptied, just before the read. */
-	if (!ks_api_loaded(range->api)) {
+	if (!ks_api_view_holds(range->api, epoch)) {
 		ks_range_result_fini(&range->result);
 		ks_api_fail(range->call, KS_E_NO_LEADER);
 		return;

@@ -35,6 +35,7 @@ struct range_stream {
 	int64_t sent, wanted;
 	int64_t chunk_keys;
 	uint8_t *next_key;
+	uint64_t epoch; /* of the store when the stream began */
 	struct ks_read_proof proof;
 	struct ks_range_result chunk;
 	struct ks_values values;
@@ -126,6 +127,7 @@ static void read_chunk(struct range_stream *range)
 	struct ks_committer *committer = range->api->committer;
 	int64_t left = range->wanted - range->sent;
 	bool first = range->total < 0;
+	enum ks_status status;
 	int64_t revision;
 	struct ks_err err;
 	int missing;
@@ -135,7 +137,13 @@ static void read_chunk(struct range_stream *range)
 		range->request.limit = left;
 	else if (first && range->wanted > 0 && range->wanted < range->chunk_keys)
 		range->request.limit = range->wanted;
-	if (ks_store_range(range->api->store, &range->request, &range->chunk, &revision, &err) != KS_OK) {
+	status = ks_store_range(range->api->store, &range->request, &range->chunk, &revision, &err);
+	/* All chunks come from one history: the log may have lost its end meanwhile. */
+	if (!ks_api_view_holds(range->api, range->epoch)) {
+		fail(range, KS_E_NO_LEADER);
+		return;
+	}
+	if (status != KS_OK) {
 		end(range, err.status, err.text);
 		return;
 	}
@@ -176,7 +184,7 @@ static void continue_after_proof(struct range_stream *range)
 {
 	if (range->proof.err.status != KS_OK) {
 		end(range, range->proof.err.status, range->proof.err.text);
-	} else if (!ks_api_loaded(range->api)) {
+	} else if (!ks_api_view_begin(range->api, &range->epoch)) {
 		fail(range, KS_E_NO_LEADER);
 	} else {
 		range->state = READING;

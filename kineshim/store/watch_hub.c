@@ -28,7 +28,7 @@ struct ks_watch_hub {
 	struct ks_store *store;
 	struct ks_mutex lock; /* guards everything below, and watchers as the header says */
 	int64_t revision;     /* = the store's committed revision whenever the lock can be taken */
-	uint64_t epoch;
+	_Atomic uint64_t epoch; /* changed under the lock */
 	uint64_t seed;   /* of the hash */
 	uint64_t random; /* state of the treap's priorities */
 	struct ks_list all;
@@ -534,6 +534,11 @@ bool ks_watch_hub_needs(struct ks_watch_hub *hub, int64_t revision)
 	}
 	ks_mutex_unlock(&hub->lock);
 	return needed;
+}
+
+uint64_t ks_watch_hub_epoch(struct ks_watch_hub *hub)
+{
+	return atomic_load_explicit(&hub->epoch, memory_order_acquire);
 }
 
 void ks_watch_hub_stats(struct ks_watch_hub *hub, struct ks_watch_stats *stats)

@@ -98,6 +98,9 @@ void ks_watch_hub_reset(struct ks_watch_hub *hub, int64_t revision);
  */
 bool ks_watch_hub_needs(struct ks_watch_hub *hub, int64_t revision);
 
+/* Changes with every reset of the store: what was read before belongs to another history. */
+uint64_t ks_watch_hub_epoch(struct ks_watch_hub *hub);
+
 struct ks_watch_stats {
 	size_t watchers, groups;
 };
