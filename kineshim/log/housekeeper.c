@@ -394,41 +394,83 @@ static enum sqlb_outcome beat(struct ks_log *log, struct ks_err *err)
 
 /* ---- keepalives and times ---- */
 
+static bool in_store(struct ks_log *log, int64_t id)
+{
+	struct ks_lease_info info = {0};
+
+	if (!ks_store_lease(log->store, id, false, &info))
+		return false;
+	ks_lease_info_fini(&info);
+	return true;
+}
+
+static enum sqlb_outcome put_keepalives_back(struct ks_log *log, struct ks_list *keepalives, enum sqlb_outcome outcome)
+{
+	struct ks_log_side *s = &log->side;
+
+	ks_mutex_lock(&s->role.mutex);
+	ks_list_splice(keepalives, &s->keepalives);
+	ks_list_splice(&s->keepalives, keepalives);
+	ks_mutex_unlock(&s->role.mutex);
+	return outcome;
+}
+
+/*
+ * A deadline whose lease the store does not know belongs to a grant that it has not applied yet, or is left over. True when it
+ * must be the latter: the store is as new as the log was after the deadline was seen.
+ */
+static enum sqlb_outcome unknown_are_left_over(struct ks_log *log, const struct sqlb_lease *leases, size_t count,
+					       bool *left_over, struct ks_err *err)
+{
+	struct sqlb_head head = {0};
+	enum sqlb_outcome outcome;
+	bool unknown = false;
+
+	*left_over = false;
+	for (size_t i = 0; i < count && !unknown; i++)
+		unknown = leases[i].found && !in_store(log, leases[i].id);
+	if (!unknown)
+		return SQLB_OK;
+	outcome = log->ops->read_head(log->side.role.conn, &head, err);
+	*left_over = outcome == SQLB_OK && ks_store_committed(log->store).position >= head.position;
+	return outcome;
+}
+
 static enum sqlb_outcome touch(struct ks_log *log, struct ks_list *keepalives, struct ks_err *err)
 {
 	struct ks_log_side *s = &log->side;
 	struct sqlb_lease leases[TOUCH_MAX];
+	int64_t dead[TOUCH_MAX];
 	struct ks_list *link;
-	size_t count = 0;
+	size_t count = 0, dead_count = 0;
 	enum sqlb_outcome outcome;
+	bool left_over = false;
 
 	for (link = keepalives->next; link != keepalives; link = link->next)
 		leases[count++] = (struct sqlb_lease){.id = ks_container_of(link, struct ks_keepalive, link)->id};
 	outcome = log->ops->lease_touch(s->role.conn, leases, count, err);
-	if (outcome != SQLB_OK) {
-		ks_mutex_lock(&s->role.mutex);
-		ks_list_splice(keepalives, &s->keepalives);
-		ks_list_splice(&s->keepalives, keepalives);
-		ks_mutex_unlock(&s->role.mutex);
-		return outcome;
-	}
+	if (outcome == SQLB_OK)
+		outcome = unknown_are_left_over(log, leases, count, &left_over, err);
+	if (outcome != SQLB_OK)
+		return put_keepalives_back(log, keepalives, outcome);
 	for (size_t i = 0; i < count; i++) {
 		struct ks_keepalive *keepalive = ks_container_of(ks_list_pop(keepalives), struct ks_keepalive, link);
-		struct ks_lease_info info = {0};
+		bool known = in_store(log, keepalive->id);
 
-		if (leases[i].found) {
+		if (leases[i].found && known) {
 			finish_keepalive(keepalive, leases[i].ttl_ms / 1000, NULL);
-		} else if (!ks_store_lease(log->store, keepalive->id, false, &info)) {
+		} else if (!known && (!leases[i].found || left_over)) {
+			if (leases[i].found)
+				dead[dead_count++] = keepalive->id;
 			finish_keepalive(keepalive, 0, NULL);
 		} else {
-			ks_lease_info_fini(&info);
 			ks_mutex_lock(&s->role.mutex);
 			ks_list_append(&s->lapsed, &keepalive->link);
 			ks_mutex_unlock(&s->role.mutex);
 			s->lapsed_at_ms = ks_clock_now(log->clock) + LAPSED_MS;
 		}
 	}
-	return SQLB_OK;
+	return dead_count ? log->ops->lease_drop(s->role.conn, dead, dead_count, err) : SQLB_OK;
 }
 
 /* True when there was something to do. */
@@ -742,16 +784,6 @@ static void expire_lease(struct ks_log *log, int64_t id)
 static bool visit_expired(void *ctx, const struct sqlb_lease *lease)
 {
 	return lease->remaining_ms < 0 && id_add(ctx, lease->id);
-}
-
-static bool in_store(struct ks_log *log, int64_t id)
-{
-	struct ks_lease_info info = {0};
-
-	if (!ks_store_lease(log->store, id, false, &info))
-		return false;
-	ks_lease_info_fini(&info);
-	return true;
 }
 
 /*

@@ -299,6 +299,42 @@ static void deadline_without_a_lease_is_dropped(void)
 	world_fini(&w);
 }
 
+/* Keepalives must not keep a deadline alive whose lease is gone: the client would believe in it for ever. */
+static void keepalive_of_a_deadline_without_a_lease_says_so(void)
+{
+	struct sqlb_lease orphan = {.id = 99, .ttl_ms = 60000};
+	struct sqlb_conn *conn;
+	struct ks_err err;
+
+	begin_started(2);
+	CU_ASSERT_EQUAL(sqlb_memory_ops.connect(w.nodes[0].db, &conn, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(sqlb_memory_ops.lease_ensure(conn, &orphan, 1, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(ttl_of(1, 99), 0);
+	side_rows = 0;
+	CU_ASSERT_EQUAL(sqlb_memory_ops.lease_list(conn, 0, count_lease, NULL, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(side_rows, 0);
+	sqlb_memory_ops.disconnect(conn);
+	world_fini(&w);
+}
+
+static void keepalive_right_after_a_grant_elsewhere_is_answered(void)
+{
+	struct world_call call;
+	struct keep keep;
+
+	begin_started(2);
+	world_grant(&w, 0, &call, 7, 30);
+	ks_log_writer_step(w.nodes[0].log);
+	CU_ASSERT_EQUAL(call.done, 1);
+	keep_alive(1, 7, &keep); /* node 1 has not applied the grant */
+	ks_log_side_step(w.nodes[1].log);
+	CU_ASSERT(world_until(&w, &keep.done));
+	CU_ASSERT_EQUAL(keep.keepalive.err.status, KS_OK);
+	CU_ASSERT_EQUAL(keep.keepalive.ttl, 30);
+	CU_ASSERT_EQUAL(world_finish(&w, &call), KS_OK);
+	world_fini(&w);
+}
+
 static void times_are_in_the_order_of_deadlines(void)
 {
 	struct times all = {.times = {.done = timed}}, some;
@@ -476,6 +512,10 @@ int main(void)
 			{"duty_is_given_back_at_the_end", duty_is_given_back_at_the_end},
 			{"lease_without_a_deadline_gets_one", lease_without_a_deadline_gets_one},
 			{"deadline_without_a_lease_is_dropped", deadline_without_a_lease_is_dropped},
+			{"keepalive_of_a_deadline_without_a_lease_says_so",
+			 keepalive_of_a_deadline_without_a_lease_says_so},
+			{"keepalive_right_after_a_grant_elsewhere_is_answered",
+			 keepalive_right_after_a_grant_elsewhere_is_answered},
 			{"times_are_in_the_order_of_deadlines", times_are_in_the_order_of_deadlines},
 			{"members_come_and_go", members_come_and_go},
 			{"compaction_trims_rows", compaction_trims_rows},
