@@ -298,7 +298,8 @@ step_compaction() {
 	say ctl get c --rev="$now" | sed "s/\b$now\b/OLD/g"
 	say ctl get c --rev=$((now + 1)) | sed "s/\b$((now + 1))\b/REV/g"
 	say ctl get c
-	say timeout 10 etcdctl --endpoints="$url" watch c --rev="$now" | sed "s/=$now/=OLD/g; s/$((now + 1))/REV/g; s#$url#ENDPOINT#"
+	say timeout 10 etcdctl --endpoints="$url" watch c --rev="$now" |
+		sed "s#$url#ENDPOINT#; s/=$now\\b/=OLD/g; s/\\b$((now + 1))\\b/REV/g"
 	say ctl compaction --physical $((now + 2)) | sed "s/\b$((now + 2))\b/REV/g"
 	say ctl get c
 }
