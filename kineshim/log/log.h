@@ -6,7 +6,8 @@
  *   writer  writer.c, replay.c   gather → evaluate → append → publish → answer; the only one that changes the store
  *   tail    tail.c               waits for foreign appends and pokes the writer
  *   reader  head.c               one head probe for all waiting linearizable reads; values that the cache let go
- *   side    housekeeper.c,       keepalives, members, the duty, lease expiry;
+ *   side    housekeeper.c,       keepalives, the duty, lease expiry;
+ *           members.c            who is alive;
  *           trim.c               compaction in memory and trimming of rows
  *   chores  chores.c             defragmentation and HashKV; connected only meanwhile
  * Each is a loop around a step function (log_priv.h) that does one bounded piece of work and never sleeps, so that a

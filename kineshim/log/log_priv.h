@@ -289,12 +289,19 @@ struct ks_bytes *ks_log_row_encode(const struct sqlb_row *row);
 /* Reads one value on the writer's connection; ctx = log. */
 struct ks_bytes *ks_log_writer_fetch(void *ctx, struct ks_loc loc);
 
+/* ---- members.c ---- */
+
+struct ks_member *ks_log_members(struct ks_committer *committer, size_t *count);
+void ks_log_members_init(struct ks_log *log);
+/* Refreshes this instance's row [side], and the list; or only the list. */
+enum sqlb_outcome ks_log_members_beat(struct ks_log *log, struct ks_err *err);
+enum sqlb_outcome ks_log_members_list(struct ks_log *log, struct ks_err *err);
+
 /* ---- housekeeper.c, trim.c, chores.c ---- */
 
 void ks_log_keepalive(struct ks_committer *committer, struct ks_keepalive *keepalive);
 void ks_log_lease_times(struct ks_committer *committer, struct ks_lease_times *times);
 void ks_log_chore(struct ks_committer *committer, struct ks_chore *chore);
-struct ks_member *ks_log_members(struct ks_committer *committer, size_t *count);
 void ks_log_side_init(struct ks_log *log);
 void ks_log_side_fini(struct ks_log *log);
 void ks_log_side_leave(struct ks_log *log); /* gives the duty back, leaves the member table; tried once */
