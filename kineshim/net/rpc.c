@@ -323,6 +323,10 @@ void ks_rpc_stop(struct ks_rpc *rpc, int drain_ms)
 	ks_mutex_lock(&rpc->lock);
 	atomic_store(&rpc->stopping, true);
 	ks_mutex_unlock(&rpc->lock);
+	for (size_t i = 0; i < rpc->queue_count; i++) {
+		ks_mutex_lock(&rpc->queues[i].requesting); /* whoever comes after this sees 'stopping' */
+		ks_mutex_unlock(&rpc->queues[i].requesting);
+	}
 	grpc_server_shutdown_and_notify(rpc->server, rpc->queues[0].cq, &rpc->down_tag);
 	for (size_t i = 0; i < rpc->queue_count; i++) {
 		rpc->queues[i].end.run = end_streams;

@@ -96,16 +96,16 @@ static void post_call(struct rpc_queue *queue, struct rpc_slot *slot)
 
 void ks_rpc_post_requests(struct rpc_queue *queue, struct rpc_slot *slot)
 {
-	if (atomic_load_explicit(&queue->rpc->stopping, memory_order_relaxed))
-		return;
 	if (slot->posted == 0 && slot->wish < MOST_POSTED)
 		slot->wish = slot->wish ? slot->wish * 2 : FIRST_WISH;
-	for (; slot->posted < slot->wish; slot->posted++) {
+	ks_mutex_lock(&queue->requesting);
+	for (; slot->posted < slot->wish && !atomic_load(&queue->rpc->stopping); slot->posted++) {
 		if (slot->method && slot->method->stream)
 			ks_rpc_post_stream(queue, slot);
 		else
 			post_call(queue, slot);
 	}
+	ks_mutex_unlock(&queue->requesting);
 }
 
 void ks_rpc_request_arrived(struct ks_call *call)

@@ -51,6 +51,11 @@ struct rpc_queue {
 	struct rpc_stream *unsent; /* streams with something to send at the end of this turn */
 	struct ks_task *drained;   /* taken from the inbox, running one after the other */
 	struct ks_task begin, end; /* of the server */
+	/*
+	 * Held while requests are posted to the core, and by the end to wait for that: a request that meets the core's
+	 * shutdown half-way is never given back, and the queue never ends.
+	 */
+	struct ks_mutex requesting;
 
 	/* any thread */
 	alignas(64) _Atomic(struct ks_task *) inbox; /* newest first */

@@ -113,6 +113,7 @@ void ks_rpc_queue_init(struct rpc_queue *queue, struct ks_rpc *rpc)
 {
 	queue->rpc = rpc;
 	queue->wake_tag.complete = woken;
+	ks_mutex_init(&queue->requesting);
 	ks_list_init(&queue->streams);
 	queue->cq = grpc_completion_queue_create_for_next(NULL);
 	queue->wake_call = grpc_channel_create_call(rpc->nowhere, NULL, GRPC_PROPAGATE_DEFAULTS, queue->cq,
@@ -149,8 +150,10 @@ void ks_rpc_queue_fini(struct rpc_queue *queue)
 {
 	if (queue->wake_call)
 		grpc_call_unref(queue->wake_call);
-	if (queue->cq)
+	if (queue->cq) {
 		grpc_completion_queue_destroy(queue->cq);
+		ks_mutex_fini(&queue->requesting);
+	}
 	ks_rpc_free_calls(queue);
 	ks_rpc_free_streams(queue);
 	free(queue->slots);
