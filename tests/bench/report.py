@@ -162,7 +162,7 @@ def chart(rows):
 
 def page(rows, facts, results):
     cpu = [one["result"].get("client_cpu") for one in results if one["result"].get("client_cpu")]
-    missed = [f"- {row['title']} on {TITLES[target]}: {row['ratios'].get(target, 0):.2f}× (goal {goal_text(row)})"
+    missed = [f"- {row['title']}, {TITLES[target]}: {cell(row, target).rstrip(' ✗')} (goal {goal_text(row)})"
               for row in rows for target, met in row["met"].items() if not met]
     spread = ["| | " + " | ".join(TITLES[target] for target in TARGETS) + " |", "|---|---|---|---|"]
     for row in rows:

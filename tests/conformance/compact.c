@@ -143,3 +143,59 @@ const struct scenario fresh_compact_scenarios[] = {
 	{"fresh-compact/first_compactions", first_compactions, true},
 	{NULL, NULL, false},
 };
+
+/* 79, 85 of 14: the server is restarted between the two halves. */
+static void before_restart(struct conf *conf)
+{
+	GRANT("TTL:1000 ID:5");
+	PUT("key:'a' value:'1'");
+	PUT("key:'a' value:'2' lease:5");
+	PUT("key:'b' value:'3'");
+	TXN("success{request_put{key:'c' value:'4'}} success{request_put{key:'d' value:'5'}} success{request_delete_range{key:'b'}}");
+	COMPACT("revision:3 physical:1");
+	PUT("key:'a' value:'6' ignore_lease:1");
+	RANGE("key:'\\x00' range_end:'\\x00'");
+	HASHKV(" ");
+}
+
+static void after_restart(struct conf *conf)
+{
+	struct etcdc_stream *watch = stream_open(conf, &etcdc_method_watch);
+
+	RANGE("key:'\\x00' range_end:'\\x00'");
+	RANGE("key:'a' revision:3");
+	RANGE("key:'\\x00' range_end:'\\x00' revision:4");
+	RANGE("key:'a' revision:2");
+	COMPACT("revision:3");
+	TTL("ID:5 keys:1");
+	HASHKV(" ");
+	stream_send(conf, watch, "create_request{range_end:'\\x00' start_revision:4 prev_kv:1}");
+	stream_recv(conf, watch);
+	watch_events(conf, watch, 5);
+	PUT("key:'a' value:'7'");
+	watch_events(conf, watch, 1);
+	TTL("ID:5 keys:1");
+	REVOKE("ID:5");
+	DELETE("key:'\\x00' range_end:'\\x00'");
+	COMPACT("revision:8 physical:1");
+	HASHKV(" ");
+	etcdc_stream_close(watch);
+}
+
+/* Nothing is left whose revision the store could take for its own. */
+static void after_second_restart(struct conf *conf)
+{
+	RANGE("key:'\\x00' range_end:'\\x00'");
+	HASHKV(" ");
+	PUT("key:'a' value:'8'");
+	RANGE("key:'a' revision:7");
+	RANGE("key:'a' revision:8");
+	RANGE("key:'a'");
+}
+
+const struct scenario restart_scenarios[] = {
+	{"restart/before", before_restart, true},
+	{"restart/after", after_restart, true},
+	{"restart/after_all_was_deleted", after_second_restart, true},
+	{NULL, NULL, false},
+};

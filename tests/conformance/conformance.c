@@ -32,6 +32,7 @@ static const struct block blocks[] = {
 	{"fresh-hash", fresh_hash_scenarios},
 	{"fresh-compacted-hash", fresh_compacted_hash_scenarios},
 	{"fresh-compact", fresh_compact_scenarios},
+	{"restart", restart_scenarios}, /* the server is restarted after each scenario */
 	{"random", random_scenarios},
 };
 

@@ -49,6 +49,7 @@ start_kineshim() { # NAME ENDPOINT: sets port and pid
 
 	for try in 1 2 3; do
 		port=$(ks_free_port) || return 1
+		: >"$work/$name.log"
 		"$kineshim" --endpoint "$endpoint" --data-dir "$work/$name.data" --listen-client-urls "http://127.0.0.1:$port" \
 			--watch-progress-notify-interval "$interval" >"$work/$name.log" 2>&1 </dev/null &
 		pid=$!
@@ -67,42 +68,68 @@ start_kineshim() { # NAME ENDPOINT: sets port and pid
 start_etcd() { # NAME
 	local name=$1
 
+	mkdir -p "$work/$name"
 	KS_TEST_ETCD_FLAGS="--experimental-watch-progress-notify-interval=$interval" etcd_start "$work/$name" 2>"$work/$name.log" || return 1
 	port=$(sed -n 's/^export KS_TEST_ETCD_PORT=//p' "$work/$name/env")
 	pid=$(cat "$work/$name/pid")
 }
 
-# TARGET BLOCK SEED: a fresh server, the block, a transcript in $work/TARGET.BLOCK.SEED.
+start() { # TARGET NAME: again with the same data when it has been started before
+	case $1 in
+	etcd) start_etcd "$2" ;;
+	sqlite) start_kineshim "$2" "sqlite://$work/$2.db" ;;
+	postgres)
+		local database="conf_${2//[^a-z0-9]/_}"
+
+		[ -e "$work/$2.database" ] || pg_run "$KS_TEST_POSTGRES_DIR" psql -qX -c "CREATE DATABASE $database OWNER kineshim" &&
+			touch "$work/$2.database" && start_kineshim "$2" "${KS_TEST_POSTGRES_URL%/*}/$database"
+		;;
+	esac
+}
+
+stop() { # TARGET
+	local status=0
+
+	kill -TERM "$pid" 2>/dev/null
+	pids=()
+	if [ "$1" = etcd ]; then
+		ks_await_gone "$pid"
+	else
+		wait "$pid" || status=$?
+	fi
+	[ $status -eq 0 ] || { echo "not ok - $1: the server ended with status $status"; failed=1 count=$((count + 1)); }
+}
+
+# NAME BLOCK SEED ARGS…: appends to the transcript.
+converse() {
+	local name=$1 block=$2 seed=$3 status
+
+	shift 3
+	timeout 240 "$conformance" --endpoint "127.0.0.1:$port" --block "$block" --seed "$seed" --out "$work/part" "$@" 2>"$work/$name.err"
+	status=$?
+	cat "$work/part" >>"$work/$name.transcript"
+	[ $status -eq 0 ] || { echo "# $name: conformance ended with status $status"; sed 's/^/# /' "$work/$name.err"; }
+}
+
+# TARGET BLOCK SEED: a fresh server, the block, a transcript in $work/TARGET.BLOCK.SEED.transcript.
 run() {
-	local target=$1 block=$2 seed=$3 name=$1.$2.$3 status
+	local target=$1 block=$2 seed=$3 name=$1.$2.$3 scenario
 
 	interval=10m
 	[ "$block" = progress ] && interval=1s
-	case $target in
-	etcd) mkdir "$work/$name" && start_etcd "$name" || return 1 ;;
-	sqlite) start_kineshim "$name" "sqlite://$work/$name.db" || return 1 ;;
-	postgres)
-		local database="conf_${block//-/_}_$seed"
-
-		"$here/../lib/servers.sh" pg_run "$KS_TEST_POSTGRES_DIR" psql -qX -c "CREATE DATABASE $database OWNER kineshim" || return 1
-		start_kineshim "$name" "${KS_TEST_POSTGRES_URL%/*}/$database" || return 1
-		;;
-	esac
+	start "$target" "$name" || return 1
 	pids+=("$pid")
-	timeout 120 "$conformance" --endpoint "127.0.0.1:$port" --block "$block" --seed "$seed" --out "$work/$name.transcript" \
-		2>"$work/$name.err"
-	status=$?
-	kill -TERM "$pid" 2>/dev/null
-	if [ "$target" = etcd ]; then
-		ks_await_gone "$pid"
+	if [ "$block" = restart ]; then
+		for scenario in before after after_all_was_deleted; do
+			converse "$name" "$block" "$seed" --scenario "restart/$scenario"
+			stop "$target"
+			start "$target" "$name" || return 1
+			pids+=("$pid")
+		done
 	else
-		wait "$pid"
-		local ended=$?
-
-		[ $ended -eq 0 ] || { echo "not ok - $target: $block: the server ended with status $ended"; failed=1; }
+		converse "$name" "$block" "$seed"
 	fi
-	[ $status -eq 0 ] || { echo "# $name: conformance ended with status $status"; sed 's/^/# /' "$work/$name.err"; }
-	return 0
+	stop "$target"
 }
 
 count=0 failed=0
