@@ -227,7 +227,7 @@ static void *range_all(void *arg)
 {
 	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
 	struct etcdc *own = etcdc_open_url(endpoint, NULL);
-	struct etcdc_call_options options = {.timeout_ms = 60000};
+	struct etcdc_call_options options = {.timeout_ms = 300000};
 	Etcdserverpb__RangeResponse *response = NULL;
 	struct etcdc_err err = {0};
 	size_t *got = arg;
