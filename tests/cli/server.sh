@@ -22,6 +22,9 @@ finish() {
 	local pid
 
 	trap - EXIT
+	# First TERM: timeout passes it on to what it runs, which a KILL would leave behind.
+	for pid in $(jobs -p); do kill -TERM "$pid" 2>/dev/null; done
+	sleep 0.3
 	for pid in $(jobs -p); do kill -KILL "$pid" 2>/dev/null; done
 	[ -z "$pg" ] || { pg_stop "$pg" immediate; rm -rf "$pg"; }
 	[ -n "${KS_TEST_KEEP:-}" ] || rm -rf "$dir"
