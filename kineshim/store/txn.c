@@ -288,7 +288,8 @@ static enum ks_status check_range(struct eval *e, const struct ks_range_req *ran
 	return KS_OK;
 }
 
-static enum ks_status check_ops(struct eval *e, const struct ks_txn_req *txn, enum ks_op_kind kind)
+/* In the order of the list (spec 2.6): it shows in which error wins. */
+static enum ks_status check_ops(struct eval *e, const struct ks_txn_req *txn)
 {
 	bool succeeded = e->path[e->path_next++];
 	const struct ks_op *ops = succeeded ? txn->success : txn->failure;
@@ -297,26 +298,19 @@ static enum ks_status check_ops(struct eval *e, const struct ks_txn_req *txn, en
 
 	for (size_t i = 0; i < count && status == KS_OK; i++) {
 		if (ops[i].kind == KS_OP_TXN)
-			status = check_ops(e, ops[i].txn, kind);
-		else if (ops[i].kind == kind && kind == KS_OP_PUT)
+			status = check_ops(e, ops[i].txn);
+		else if (ops[i].kind == KS_OP_PUT)
 			status = check_put(e, &ops[i].put, true);
-		else if (ops[i].kind == kind)
+		else if (ops[i].kind == KS_OP_RANGE)
 			status = check_range(e, &ops[i].range);
 	}
 	return status;
 }
 
-/* Puts first, then ranges, as etcd does: it shows in which error wins. */
 static enum ks_status check_txn(struct eval *e, const struct ks_txn_req *txn)
 {
-	enum ks_status status;
-
 	e->path_next = 0;
-	status = check_ops(e, txn, KS_OP_PUT);
-	if (status != KS_OK)
-		return status;
-	e->path_next = 0;
-	return check_ops(e, txn, KS_OP_RANGE);
+	return check_ops(e, txn);
 }
 
 /* ---- operations ---- */

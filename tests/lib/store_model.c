@@ -301,7 +301,7 @@ static enum ks_status check_put(const struct model *model, const struct ks_put_r
 	return no_key ? KS_INVALID_ARGUMENT : KS_OK;
 }
 
-static enum ks_status check(struct run *run, const struct ks_txn_req *txn, enum ks_op_kind kind)
+static enum ks_status check(struct run *run, const struct ks_txn_req *txn)
 {
 	bool taken = run->path[run->next++];
 	enum ks_status status = KS_OK;
@@ -310,10 +310,10 @@ static enum ks_status check(struct run *run, const struct ks_txn_req *txn, enum 
 		const struct ks_op *op = taken ? &txn->success[i] : &txn->failure[i];
 
 		if (op->kind == KS_OP_TXN)
-			status = check(run, op->txn, kind);
-		else if (op->kind == KS_OP_PUT && kind == KS_OP_PUT)
+			status = check(run, op->txn);
+		else if (op->kind == KS_OP_PUT)
 			status = check_put(run->model, &op->put, true);
-		else if (op->kind == KS_OP_RANGE && kind == KS_OP_RANGE && op->range.revision != 0)
+		else if (op->kind == KS_OP_RANGE && op->range.revision != 0)
 			status = op->range.revision > run->begin || op->range.revision < run->model->compact_revision
 					 ? KS_OUT_OF_RANGE
 					 : KS_OK;
@@ -436,10 +436,7 @@ static enum ks_status run_txn(struct run *run, const struct ks_txn_req *txn, str
 	enum ks_status status;
 
 	choose(run, txn);
-	status = check(run, txn, KS_OP_PUT);
-	run->next = 0;
-	if (status == KS_OK)
-		status = check(run, txn, KS_OP_RANGE);
+	status = check(run, txn);
 	run->next = 0;
 	return status == KS_OK ? exec_txn(run, txn, result) : status;
 }

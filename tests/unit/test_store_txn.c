@@ -147,10 +147,10 @@ static void failed_check_leaves_nothing_behind(void)
 	CU_ASSERT_STRING_EQUAL(sf_err.text, "etcdserver: mvcc: required revision is a future revision");
 	absent[1].put.ignore_value = true;
 	CU_ASSERT_EQUAL(sf_txn(&(struct ks_txn_req){THEN(absent)}), KS_INVALID_ARGUMENT);
-	/* All puts are checked before all ranges. */
+	/* Checks go by the order of the list. */
 	both[0].range.revision = 99;
 	both[1].put.lease = 77;
-	CU_ASSERT_EQUAL(sf_txn(&(struct ks_txn_req){THEN(both)}), KS_NOT_FOUND);
+	CU_ASSERT_EQUAL(sf_txn(&(struct ks_txn_req){THEN(both)}), KS_OUT_OF_RANGE);
 	CU_ASSERT_STRING_EQUAL(sf_value("a", 0), "-");
 	CU_ASSERT_EQUAL(sf_revision(), 1);
 }
