@@ -21,6 +21,11 @@ ctl() {
 	timeout 30 etcdctl --endpoints="$url" "$@"
 }
 
+# For the background: $! is timeout itself, which passes a kill on to etcdctl.
+exec_ctl() {
+	exec timeout 30 etcdctl --endpoints="$url" "$@"
+}
+
 # Runs a command line and shows it with what it printed and its exit status.
 say() {
 	echo "\$ $*"
@@ -195,11 +200,11 @@ step_txn() {
 }
 
 step_watch() {
-	ctl watch w >"$out/watch" 2>&1 &
+	exec_ctl watch w >"$out/watch" 2>&1 &
 	local one=$!
-	ctl watch --prefix w --prev-kv -w fields >"$out/watch.prev" 2>&1 &
+	exec_ctl watch --prefix w --prev-kv -w fields >"$out/watch.prev" 2>&1 &
 	local prev=$!
-	ctl watch w -- sh -c 'echo "$ETCD_WATCH_EVENT_TYPE $ETCD_WATCH_KEY $ETCD_WATCH_VALUE"' >"$out/watch.exec" 2>&1 &
+	exec_ctl watch w -- sh -c 'echo "$ETCD_WATCH_EVENT_TYPE $ETCD_WATCH_KEY $ETCD_WATCH_VALUE"' >"$out/watch.exec" 2>&1 &
 	local run=$!
 	# A watch that has begun sees this key; then the others have begun too, or will be given time.
 	until_true 10 sh -c "etcdctl --endpoints=$url put w begin >/dev/null; sleep 0.2; test -s $out/watch &&
@@ -228,7 +233,7 @@ step_watch_history() {
 	ctl put h 2 >/dev/null
 	ctl put hh 3 >/dev/null
 	ctl del h >/dev/null
-	ctl watch --prefix h --rev="$first" >"$out/watch.old" 2>&1 &
+	exec_ctl watch --prefix h --rev="$first" >"$out/watch.old" 2>&1 &
 	local old=$!
 	until_true 10 lines "$out/watch.old" 11
 	ctl put h 4 >/dev/null
@@ -276,7 +281,7 @@ step_lease_expires() {
 	until_true 15 sh -c "! etcdctl --endpoints=$url get dying | grep -q ."
 	say ctl get dying
 	id=$(ctl lease grant 2 | lease_of)
-	ctl lease keep-alive "$id" >"$out/keepalive" 2>&1 &
+	exec_ctl lease keep-alive "$id" >"$out/keepalive" 2>&1 &
 	local job=$!
 	ctl put kept 1 --lease="$id" >/dev/null
 	until_true 15 lines "$out/keepalive" 5
@@ -327,10 +332,10 @@ step_alarm_and_defrag() {
 
 step_lock() {
 	say ctl lock guarded echo locked
-	ctl lock guarded >"$out/lock.one" 2>&1 &
+	exec_ctl lock guarded >"$out/lock.one" 2>&1 &
 	local one=$!
 	until_true 10 test -s "$out/lock.one"
-	ctl lock guarded >"$out/lock.two" 2>&1 &
+	exec_ctl lock guarded >"$out/lock.two" 2>&1 &
 	local two=$!
 	until_true 10 sh -c "test \$(etcdctl --endpoints=$url get --prefix guarded/ --keys-only | grep -c guarded) -eq 2"
 	wc -c <"$out/lock.two"
@@ -345,13 +350,13 @@ step_lock() {
 }
 
 step_elect() {
-	ctl elect seat one >"$out/elect.one" 2>&1 &
+	exec_ctl elect seat one >"$out/elect.one" 2>&1 &
 	local one=$!
 	until_true 10 lines "$out/elect.one" 2
-	ctl elect -l seat >"$out/elect.listen" 2>&1 &
+	exec_ctl elect -l seat >"$out/elect.listen" 2>&1 &
 	local listen=$!
 	until_true 10 lines "$out/elect.listen" 2
-	ctl elect seat two >"$out/elect.two" 2>&1 &
+	exec_ctl elect seat two >"$out/elect.two" 2>&1 &
 	local two=$!
 	until_true 10 sh -c "test \$(etcdctl --endpoints=$url get --prefix seat/ --keys-only | grep -c seat) -eq 2"
 	wc -c <"$out/elect.two"
