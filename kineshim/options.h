@@ -21,32 +21,33 @@
  * X(kind, member, flag, default, least, most, help). Kinds: TEXT; NUMBER; BYTES (64MiB, 512k); TIME (10m, 1h30m, 500ms; in ms);
  * LEVEL and FORMAT (of the log); SWITCH (no environment, no value needed).
  */
-#define KS_OPTIONS(X)                                                                                                  \
-	X(TEXT, endpoint, "endpoint", "sqlite://", 0, 0,                                                               \
-	  "database: sqlite:// (a file in the data folder), sqlite:///path.db, postgres://user:password@host/database")  \
-	X(TEXT, listen_client_urls, "listen-client-urls", "http://localhost:2379", 0, 0,                               \
-	  "where clients are served, separated by commas; also unix:///path; port 0: any free one")                    \
-	X(TEXT, advertise_client_urls, "advertise-client-urls", "", 0, 0,                                              \
-	  "what clients are told to connect to (default: the listen URLs)")                                            \
-	X(TEXT, name, "name", "default", 0, 0, "name of this instance in the member list")                             \
-	X(TEXT, data_dir, "data-dir", "kineshim.data", 0, 0, "folder for the SQLite file")                             \
-	X(NUMBER, max_txn_ops, "max-txn-ops", "128", 1, 1000000, "operations in one list of a transaction")            \
-	X(BYTES, max_request_bytes, "max-request-bytes", "1572864", 1024, 512 << 20, "size of one write request")      \
-	X(BYTES, value_cache_bytes, "value-cache-bytes", "256MiB", 0, INT64_MAX,                                       \
-	  "values kept in memory; others are read from the database when they are needed")                             \
-	X(TIME, watch_progress_notify_interval, "watch-progress-notify-interval", "10m", 100, INT64_MAX / 2,           \
-	  "pause between progress notifications of watches that asked for them")                                       \
-	X(LEVEL, log_level, "log-level", "info", 0, 0, "least level that is logged: debug, info, warn, error")         \
-	X(FORMAT, log_format, "log-format", "json", 0, 0, "form of log lines: json, console")                          \
-	X(SWITCH, version, "version", "", 0, 0, "print the version; with --verbose also how it was built")             \
-	X(SWITCH, verbose, "verbose", "", 0, 0, "see --version")                                                       \
+#define KS_OPTIONS(X)                                                                                             \
+	X(TEXT, endpoint, "endpoint", "sqlite://", 0, 0,                                                          \
+	  "database: sqlite:// (a file in the data folder), sqlite:///path.db, "                                  \
+	  "postgres://user:password@host/database")                                                               \
+	X(TEXT, listen_client_urls, "listen-client-urls", "http://localhost:2379", 0, 0,                          \
+	  "where clients are served, separated by commas; also unix:///path; port 0: any free one")               \
+	X(TEXT, advertise_client_urls, "advertise-client-urls", "", 0, 0,                                         \
+	  "what clients are told to connect to (default: the listen URLs)")                                       \
+	X(TEXT, name, "name", "default", 0, 0, "name of this instance in the member list")                        \
+	X(TEXT, data_dir, "data-dir", "kineshim.data", 0, 0, "folder for the SQLite file")                        \
+	X(NUMBER, max_txn_ops, "max-txn-ops", "128", 1, 1000000, "operations in one list of a transaction")       \
+	X(BYTES, max_request_bytes, "max-request-bytes", "1572864", 1024, 512 << 20, "size of one write request") \
+	X(BYTES, value_cache_bytes, "value-cache-bytes", "256MiB", 0, INT64_MAX,                                  \
+	  "values kept in memory; others are read from the database when they are needed")                        \
+	X(TIME, watch_progress_notify_interval, "watch-progress-notify-interval", "10m", 100, INT64_MAX / 2,      \
+	  "pause between progress notifications of watches that asked for them")                                  \
+	X(LEVEL, log_level, "log-level", "info", 0, 0, "least level that is logged: debug, info, warn, error")    \
+	X(FORMAT, log_format, "log-format", "json", 0, 0, "form of log lines: json, console")                     \
+	X(SWITCH, version, "version", "", 0, 0, "print the version; with --verbose also how it was built")        \
+	X(SWITCH, verbose, "verbose", "", 0, 0, "see --version")                                                  \
 	X(SWITCH, help, "help", "", 0, 0, "print this text")
 
-#define KS_OPTION_TYPE_TEXT   const char *
+#define KS_OPTION_TYPE_TEXT const char *
 #define KS_OPTION_TYPE_NUMBER int64_t
-#define KS_OPTION_TYPE_BYTES  int64_t
-#define KS_OPTION_TYPE_TIME   int64_t
-#define KS_OPTION_TYPE_LEVEL  enum ks_diag_level
+#define KS_OPTION_TYPE_BYTES int64_t
+#define KS_OPTION_TYPE_TIME int64_t
+#define KS_OPTION_TYPE_LEVEL enum ks_diag_level
 #define KS_OPTION_TYPE_FORMAT enum ks_diag_format
 #define KS_OPTION_TYPE_SWITCH bool
 

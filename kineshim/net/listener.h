@@ -16,10 +16,10 @@
 struct ks_listener;
 
 struct ks_listener_config {
-	const char *urls;       /* comma separated: http://host:port, unix:///path, unix://name; port 0 = any free one */
+	const char *urls; /* comma separated: http://host:port, unix:///path, unix://name; port 0 = any free one */
 	struct ks_rpc *rpc;
-	int first_bytes_ms;     /* default 10000 */
-	size_t max_half_open;   /* default 1024 */
+	int first_bytes_ms;   /* default 10000 */
+	size_t max_half_open; /* default 1024 */
 };
 
 /* KS_INVALID_ARGUMENT for a bad URL, KS_UNAVAILABLE when an address is in use; texts name the URL. */

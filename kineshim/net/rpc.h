@@ -50,7 +50,7 @@ struct ks_stream_ops {
 };
 
 struct ks_rpc_method {
-	const char *path; /* "/etcdserverpb.KV/Range" */
+	const char *path;   /* "/etcdserverpb.KV/Range" */
 	ks_unary_fn *unary; /* exactly one of the two */
 	const struct ks_stream_ops *stream;
 	bool single_request; /* stream with one request message (server streaming): open, message, half_closed as usual */
@@ -59,11 +59,11 @@ struct ks_rpc_method {
 struct ks_rpc_config {
 	const struct ks_rpc_method *methods; /* static lifetime */
 	size_t method_count;
-	void *context;              /* for ks_rpc_context */
-	int threads;                /* 0: one per core, at least 2 */
-	size_t max_request_bytes;   /* of one message, as in "larger than max (N vs. M)" */
-	size_t max_calls;           /* unary calls and streams in flight; over it: RESOURCE_EXHAUSTED. 0: a default */
-	size_t max_arena_bytes;     /* for each call */
+	void *context;            /* for ks_rpc_context */
+	int threads;              /* 0: one per core, at least 2 */
+	size_t max_request_bytes; /* of one message, as in "larger than max (N vs. M)" */
+	size_t max_calls;         /* unary calls and streams in flight; over it: RESOURCE_EXHAUSTED. 0: a default */
+	size_t max_arena_bytes;   /* for each call */
 	/*
 	 * Large unary replies that clients have not taken yet, all together; over it: RESOURCE_EXHAUSTED. 0: a default of 1 GiB.
 	 * One that is larger by itself is let through when there is no other.

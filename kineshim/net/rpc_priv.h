@@ -78,9 +78,9 @@ struct ks_rpc {
 
 	struct ks_mutex lock;
 	struct ks_cond changed;
-	bool down;    /* the core says that all calls and connections are gone */
-	size_t queues_ended;  /* their 'end' has run */
-	char **peers; /* by file descriptor */
+	bool down;           /* the core says that all calls and connections are gone */
+	size_t queues_ended; /* their 'end' has run */
+	char **peers;        /* by file descriptor */
 	size_t peer_capacity;
 	struct rpc_tag down_tag;
 

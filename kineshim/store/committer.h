@@ -71,7 +71,7 @@ struct ks_lease_times {
 		int64_t id;
 		int64_t remaining_ms; /* may be negative: past the deadline, not yet revoked */
 		bool found;
-	} *leases;
+	} * leases;
 	size_t lease_count;
 	struct ks_err err;
 	struct ks_list link;

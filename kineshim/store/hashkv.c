@@ -154,7 +154,8 @@ static enum ks_status begin(struct hashing *h, int64_t revision, struct ks_hash_
 	h->state = h->store->state;
 	view.newest = h->state->committed.revision;
 	h->compact_revision = h->state->committed.compact_revision;
-	h->revision = revision ? revision : view.newest; /* before a negative one there is nothing, which etcd hashes too */
+	h->revision =
+		revision ? revision : view.newest; /* before a negative one there is nothing, which etcd hashes too */
 	h->next_revision = 0;
 	h->next_sub = 0;
 	h->crc = ks_crc32c(0, "key", 3);

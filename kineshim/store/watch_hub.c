@@ -16,21 +16,21 @@
 struct ks_watch_group {
 	struct ks_interval interval; /* points into bytes[] */
 	struct ks_list idle;
-	size_t members; /* idle and pending */
-	uint64_t hash;  /* of a single key; a treap priority for ranges */
-	struct ks_watch_group *next;        /* hash chain */
-	struct ks_watch_group *left, *right; /* treap */
+	size_t members;                       /* idle and pending */
+	uint64_t hash;                        /* of a single key; a treap priority for ranges */
+	struct ks_watch_group *next;          /* hash chain */
+	struct ks_watch_group *left, *right;  /* treap */
 	const struct ks_watch_group *max_end; /* the group of this subtree whose end is greatest */
 	uint8_t bytes[];
 };
 
 struct ks_watch_hub {
 	struct ks_store *store;
-	struct ks_mutex lock; /* guards everything below, and watchers as the header says */
-	int64_t revision;     /* = the store's committed revision whenever the lock can be taken */
+	struct ks_mutex lock;   /* guards everything below, and watchers as the header says */
+	int64_t revision;       /* = the store's committed revision whenever the lock can be taken */
 	_Atomic uint64_t epoch; /* changed under the lock */
-	uint64_t seed;   /* of the hash */
-	uint64_t random; /* state of the treap's priorities */
+	uint64_t seed;          /* of the hash */
+	uint64_t random;        /* state of the treap's priorities */
 	struct ks_list all;
 	size_t watcher_count, idle_count, group_count;
 	struct ks_watch_group **buckets; /* single keys */
@@ -348,7 +348,8 @@ void ks_watch_remove(struct ks_watch_hub *hub, struct ks_watcher *watcher)
 	ks_mutex_unlock(&hub->lock);
 }
 
-enum ks_watch_read_status ks_watch_read(struct ks_watch_hub *hub, struct ks_watcher *watcher, struct ks_watch_read *read)
+enum ks_watch_read_status ks_watch_read(struct ks_watch_hub *hub, struct ks_watcher *watcher,
+					struct ks_watch_read *read)
 {
 	struct ks_event_scan scan = {
 		.interval = watcher->interval,
@@ -528,8 +529,8 @@ bool ks_watch_hub_needs(struct ks_watch_hub *hub, int64_t revision)
 		for (struct ks_list *item = hub->all.next; item != &hub->all && !needed; item = item->next) {
 			const struct ks_watcher *watcher = ks_container_of(item, struct ks_watcher, all_link);
 
-			needed = watcher->state == KS_WATCHER_PENDING && !watcher->compacted &&
-				 watcher->next < revision;
+			needed =
+				watcher->state == KS_WATCHER_PENDING && !watcher->compacted && watcher->next < revision;
 		}
 	}
 	ks_mutex_unlock(&hub->lock);

@@ -42,7 +42,7 @@ struct ks_watcher {
 	uint64_t epoch; /* the hub's when added: a reset makes the two differ */
 	int64_t start;  /* as asked for; 0 was replaced by the revision at registration */
 	bool compacted; /* its start was below the compact revision when it was added */
-	int64_t next; /* first revision not yet seen; while pending only its owner's calls move it */
+	int64_t next;   /* first revision not yet seen; while pending only its owner's calls move it */
 };
 
 struct ks_watch_hub *ks_watch_hub_new(struct ks_store *store, struct ks_err *err);

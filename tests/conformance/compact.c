@@ -151,7 +151,8 @@ static void before_restart(struct conf *conf)
 	PUT("key:'a' value:'1'");
 	PUT("key:'a' value:'2' lease:5");
 	PUT("key:'b' value:'3'");
-	TXN("success{request_put{key:'c' value:'4'}} success{request_put{key:'d' value:'5'}} success{request_delete_range{key:'b'}}");
+	TXN("success{request_put{key:'c' value:'4'}} success{request_put{key:'d' value:'5'}} "
+	    "success{request_delete_range{key:'b'}}");
 	COMPACT("revision:3 physical:1");
 	PUT("key:'a' value:'6' ignore_lease:1");
 	RANGE("key:'\\x00' range_end:'\\x00'");

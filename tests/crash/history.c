@@ -107,12 +107,13 @@ unsigned history_check_watchers(struct history *history, int64_t first, FILE *ou
 			const struct told *told = &sequence->items[i];
 
 			if (told->revision != first + 1 + (int64_t)i) {
-				complain(out, &violations, "a watcher was told of a revision out of turn (got, expected)",
-					 told->revision, first + 1 + (int64_t)i);
+				complain(out, &violations,
+					 "a watcher was told of a revision out of turn (got, expected)", told->revision,
+					 first + 1 + (int64_t)i);
 				break;
 			}
-			if (i < reference->count && (reference->items[i].value != told->value ||
-						     reference->items[i].key != told->key))
+			if (i < reference->count &&
+			    (reference->items[i].value != told->value || reference->items[i].key != told->key))
 				complain(out, &violations, "two watchers were told different things of a revision",
 					 told->revision, (int64_t)w);
 		}
@@ -259,7 +260,8 @@ unsigned history_check_linearizable(struct history *history, int64_t first, FILE
 			done++;
 		}
 		if (starts[i].kind == OP_PUT ? starts[i].mod_revision <= floor : starts[i].header_revision < floor)
-			complain(out, &violations, "an operation is older than what was complete before it (revision, complete)",
+			complain(out, &violations,
+				 "an operation is older than what was complete before it (revision, complete)",
 				 starts[i].header_revision, floor);
 	}
 	violations += check_reads(history, reads, read_count, out);

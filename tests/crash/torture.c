@@ -221,12 +221,11 @@ static void start_follower(struct follower *self, struct run *run, unsigned inde
 	self->run = run;
 	self->index = index;
 	self->client = open_client(run, index, true);
-	self->watcher = etcdc_watch(self->client, &(struct etcdc_watch_options){
-							  .key = ks_slice_str(PREFIX),
-							  .range_end = ks_slice_str("torture0"),
-							  .start_revision = run->first + 1,
-							  .on_event = on_event,
-							  .arg = self});
+	self->watcher = etcdc_watch(self->client, &(struct etcdc_watch_options){.key = ks_slice_str(PREFIX),
+										.range_end = ks_slice_str("torture0"),
+										.start_revision = run->first + 1,
+										.on_event = on_event,
+										.arg = self});
 }
 
 /* ---- the run ---- */
@@ -291,8 +290,10 @@ static unsigned check(struct run *run)
 	violations += history_check_watchers(run->history, run->first, stdout);
 	violations += history_check_acknowledged(run->history, stdout);
 	violations += history_check_linearizable(run->history, run->first, stdout);
-	printf("# %zu acknowledged writes, revisions %" PRId64 " to %" PRId64 ", watches resumed %u times, %u violations\n",
-	       acknowledged, run->first + 1, history_last_told(run->history, 0), atomic_load(&run->resumed), violations);
+	printf("# %zu acknowledged writes, revisions %" PRId64 " to %" PRId64
+	       ", watches resumed %u times, %u violations\n",
+	       acknowledged, run->first + 1, history_last_told(run->history, 0), atomic_load(&run->resumed),
+	       violations);
 	if (acknowledged < run->options.min_acks) {
 		printf("# too little happened: at least %u acknowledged writes were expected\n", run->options.min_acks);
 		violations++;
@@ -353,14 +354,16 @@ int main(int argc, char **argv)
 		{"watchers", required_argument, NULL, 'w'},  {"min-acks", required_argument, NULL, 'm'},
 		{"seed", required_argument, NULL, 'r'},      {NULL, 0, NULL, 0},
 	};
-	struct run run = {.options = {.clients = 16, .keys = 50, .seconds = 10, .watchers = 3, .min_acks = 100, .seed = 1}};
+	struct run run = {
+		.options = {.clients = 16, .keys = 50, .seconds = 10, .watchers = 3, .min_acks = 100, .seed = 1}};
 	char *rest = NULL, *endpoint;
 	int option;
 
 	while ((option = getopt_long(argc, argv, "", longs, NULL)) != -1) {
 		switch (option) {
 		case 'e':
-			for (endpoint = strtok_r(optarg, ",", &rest); endpoint && run.options.endpoint_count < MAX_ENDPOINTS;
+			for (endpoint = strtok_r(optarg, ",", &rest);
+			     endpoint && run.options.endpoint_count < MAX_ENDPOINTS;
 			     endpoint = strtok_r(NULL, ",", &rest))
 				run.options.endpoints[run.options.endpoint_count++] = endpoint;
 			break;

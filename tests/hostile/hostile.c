@@ -139,10 +139,9 @@ static void client_that_never_reads_its_watch_costs_nobody_anything(void)
 	struct reader reader = {0};
 	struct etcdc *other = etcdc_open_url(endpoint, NULL);
 	struct etcdc_stream *slow = create_raw_watch("slow");
-	struct etcdc_watcher *fast = etcdc_watch(other, &(struct etcdc_watch_options){
-								.key = ks_slice_str("slow"),
-								.on_event = count_events,
-								.arg = &reader});
+	struct etcdc_watcher *fast = etcdc_watch(
+		other,
+		&(struct etcdc_watch_options){.key = ks_slice_str("slow"), .on_event = count_events, .arg = &reader});
 	char *value = ks_xcalloc(1, SIZE);
 	Etcdserverpb__WatchResponse *response;
 	struct etcdc_err err;
@@ -266,8 +265,8 @@ static void ranges_of_a_million_keys_are_served_and_leave_room_for_others(void)
 		CU_ASSERT_EQUAL(got[i], key_count);
 	}
 	after = server_memory();
-	printf("# %d ranges of %zu keys at once: slowest put beside them %" PRId64 " ms, the server grew by %ld MB\n", AT_ONCE,
-	       key_count, slowest, (after - before) / MIB);
+	printf("# %d ranges of %zu keys at once: slowest put beside them %" PRId64 " ms, the server grew by %ld MB\n",
+	       AT_ONCE, key_count, slowest, (after - before) / MIB);
 	CU_ASSERT(slowest < 5000);
 }
 
@@ -275,7 +274,8 @@ static void ranges_of_a_million_keys_are_served_and_leave_room_for_others(void)
 
 static void malformed_messages_are_refused(void)
 {
-	static const uint8_t broken[][8] = {{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, {0x0a, 0x7f, 'x'}, {0x0b}, {0x07}};
+	static const uint8_t broken[][8] = {
+		{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, {0x0a, 0x7f, 'x'}, {0x0b}, {0x07}};
 	static const char *const paths[] = {"/etcdserverpb.KV/Range", "/etcdserverpb.KV/Put", "/etcdserverpb.KV/Txn",
 					    "/etcdserverpb.Lease/LeaseGrant", "/etcdserverpb.Maintenance/Status"};
 
@@ -285,8 +285,8 @@ static void malformed_messages_are_refused(void)
 			uint8_t *response = NULL;
 			size_t size;
 
-			CU_ASSERT_EQUAL(etcdc_unary_raw(client, paths[p], ks_slice_of(broken[b], sizeof(broken[b])), NULL,
-							&response, &size, &err),
+			CU_ASSERT_EQUAL(etcdc_unary_raw(client, paths[p], ks_slice_of(broken[b], sizeof(broken[b])),
+							NULL, &response, &size, &err),
 					KS_INTERNAL);
 			free(response);
 		}
@@ -300,14 +300,15 @@ static void unknown_methods_and_services_are_unimplemented(void)
 	uint8_t *response = NULL;
 	size_t size;
 
-	CU_ASSERT_EQUAL(etcdc_unary_raw(client, "/etcdserverpb.KV/Nope", ks_slice_of("", 0), NULL, &response, &size, &err),
-			KS_UNIMPLEMENTED);
+	CU_ASSERT_EQUAL(
+		etcdc_unary_raw(client, "/etcdserverpb.KV/Nope", ks_slice_of("", 0), NULL, &response, &size, &err),
+		KS_UNIMPLEMENTED);
 	CU_ASSERT_STRING_EQUAL(err.text, "unknown method Nope for service etcdserverpb.KV");
 	CU_ASSERT_EQUAL(etcdc_unary_raw(client, "/no.Such/Thing", ks_slice_of("", 0), NULL, &response, &size, &err),
 			KS_UNIMPLEMENTED);
 	CU_ASSERT_STRING_EQUAL(err.text, "unknown service no.Such");
-	CU_ASSERT_EQUAL(etcdc_unary_raw(client, "/etcdserverpb.Auth/AuthEnable", ks_slice_of("", 0), NULL, &response, &size,
-					&err),
+	CU_ASSERT_EQUAL(etcdc_unary_raw(client, "/etcdserverpb.Auth/AuthEnable", ks_slice_of("", 0), NULL, &response,
+					&size, &err),
 			KS_UNIMPLEMENTED);
 }
 
@@ -345,14 +346,14 @@ static void transactions_nested_without_end_are_refused(void)
 		size_t op = ks_wire_nested_size(4, inner.size);
 
 		ks_buf_init(&outer, SIZE_MAX);
-		ks_wire_nested(&outer, 2, op);          /* TxnRequest.success */
+		ks_wire_nested(&outer, 2, op);         /* TxnRequest.success */
 		ks_wire_nested(&outer, 4, inner.size); /* RequestOp.request_txn */
 		ks_buf_append(&outer, inner.data, inner.size);
 		ks_buf_fini(&inner);
 		inner = outer;
 	}
-	CU_ASSERT_NOT_EQUAL(etcdc_unary_raw(client, "/etcdserverpb.KV/Txn", ks_slice_of(inner.data, inner.size), NULL, &response,
-					    &size, &err),
+	CU_ASSERT_NOT_EQUAL(etcdc_unary_raw(client, "/etcdserverpb.KV/Txn", ks_slice_of(inner.data, inner.size), NULL,
+					    &response, &size, &err),
 			    KS_OK);
 	printf("# %s\n", err.text);
 	ks_buf_fini(&inner);

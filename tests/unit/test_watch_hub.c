@@ -70,8 +70,7 @@ static void commit(const struct ks_request *request)
 
 static void put(const char *key)
 {
-	commit(&(struct ks_request){.kind = KS_REQ_PUT,
-				    .put = {.key = ks_slice_str(key), .value = ks_slice_str("v")}});
+	commit(&(struct ks_request){.kind = KS_REQ_PUT, .put = {.key = ks_slice_str(key), .value = ks_slice_str("v")}});
 }
 
 static void del(const char *key)
@@ -351,12 +350,12 @@ static void intervals_are_found_exactly(void)
 	free(in);
 }
 
-#define IN_STORE(test)                                                                                                 \
-	static void test##_(void)                                                                                      \
-	{                                                                                                              \
-		setup();                                                                                               \
-		test();                                                                                                \
-		teardown();                                                                                            \
+#define IN_STORE(test)            \
+	static void test##_(void) \
+	{                         \
+		setup();          \
+		test();           \
+		teardown();       \
 	}
 IN_STORE(watcher_sees_only_what_follows_its_registration)
 IN_STORE(start_in_the_past_is_pending_at_once_and_reads_history)
@@ -369,7 +368,10 @@ IN_STORE(pending_watcher_that_history_left_behind_is_compacted)
 IN_STORE(reset_wakes_everyone_and_ends_them)
 IN_STORE(intervals_are_found_exactly)
 
-#define TEST(test) {#test, test##_}
+#define TEST(test)             \
+	{                      \
+#test, test##_ \
+	}
 int main(void)
 {
 	static const struct tap_test tests[] = {
