@@ -210,13 +210,22 @@ static bool has_any_state(const PGresult *result, const char *const *states)
 /* Classes (two characters) and single codes that trying again cannot mend: somebody has to look. */
 static const char *const broken_states[] = {
 	/* Our values do not fit, or somebody's constraint, trigger or rule refuses them. */
-	"21", "22", "23", "2B", "38", "39", "44", "P0",
+	"21",
+	"22",
+	"23",
+	"2B",
+	"38",
+	"39",
+	"44",
+	"P0",
 	/* Tables, columns, functions that are not there, or not as ours, or that we have no right to use (42501). */
-	"3F", "42",
+	"3F",
+	"42",
 	/* Too large, too many: it will be the next time. */
 	"54",
 	/* Data or index corrupted. */
-	"XX001", "XX002",
+	"XX001",
+	"XX002",
 	NULL,
 };
 

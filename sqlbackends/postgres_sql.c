@@ -27,7 +27,8 @@
  * costs next to nothing (5 us, head included) and is granted before the snapshot is made. Nothing else waits
  * for it: pg_dump and VACUUM take locks that go together with both.
  */
-/* clang-format off: it would tear the statements apart */
+/* It would tear the statements apart. */
+/* clang-format off */
 #define HEAD_IS(position)                                                                                              \
 	"coalesce((SELECT position FROM kineshim_log ORDER BY position DESC, sub DESC LIMIT 1), 0) = " position " "    \
 	"AND NOT EXISTS (SELECT FROM (SELECT FROM kineshim_meta WHERE name = '' FOR KEY SHARE) AS gate)"
