@@ -111,6 +111,27 @@ static bool read_transcript(struct transcript *transcript, const char *path)
 	return true;
 }
 
+static void free_transcript(struct transcript *transcript)
+{
+	for (size_t i = 0; i < transcript->count; i++) {
+		struct part *part = &transcript->parts[i];
+
+		for (size_t j = 0; j < part->count; j++) {
+			struct step *step = &part->steps[j];
+
+			for (size_t k = 0; k < step->count; k++) {
+				free(step->fields[k].path);
+				free(step->fields[k].value);
+			}
+			free(step->fields);
+			free(step->request);
+		}
+		free(part->steps);
+		free(part->name);
+	}
+	free(transcript->parts);
+}
+
 static char *trim(char *text)
 {
 	size_t size;
@@ -254,13 +275,13 @@ static bool compare_part(struct part *reference, struct part *tested, const char
 
 int compare(const char *reference_path, const char *tested_path, const char *differences, const char *prefix)
 {
-	struct transcript reference, tested;
+	struct transcript reference = {.count = 0}, tested = {.count = 0};
 	bool ok = true;
 
 	if (!read_known(differences) || !read_transcript(&reference, reference_path) ||
 	    !read_transcript(&tested, tested_path)) {
 		printf("not ok - %s: transcripts\n", prefix);
-		return 1;
+		ok = false;
 	}
 	for (size_t i = 0; i < reference.count; i++) {
 		struct part *part = NULL;
@@ -271,5 +292,7 @@ int compare(const char *reference_path, const char *tested_path, const char *dif
 		}
 		ok &= compare_part(&reference.parts[i], part, prefix);
 	}
+	free_transcript(&reference);
+	free_transcript(&tested);
 	return ok ? 0 : 1;
 }
