@@ -8,6 +8,7 @@
 #include "base/diag.h"
 #include "options.h"
 #include "server.h"
+#include "tools/tools.h"
 
 #define EXIT_USAGE 2
 
@@ -50,8 +51,11 @@ static int serve(const struct ks_options *options)
 int main(int argc, char **argv)
 {
 	struct ks_options options;
+	const struct ks_tool *tool = argc > 1 ? ks_tool_find(argv[1]) : NULL;
 	struct ks_err err = {0};
 
+	if (tool)
+		return tool->run(argc - 1, argv + 1);
 	if (ks_options_parse(&options, argc, argv, getenv, &err) != KS_OK) {
 		(void)fprintf(stderr, "kineshim: %s\n", err.text);
 		return EXIT_USAGE;

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of subcommands, see tools.h. */
+#include "tools/tools.h"
+
+#include <stddef.h>
+#include <string.h>
+
+const struct ks_tool ks_tools[] = {
+	{NULL, NULL, NULL},
+};
+
+const struct ks_tool *ks_tool_find(const char *name)
+{
+	for (const struct ks_tool *tool = ks_tools; tool->name; tool++)
+		if (strcmp(tool->name, name) == 0)
+			return tool;
+	return NULL;
+}
