@@ -31,6 +31,8 @@ void ks_log_entry_rows(const struct ks_entry *entry, int64_t writer, int64_t bat
 			rows[i].key = effect->key;
 		if (put) /* an empty value is an empty blob, not NULL: people's queries tell the two apart */
 			rows[i].value = effect->value.data ? effect->value : ks_slice_of("", 0);
+		if (effect->payload.size)
+			rows[i].payload = effect->payload;
 	}
 }
 
@@ -46,9 +48,9 @@ enum ks_status ks_log_row_check(const struct sqlb_row *row, struct ks_err *err)
 		return bad(row, "impossible position, sub or rows", err);
 	if (row->revision < 1)
 		return bad(row, "impossible revision", err);
-	if (row->payload.size)
+	if (row->payload.size && row->kind != KS_EFFECT_AUTH && row->kind != KS_EFFECT_ALARM)
 		return bad(row, "it has a payload: written by a newer program", err);
-	if (row->key.size > UINT32_MAX / 4 || row->value.size > UINT32_MAX / 4)
+	if (row->key.size > UINT32_MAX / 4 || row->value.size > UINT32_MAX / 4 || row->payload.size > UINT32_MAX / 4)
 		return bad(row, "impossible size", err);
 	switch (row->kind) {
 	case KS_EFFECT_PUT:
@@ -71,6 +73,12 @@ enum ks_status ks_log_row_check(const struct sqlb_row *row, struct ks_err *err)
 		return KS_OK;
 	case KS_EFFECT_NOOP:
 		return KS_OK;
+	case KS_EFFECT_AUTH:
+		if (!row->payload.size || row->version < 1)
+			return bad(row, "a change of users or roles without payload or revision", err);
+		return KS_OK;
+	case KS_EFFECT_ALARM:
+		return row->payload.size ? KS_OK : bad(row, "an alarm without payload", err);
 	}
 	return bad(row, "unknown kind: written by a newer program", err);
 }
@@ -143,6 +151,7 @@ enum ks_status ks_log_builder_add(struct ks_log_builder *builder, const struct s
 		.create_revision = row->create_revision,
 		.version = row->version,
 		.lease = row->lease,
+		.payload = row->payload,
 	};
 
 	if (!ks_log_builder_open(builder)) {
@@ -158,7 +167,8 @@ enum ks_status ks_log_builder_add(struct ks_log_builder *builder, const struct s
 		if (row->sub <= builder->subs[entry->effect_count - 1])
 			return bad(row, "rows out of order", err);
 	}
-	if (!make_room(builder) || (row->rows > 1 && (!keep(builder, &effect.key) || !keep(builder, &effect.value))))
+	if (!make_room(builder) || (row->rows > 1 && (!keep(builder, &effect.key) || !keep(builder, &effect.value) ||
+						      !keep(builder, &effect.payload))))
 		return ks_fail(err, KS_RESOURCE_EXHAUSTED, "out of memory for the entry at %" PRId64, row->position);
 	builder->effects[entry->effect_count] = effect;
 	builder->subs[entry->effect_count] = row->sub;

@@ -2,9 +2,10 @@
 /*
  * One entry of the log and its rows: effects (store.h) on one side, struct sqlb_row on the other.
  *
- * A row is one effect; sqlb_row.kind is enum ks_effect_kind. 'payload' is reserved: written NULL, and a row that has one was
- * written by a newer program, so that it is refused rather than misread. Rows come from a database that people can edit:
- * everything is checked here, nothing is believed, and no row can end the process.
+ * A row is one effect; sqlb_row.kind is enum ks_effect_kind. 'payload' is for kinds that have one (store.h) and NULL for
+ * others: a row with an unexpected one was written by a newer program, so that it is refused rather than misread. Rows come
+ * from a database that people can edit: everything is checked here, nothing is believed, and no row can end the process.
+ * What is inside a payload is for the store to check (ks_store_apply).
  *
  * The builder puts rows together again. Rows of an entry with one row are borrowed, others are copied, because a visitor's
  * row is valid only inside the visitor. Owner: the builder owns its copies until the next entry begins. One thread.

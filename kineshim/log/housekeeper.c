@@ -610,8 +610,11 @@ static void expire_lease(struct ks_log *log, int64_t id)
 		return;
 	}
 	expiry->log = log;
-	expiry->submit.request =
-		(struct ks_request){.kind = KS_REQ_LEASE_REVOKE, .revoke = {.id = id, .expired = true}};
+	expiry->submit.request = (struct ks_request){
+		.kind = KS_REQ_LEASE_REVOKE,
+		.caller = {.internal = true},
+		.revoke = {.id = id, .expired = true},
+	};
 	expiry->submit.done = expiry_done;
 	ks_log_submit_expired(log, &expiry->submit);
 }

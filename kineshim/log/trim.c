@@ -153,14 +153,19 @@ static bool visit_scan(void *ctx, const struct sqlb_row *row)
 {
 	struct scan *scan = ctx;
 	struct ks_loc loc = {row->position, row->sub};
+	struct ks_effect effect = {
+		.kind = (enum ks_effect_kind)row->kind,
+		.key = row->key,
+		.lease = row->lease,
+		.payload = row->payload,
+	};
 
 	if (atomic_load_explicit(&scan->log->stopping, memory_order_relaxed))
 		return false;
 	scan->last = row->position;
-	if (row->kind < KS_EFFECT_PUT || row->kind > KS_EFFECT_NOOP)
+	if (row->kind < KS_EFFECT_PUT || row->kind > KS_EFFECT_ALARM)
 		return true;
-	if (!ks_store_row_needed(scan->log->store, (enum ks_effect_kind)row->kind, row->key, row->lease, loc) &&
-	    !keep_locs(&scan->log->side.trim, &loc, 1))
+	if (!ks_store_row_needed(scan->log->store, &effect, loc) && !keep_locs(&scan->log->side.trim, &loc, 1))
 		scan->no_memory = true;
 	return true;
 }

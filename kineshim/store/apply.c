@@ -41,6 +41,9 @@ static const char *effect_fault(const struct ks_entry *entry, const struct ks_ef
 										  : "a compaction is out of range";
 	case KS_EFFECT_NOOP:
 		return NULL;
+	case KS_EFFECT_AUTH:
+	case KS_EFFECT_ALARM:
+		return effect->payload.size ? NULL : "a payload is missing";
 	}
 	return "an effect is of an unknown kind";
 }
@@ -120,6 +123,8 @@ static bool apply_effect(struct ks_state *state, const struct ks_entry *entry, s
 		}
 		return true;
 	case KS_EFFECT_NOOP:
+	case KS_EFFECT_AUTH:
+	case KS_EFFECT_ALARM:
 		return true;
 	}
 	return true;

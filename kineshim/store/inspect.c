@@ -105,36 +105,37 @@ static bool has_record(const struct ks_state *state, struct ks_slice name, struc
 	return false;
 }
 
-static bool is_needed(const struct ks_state *state, enum ks_effect_kind kind, struct ks_slice key, int64_t id,
-		      struct ks_loc loc)
+static bool is_needed(const struct ks_state *state, const struct ks_effect *effect, struct ks_loc loc)
 {
 	const struct ks_lease *lease;
 
 	/* Holes must have the compaction behind them, and the newest entry stays. */
 	if (loc.position >= state->committed.compact_loc.position || loc.position >= state->committed.position)
 		return true;
-	switch (kind) {
+	switch (effect->kind) {
 	case KS_EFFECT_PUT:
 	case KS_EFFECT_DELETE:
-		return has_record(state, key, loc);
+		return has_record(state, effect->key, loc);
 	case KS_EFFECT_LEASE_GRANT:
-		lease = ks_leases_find_committed(&state->leases, id, state->committed.position);
+		lease = ks_leases_find_committed(&state->leases, effect->lease, state->committed.position);
 		return lease && lease->granted.position == loc.position && lease->granted.sub == loc.sub;
 	case KS_EFFECT_LEASE_REVOKE: /* of a lease whose grant comes before, and goes first */
 	case KS_EFFECT_COMPACT:
 	case KS_EFFECT_NOOP:
 		return false;
+	case KS_EFFECT_AUTH:
+	case KS_EFFECT_ALARM:
+		return true;
 	}
 	return true;
 }
 
-bool ks_store_row_needed(struct ks_store *store, enum ks_effect_kind kind, struct ks_slice key, int64_t lease,
-			 struct ks_loc loc)
+bool ks_store_row_needed(struct ks_store *store, const struct ks_effect *effect, struct ks_loc loc)
 {
 	bool needed;
 
 	ks_lock_read(store);
-	needed = is_needed(store->state, kind, key, lease, loc);
+	needed = is_needed(store->state, effect, loc);
 	ks_unlock(store);
 	return needed;
 }

@@ -90,6 +90,8 @@ void ks_result_fini(struct ks_result *result)
 	case KS_REQ_COMPACT:
 	case KS_REQ_LEASE_GRANT:
 	case KS_REQ_LEASE_REVOKE:
+	case KS_REQ_AUTH:
+	case KS_REQ_ALARM:
 		break;
 	}
 	*result = (struct ks_result){0};
@@ -103,6 +105,9 @@ void ks_misses_fini(struct ks_misses *misses)
 
 void ks_effects_fini(struct ks_effects *effects)
 {
+	for (size_t i = 0; i < effects->held_count; i++)
+		ks_bytes_unref(effects->held[i]);
+	free(effects->held);
 	free(effects->entry.effects);
 	*effects = (struct ks_effects){0};
 }

@@ -147,6 +147,20 @@ enum ks_request_kind {
 	KS_REQ_COMPACT,
 	KS_REQ_LEASE_GRANT,
 	KS_REQ_LEASE_REVOKE,
+	KS_REQ_AUTH,
+	KS_REQ_ALARM,
+};
+
+/*
+ * Who asks. All zero is nobody, who may do nothing while auth is on; the server's own requests say 'internal' and may do
+ * everything. A caller was identified on some committed view of the auth state (store/auth.h); when the tail has moved on
+ * from that, ks_store_eval says so, and whoever submitted the request may identify its caller again.
+ */
+struct ks_caller {
+	struct ks_slice user;   /* empty: nobody */
+	uint64_t auth_revision; /* at which the identity holds; 0: nobody */
+	bool identified;        /* auth was on when the caller was looked up */
+	bool internal;
 };
 
 struct ks_lease_grant_req {
@@ -159,8 +173,43 @@ struct ks_lease_revoke_req {
 	bool expired; /* housekeeping: append only while the lease is past its deadline (sqlb_append.leases_expired) */
 };
 
+/* Auth.* requests that change something (spec 7.5). Validated by evaluation, on the tail: what is possible depends on the state. */
+enum ks_auth_op {
+	KS_AUTH_ENABLE,
+	KS_AUTH_DISABLE,
+	KS_AUTH_USER_ADD,
+	KS_AUTH_USER_DELETE,
+	KS_AUTH_USER_PASSWORD,
+	KS_AUTH_USER_GRANT,
+	KS_AUTH_USER_REVOKE,
+	KS_AUTH_ROLE_ADD,
+	KS_AUTH_ROLE_DELETE,
+	KS_AUTH_ROLE_GRANT,
+	KS_AUTH_ROLE_REVOKE,
+};
+
+enum ks_perm_type { KS_PERM_READ, KS_PERM_WRITE, KS_PERM_READWRITE };
+
+struct ks_auth_req {
+	enum ks_auth_op op;
+	struct ks_slice user;
+	struct ks_slice role;
+	struct ks_slice
+		secret;   /* USER_ADD, USER_PASSWORD: the hash to be stored; ENABLE: what tokens are signed with */
+	bool no_password; /* USER_ADD */
+	enum ks_perm_type perm;      /* ROLE_GRANT */
+	struct ks_interval interval; /* ROLE_GRANT, ROLE_REVOKE */
+};
+
+struct ks_alarm_req {
+	bool activate;
+	uint64_t member;
+	int type; /* etcdserverpb.AlarmType */
+};
+
 struct ks_request {
 	enum ks_request_kind kind;
+	struct ks_caller caller;
 	union {
 		struct ks_put_req put;
 		struct ks_delete_req del;
@@ -168,6 +217,8 @@ struct ks_request {
 		int64_t compact_revision;
 		struct ks_lease_grant_req grant;
 		struct ks_lease_revoke_req revoke;
+		struct ks_auth_req auth;
+		struct ks_alarm_req alarm;
 	};
 };
 
@@ -245,6 +296,8 @@ enum ks_effect_kind {
 		4,             /* lease = id; the deletes of its keys are DELETE effects before it in the same entry */
 	KS_EFFECT_COMPACT = 5, /* version = the compact revision */
 	KS_EFFECT_NOOP = 6,    /* first entry of a new log, and whatever a later format adds that may be skipped */
+	KS_EFFECT_AUTH = 7, /* version = the auth revision after it; payload: one user, role or switch (auth_codec.h) */
+	KS_EFFECT_ALARM = 8, /* payload: one alarm raised or lifted */
 };
 
 struct ks_effect {
@@ -254,6 +307,7 @@ struct ks_effect {
 	int64_t create_revision;
 	int64_t version;
 	int64_t lease;
+	struct ks_slice payload; /* AUTH, ALARM: never empty; others: none */
 };
 
 struct ks_entry {
@@ -287,11 +341,13 @@ struct ks_watch_hub *ks_store_hub(struct ks_store *store);
  * position = tail position + 1 and the tail moves there; otherwise entry.effect_count is 0. On error nothing has changed. */
 struct ks_effects {
 	struct ks_entry entry;
-	size_t bytes; /* of keys and values in it */
+	size_t bytes;           /* of keys, values and payloads in it */
+	struct ks_bytes **held; /* what payloads point into; owned */
+	size_t held_count;
 };
 enum ks_status ks_store_eval(struct ks_store *store, const struct ks_request *req, struct ks_result *result,
 			     struct ks_effects *effects, struct ks_err *err) KS_MUST_CHECK;
-/* Effects borrow keys and values from the request and from the store's tail: valid until publish or rollback. */
+/* Effects borrow keys and values from the request and from the store's tail: valid until publish or rollback. They own payloads. */
 void ks_effects_fini(struct ks_effects *effects);
 
 /*
@@ -429,10 +485,9 @@ void ks_lease_info_fini(struct ks_lease_info *info);
 /* Ids and ttls of all leases, malloc-ed, unordered. KS_RESOURCE_EXHAUSTED without memory. */
 enum ks_status ks_store_leases(struct ks_store *store, struct ks_lease_info **infos, size_t *count) KS_MUST_CHECK;
 
-/* Is this row still needed by the committed state (housekeeping after a restart)? Trim in ascending order of position. Rows
- * at or after the newest compaction's are always needed. */
-bool ks_store_row_needed(struct ks_store *store, enum ks_effect_kind kind, struct ks_slice key, int64_t lease,
-			 struct ks_loc loc);
+/* Is the row of this effect still needed by the committed state (housekeeping after a restart)? Trim in ascending order of
+ * position. Rows at or after the newest compaction's are always needed. */
+bool ks_store_row_needed(struct ks_store *store, const struct ks_effect *effect, struct ks_loc loc);
 
 struct ks_store_stats {
 	size_t keys, records, leases;

@@ -327,7 +327,7 @@ static bool add_effect(struct eval *e, const struct ks_effect *effect)
 	if (!ks_grow((void **)&entry->effects, &e->effect_capacity, entry->effect_count, sizeof(*entry->effects)))
 		return false;
 	entry->effects[entry->effect_count++] = *effect;
-	e->effects->bytes += effect->key.size + effect->value.size;
+	e->effects->bytes += effect->key.size + effect->value.size + effect->payload.size;
 	return true;
 }
 
@@ -647,6 +647,9 @@ static enum ks_status eval_request(struct eval *e, const struct ks_request *req,
 		return eval_grant(e, &req->grant);
 	case KS_REQ_LEASE_REVOKE:
 		return eval_revoke(e, req->revoke.id);
+	case KS_REQ_AUTH:
+	case KS_REQ_ALARM:
+		break;
 	}
 	return ks_fail(e->err, KS_UNIMPLEMENTED, "unknown kind of request");
 }

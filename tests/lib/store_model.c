@@ -549,6 +549,8 @@ static enum ks_status other(struct run *run, const struct ks_request *req)
 	case KS_REQ_PUT:
 	case KS_REQ_DELETE:
 	case KS_REQ_TXN:
+	case KS_REQ_AUTH:
+	case KS_REQ_ALARM:
 		break;
 	}
 	return KS_INTERNAL;

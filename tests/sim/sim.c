@@ -983,11 +983,17 @@ static bool count_unneeded(void *ctx, const struct sqlb_row *row)
 {
 	struct sim *sim = ctx;
 	struct ks_loc loc = {row->position, row->sub};
+	struct ks_effect effect = {
+		.kind = (enum ks_effect_kind)row->kind,
+		.key = row->key,
+		.lease = row->lease,
+		.payload = row->payload,
+	};
 
 	/* Of two compactions in one batch the store reports only one: the next housekeeper's scan finds the other. */
 	if (row->kind == KS_EFFECT_COMPACT)
 		return true;
-	if (!ks_store_row_needed(sim->world.nodes[0].store, (enum ks_effect_kind)row->kind, row->key, row->lease, loc))
+	if (!ks_store_row_needed(sim->world.nodes[0].store, &effect, loc))
 		fail(sim, "row (%" PRId64 ", %" PRId32 ") of kind %d should have been trimmed", row->position, row->sub,
 		     row->kind);
 	return true;

@@ -91,6 +91,38 @@ static void entry_survives_its_rows(void)
 	ks_log_builder_fini(&builder);
 }
 
+static void payloads_survive_their_rows(void)
+{
+	struct ks_effect effects[] = {
+		{.kind = KS_EFFECT_AUTH, .version = 5, .payload = ks_slice_str("users")},
+		{.kind = KS_EFFECT_ALARM, .payload = ks_slice_str("space")},
+	};
+	struct ks_entry entry = {.position = 3, .revision = 2, .effects = effects, .effect_count = 2};
+	struct ks_log_builder builder;
+	struct sqlb_row rows[2];
+	struct ks_err err;
+	char payload[8];
+
+	ks_log_entry_rows(&entry, 1, 1, rows);
+	CU_ASSERT_PTR_NULL(rows[0].key.data);
+	CU_ASSERT_PTR_NULL(rows[0].value.data);
+	ks_log_builder_init(&builder);
+	for (int i = 0; i < 2; i++) {
+		CU_ASSERT(accepts(rows[i]));
+		memcpy(payload, rows[i].payload.data, rows[i].payload.size);
+		rows[i].payload.data = (const uint8_t *)payload;
+		CU_ASSERT_EQUAL(ks_log_builder_add(&builder, &rows[i], &err), KS_OK);
+		memset(payload, 'x', sizeof(payload));
+	}
+	CU_ASSERT_FATAL(ks_log_builder_whole(&builder));
+	for (int i = 0; i < 2; i++) {
+		CU_ASSERT_EQUAL(builder.entry.effects[i].kind, effects[i].kind);
+		CU_ASSERT_EQUAL(builder.entry.effects[i].version, effects[i].version);
+		CU_ASSERT(ks_slice_eq(builder.entry.effects[i].payload, effects[i].payload));
+	}
+	ks_log_builder_fini(&builder);
+}
+
 static void empty_value_is_not_null(void)
 {
 	struct ks_effect put = {.kind = KS_EFFECT_PUT, .key = ks_slice_str("k"), .create_revision = 1, .version = 1};
@@ -182,6 +214,9 @@ static void edited_rows_are_refused(void)
 	REFUSES(row.kind = KS_EFFECT_LEASE_REVOKE; row.lease = 0);
 	REFUSES(row.kind = KS_EFFECT_COMPACT; row.version = 8);
 	REFUSES(row.kind = KS_EFFECT_COMPACT; row.version = -1);
+	REFUSES(row.kind = KS_EFFECT_AUTH);
+	REFUSES(row.kind = KS_EFFECT_AUTH; row.payload = ks_slice_str("x"); row.version = 0);
+	REFUSES(row.kind = KS_EFFECT_ALARM);
 #undef REFUSES
 }
 
@@ -189,6 +224,7 @@ int main(void)
 {
 	return tap_run("entry", (const struct tap_test[]){
 					{"entry_survives_its_rows", entry_survives_its_rows},
+					{"payloads_survive_their_rows", payloads_survive_their_rows},
 					{"empty_value_is_not_null", empty_value_is_not_null},
 					{"trimmed_entry_is_never_whole", trimmed_entry_is_never_whole},
 					{"rows_that_contradict_their_entry_are_refused",

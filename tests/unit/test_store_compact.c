@@ -119,6 +119,13 @@ static void rows_are_reported_oldest_first_for_each_key(void)
 		CU_ASSERT(dropped[i - 1].position < dropped[i].position);
 }
 
+static bool needed(enum ks_effect_kind kind, const char *key, int64_t lease, int64_t position, int32_t sub)
+{
+	struct ks_effect effect = {.kind = kind, .key = ks_slice_str(key), .lease = lease};
+
+	return ks_store_row_needed(sf_store, &effect, (struct ks_loc){.position = position, .sub = sub});
+}
+
 static void rows_of_dead_leases_go_with_the_next_compaction(void)
 {
 	sf_grant(5);  /* position 1 */
@@ -126,13 +133,12 @@ static void rows_of_dead_leases_go_with_the_next_compaction(void)
 	sf_revoke(5); /* position 3 */
 	compact_all_noting();
 	CU_ASSERT_EQUAL(dropped_count, 0); /* no compaction behind them: a hole there would puzzle a reader */
-	CU_ASSERT(ks_store_row_needed(sf_store, KS_EFFECT_LEASE_GRANT, S(""), 5, (struct ks_loc){.position = 1}));
+	CU_ASSERT(needed(KS_EFFECT_LEASE_GRANT, "", 5, 1, 0));
 	sf_compact(1); /* position 4 */
-	CU_ASSERT_FALSE(ks_store_row_needed(sf_store, KS_EFFECT_LEASE_GRANT, S(""), 5, (struct ks_loc){.position = 1}));
-	CU_ASSERT(ks_store_row_needed(sf_store, KS_EFFECT_LEASE_GRANT, S(""), 6, (struct ks_loc){.position = 2}));
-	CU_ASSERT_FALSE(
-		ks_store_row_needed(sf_store, KS_EFFECT_LEASE_REVOKE, S(""), 5, (struct ks_loc){.position = 3}));
-	CU_ASSERT(ks_store_row_needed(sf_store, KS_EFFECT_COMPACT, S(""), 0, (struct ks_loc){.position = 4}));
+	CU_ASSERT_FALSE(needed(KS_EFFECT_LEASE_GRANT, "", 5, 1, 0));
+	CU_ASSERT(needed(KS_EFFECT_LEASE_GRANT, "", 6, 2, 0));
+	CU_ASSERT_FALSE(needed(KS_EFFECT_LEASE_REVOKE, "", 5, 3, 0));
+	CU_ASSERT(needed(KS_EFFECT_COMPACT, "", 0, 4, 0));
 	compact_all_noting();
 	CU_ASSERT(dropped_count == 2 && dropped[0].position == 1 && dropped[1].position == 3);
 }
@@ -145,13 +151,12 @@ static void rows_that_are_needed_are_known(void)
 	sf_compact(3);        /* position 3 */
 	sf_put("a", "3");     /* position 4 */
 	sf_compact_all();
-	CU_ASSERT_FALSE(ks_store_row_needed(sf_store, KS_EFFECT_PUT, S("a"), 0, (struct ks_loc){.position = 1}));
-	CU_ASSERT(ks_store_row_needed(sf_store, KS_EFFECT_PUT, S("a"), 0, (struct ks_loc){.position = 2}));
-	CU_ASSERT_FALSE(
-		ks_store_row_needed(sf_store, KS_EFFECT_PUT, S("a"), 0, (struct ks_loc){.position = 2, .sub = 1}));
-	CU_ASSERT_FALSE(ks_store_row_needed(sf_store, KS_EFFECT_PUT, S("x"), 0, (struct ks_loc){.position = 2}));
-	CU_ASSERT(ks_store_row_needed(sf_store, KS_EFFECT_PUT, S("a"), 0, (struct ks_loc){.position = 4}));
-	CU_ASSERT(ks_store_row_needed(sf_store, KS_EFFECT_NOOP, S(""), 0, (struct ks_loc){.position = 99}));
+	CU_ASSERT_FALSE(needed(KS_EFFECT_PUT, "a", 0, 1, 0));
+	CU_ASSERT(needed(KS_EFFECT_PUT, "a", 0, 2, 0));
+	CU_ASSERT_FALSE(needed(KS_EFFECT_PUT, "a", 0, 2, 1));
+	CU_ASSERT_FALSE(needed(KS_EFFECT_PUT, "x", 0, 2, 0));
+	CU_ASSERT(needed(KS_EFFECT_PUT, "a", 0, 4, 0));
+	CU_ASSERT(needed(KS_EFFECT_NOOP, "", 0, 99, 0));
 }
 
 static void removal_does_not_touch_the_tail(void)

@@ -588,7 +588,7 @@ static void see_dropped(void *ctx, const struct ks_loc *locs, size_t count)
 		const struct saved_entry *saved = &world.log[locs[i].position - 1];
 		const struct ks_effect *effect = &saved->entry.effects[locs[i].sub];
 
-		CHECK(!ks_store_row_needed(world.a, effect->kind, effect->key, effect->lease, locs[i]));
+		CHECK(!ks_store_row_needed(world.a, effect, locs[i]));
 		for (size_t j = 0; j < world.committed.count; j++) {
 			const struct model_version *v = &world.committed.versions[j];
 
@@ -678,7 +678,7 @@ static void reload_check(bool jump)
 			const struct ks_effect *effect = &from->effects[j];
 			struct ks_loc loc = {.position = from->position, .sub = (int32_t)j};
 
-			if (!ks_store_row_needed(world.a, effect->kind, effect->key, effect->lease, loc))
+			if (!ks_store_row_needed(world.a, effect, loc))
 				continue;
 			effects[entry.effect_count] = *effect;
 			subs[entry.effect_count++] = (int32_t)j;
