@@ -26,6 +26,8 @@
 /* Over our own limit, so that messages a little too large are refused by us, in etcd's words. */
 #define CORE_EXTRA_BYTES (16 * 1024 * 1024)
 #define MAX_METADATA_BYTES (64 * 1024)
+/* Replies from this size on count towards max_reply_bytes. */
+#define LARGE_REPLY 65536
 /* Pings, as etcd: spec 11.1. */
 #define PING_MIN_INTERVAL_MS 5000
 #define PING_STRIKES 2
@@ -265,9 +267,10 @@ void ks_rpc_adopt(struct ks_rpc *rpc, int fd, const char *peer)
 	ks_mutex_unlock(&rpc->lock);
 }
 
-const char *ks_call_peer(struct ks_call *call)
+const char *ks_rpc_peer(struct ks_call *base)
 {
-	struct ks_rpc *rpc = call->queue->rpc;
+	struct rpc_call *call = ks_container_of(base, struct rpc_call, base);
+	struct ks_rpc *rpc = base->rpc;
 	char *name;
 	int fd;
 
@@ -282,6 +285,78 @@ const char *ks_call_peer(struct ks_call *call)
 	ks_mutex_unlock(&rpc->lock);
 	gpr_free(name);
 	return call->peer;
+}
+
+const struct ks_identity *ks_rpc_identity(struct ks_call *base)
+{
+	(void)base;
+	return NULL;
+}
+
+/* ---- limits that all calls share, see call.h ---- */
+
+const char *ks_rpc_call_begin(struct ks_rpc *rpc, enum ks_status *status)
+{
+	atomic_fetch_add_explicit(&rpc->calls_started, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&rpc->calls_open, 1, memory_order_relaxed);
+	if (atomic_load_explicit(&rpc->stopping, memory_order_relaxed)) {
+		*status = KS_UNAVAILABLE;
+		return KS_TEXT_STOPPED;
+	}
+	if (atomic_load_explicit(&rpc->calls_open, memory_order_relaxed) > rpc->max_calls) {
+		*status = KS_RESOURCE_EXHAUSTED;
+		return "too many calls in flight";
+	}
+	return NULL;
+}
+
+enum ks_status ks_rpc_check_size(const struct ks_rpc *rpc, size_t size, char *text, size_t text_size)
+{
+	if (size <= rpc->max_request_bytes)
+		return KS_OK;
+	(void)snprintf(text, text_size, "grpc: received message larger than max (%zu vs. %zu)", size,
+		       rpc->max_request_bytes);
+	return KS_RESOURCE_EXHAUSTED;
+}
+
+/* Clients that ask for millions of keys and do not read must not fill the memory with answers. */
+bool ks_rpc_claim_reply(struct ks_rpc *rpc, size_t size, size_t *counted)
+{
+	size_t before;
+
+	*counted = 0;
+	if (size < LARGE_REPLY)
+		return true;
+	before = atomic_fetch_add_explicit(&rpc->reply_bytes, size, memory_order_relaxed);
+	if (before > 0 && (before > rpc->max_reply_bytes || size > rpc->max_reply_bytes - before)) {
+		atomic_fetch_sub_explicit(&rpc->reply_bytes, size, memory_order_relaxed);
+		return false;
+	}
+	*counted = size;
+	return true;
+}
+
+void ks_rpc_free_reply(struct ks_rpc *rpc, size_t counted)
+{
+	if (counted)
+		atomic_fetch_sub_explicit(&rpc->reply_bytes, counted, memory_order_relaxed);
+}
+
+size_t ks_rpc_max_arena_bytes(const struct ks_rpc *rpc)
+{
+	return rpc->max_arena_bytes;
+}
+
+struct rpc_queue *ks_rpc_pick_queue(struct ks_rpc *rpc)
+{
+	uint32_t next = atomic_fetch_add_explicit(&rpc->next_queue, 1, memory_order_relaxed);
+
+	return &rpc->queues[next % rpc->queue_count];
+}
+
+struct ks_rpc *ks_rpc_queue_rpc(struct rpc_queue *queue)
+{
+	return queue->rpc;
 }
 
 void ks_rpc_call_gone(struct ks_rpc *rpc)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * gRPC serving on C core's completion queues: methods, calls, streams. The rest of kineshim sees struct ks_call and never a
- * gRPC header.
+ * gRPC header. A call may also have come as JSON through HTTP/1.1 (gateway.h): handlers need not know.
  *
  * Threads: a fixed number of completion queue threads ("cq threads"). Each call belongs to one of them for life: handlers
  * and stream call-backs of a call run there, one at a time, and must not block. ks_call_reply, ks_call_fail, ks_call_post,
@@ -28,6 +28,7 @@
 
 struct ks_rpc;
 struct ks_call;
+struct ks_identity; /* net/identity.h */
 
 /* A piece of work for a cq thread; embedded in its owner, in at most one queue at a time. */
 struct ks_task {
@@ -89,6 +90,10 @@ const struct ks_rpc_method *ks_call_method(const struct ks_call *call);
 /* First value of a metadata key (lower case); data NULL when absent. Valid while the call lives. */
 struct ks_slice ks_call_metadata(struct ks_call *call, const char *key);
 const char *ks_call_peer(struct ks_call *call);
+/* Who the client's verified certificate says it is; NULL without one. Valid while the call lives. */
+const struct ks_identity *ks_call_identity(const struct ks_call *call);
+/* Came as JSON over HTTP/1.1. */
+bool ks_call_is_http(const struct ks_call *call);
 
 /* Ends a unary call. Takes what 'out' holds, in every case; a failed 'out' becomes RESOURCE_EXHAUSTED. */
 void ks_call_reply(struct ks_call *call, struct ks_out *out);

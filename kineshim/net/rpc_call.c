@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Requests posted to the core, unary calls from arrival to end, refusals, and the getters that all calls share.
+ * Requests posted to the core, unary calls from arrival to end, refusals.
  *
  * A unary call costs two events: its arrival, together with the whole request message, and the end of the one batch that
  * answers it. Calls to methods we do not know are answered here, too.
@@ -14,33 +14,33 @@
 
 #define FIRST_WISH 4
 #define MOST_POSTED 128
-/* Replies from this size on count towards max_reply_bytes. */
-#define LARGE_REPLY 65536
 
 static void unary_arrived(struct rpc_tag *tag, bool ok);
 static void unary_ended(struct rpc_tag *tag, bool ok);
+static void fail(struct rpc_call *call, enum ks_status status, const char *text);
+static const struct ks_call_ops unary_ops;
 
-static struct ks_call *new_call(struct rpc_queue *queue, struct rpc_slot *slot)
+static struct rpc_call *new_call(struct rpc_queue *queue, struct rpc_slot *slot)
 {
-	struct ks_call *call = queue->free_calls;
+	struct rpc_call *call = queue->free_calls;
 
 	if (call)
 		queue->free_calls = call->next_free;
 	else
 		call = ks_xmalloc(sizeof(*call));
-	ks_rpc_call_init(call, queue, slot);
+	ks_rpc_call_init(call, &unary_ops, queue, slot);
 	return call;
 }
 
-static void recycle(struct ks_call *call)
+static void recycle(struct rpc_call *call)
 {
-	call->next_free = call->queue->free_calls;
-	call->queue->free_calls = call;
+	call->next_free = call->base.queue->free_calls;
+	call->base.queue->free_calls = call;
 }
 
 void ks_rpc_free_calls(struct rpc_queue *queue)
 {
-	struct ks_call *call;
+	struct rpc_call *call;
 
 	while ((call = queue->free_calls)) {
 		queue->free_calls = call->next_free;
@@ -48,21 +48,21 @@ void ks_rpc_free_calls(struct rpc_queue *queue)
 	}
 }
 
-void ks_rpc_call_init(struct ks_call *call, struct rpc_queue *queue, struct rpc_slot *slot)
+void ks_rpc_call_init(struct rpc_call *call, const struct ks_call_ops *ops, struct rpc_queue *queue,
+		      struct rpc_slot *slot)
 {
-	*call = (struct ks_call){.queue = queue, .slot = slot};
-	ks_arena_init(&call->arena, queue->rpc->max_arena_bytes);
+	*call = (struct rpc_call){.slot = slot};
+	ks_call_init(&call->base, ops, queue, slot->method);
 	call->text = grpc_empty_slice();
 }
 
-void ks_rpc_call_fini(struct ks_call *call)
+void ks_rpc_call_fini(struct rpc_call *call)
 {
 	if (call->payload)
 		grpc_byte_buffer_destroy(call->payload);
-	if (call->reply_bytes)
-		atomic_fetch_sub_explicit(&call->queue->rpc->reply_bytes, call->reply_bytes, memory_order_relaxed);
+	ks_rpc_free_reply(call->base.rpc, call->reply_bytes);
 	ks_grpc_message_close(&call->request);
-	ks_arena_fini(&call->arena);
+	ks_call_fini(&call->base);
 	grpc_metadata_array_destroy(&call->metadata);
 	if (!call->slot->method)
 		grpc_call_details_destroy(&call->details);
@@ -70,13 +70,13 @@ void ks_rpc_call_fini(struct ks_call *call)
 	free(call->peer);
 	if (call->call) {
 		grpc_call_unref(call->call);
-		ks_rpc_call_gone(call->queue->rpc);
+		ks_rpc_call_gone(call->base.rpc);
 	}
 }
 
 static void post_call(struct rpc_queue *queue, struct rpc_slot *slot)
 {
-	struct ks_call *call = new_call(queue, slot);
+	struct rpc_call *call = new_call(queue, slot);
 	grpc_server *server = queue->rpc->server;
 	grpc_call_error error;
 
@@ -108,44 +108,22 @@ void ks_rpc_post_requests(struct rpc_queue *queue, struct rpc_slot *slot)
 	ks_mutex_unlock(&queue->requesting);
 }
 
-void ks_rpc_request_arrived(struct ks_call *call)
+const char *ks_rpc_request_arrived(struct rpc_call *call, enum ks_status *status)
 {
-	struct ks_rpc *rpc = call->queue->rpc;
-
 	call->slot->posted--;
-	ks_rpc_post_requests(call->queue, call->slot);
-	atomic_fetch_add_explicit(&rpc->calls_started, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&rpc->calls_open, 1, memory_order_relaxed);
-}
-
-const char *ks_rpc_refusal(struct ks_rpc *rpc, enum ks_status *status)
-{
-	if (atomic_load_explicit(&rpc->stopping, memory_order_relaxed)) {
-		*status = KS_UNAVAILABLE;
-		return KS_TEXT_STOPPED;
-	}
-	if (atomic_load_explicit(&rpc->calls_open, memory_order_relaxed) > rpc->max_calls) {
-		*status = KS_RESOURCE_EXHAUSTED;
-		return "too many calls in flight";
-	}
-	return NULL;
+	ks_rpc_post_requests(call->base.queue, call->slot);
+	return ks_rpc_call_begin(call->base.rpc, status);
 }
 
 enum ks_status ks_rpc_check_message(struct ks_rpc *rpc, grpc_byte_buffer *buffer, char *text, size_t size)
 {
 	const char *encoding = ks_grpc_bytes_encoding(buffer);
-	size_t length = grpc_byte_buffer_length(buffer);
 
 	if (encoding) {
 		(void)snprintf(text, size, "grpc: Decompressor is not installed for grpc-encoding \"%s\"", encoding);
 		return KS_UNIMPLEMENTED;
 	}
-	if (length > rpc->max_request_bytes) {
-		(void)snprintf(text, size, "grpc: received message larger than max (%zu vs. %zu)", length,
-			       rpc->max_request_bytes);
-		return KS_RESOURCE_EXHAUSTED;
-	}
-	return KS_OK;
+	return ks_rpc_check_size(rpc, grpc_byte_buffer_length(buffer), text, size);
 }
 
 /* Known is a service when one of its methods is registered. */
@@ -161,7 +139,7 @@ static bool service_known(const struct ks_rpc *rpc, struct ks_slice service)
 	return false;
 }
 
-static void refuse_unknown(struct ks_call *call)
+static void refuse_unknown(struct rpc_call *call)
 {
 	const char *path = (const char *)GRPC_SLICE_START_PTR(call->details.method);
 	int size = (int)GRPC_SLICE_LENGTH(call->details.method);
@@ -171,45 +149,45 @@ static void refuse_unknown(struct ks_call *call)
 
 	if (!slash || *path != '/' || slash == path) {
 		(void)snprintf(text, sizeof(text), "malformed method name: \"%.*s\"", size, path);
-		ks_call_fail(call, KS_UNIMPLEMENTED, text);
+		fail(call, KS_UNIMPLEMENTED, text);
 		return;
 	}
 	service_size = (int)(slash - path) - 1;
-	if (service_known(call->queue->rpc, ks_slice_of(path + 1, (size_t)service_size)))
+	if (service_known(call->base.rpc, ks_slice_of(path + 1, (size_t)service_size)))
 		(void)snprintf(text, sizeof(text), "unknown method %.*s for service %.*s", size - service_size - 2,
 			       slash + 1, service_size, path + 1);
 	else
 		(void)snprintf(text, sizeof(text), "unknown service %.*s", service_size, path + 1);
-	ks_call_fail(call, KS_UNIMPLEMENTED, text);
+	fail(call, KS_UNIMPLEMENTED, text);
 }
 
-static void serve(struct ks_call *call)
+static void serve(struct rpc_call *call)
 {
-	struct ks_rpc *rpc = call->queue->rpc;
+	struct ks_rpc *rpc = call->base.rpc;
 	grpc_byte_buffer *payload = call->payload;
 	enum ks_status status;
 	char text[128];
 
 	if (!payload) {
-		ks_call_fail(call, KS_INTERNAL, "unexpected EOF"); /* as grpc-go, for a call without a message */
+		fail(call, KS_INTERNAL, "unexpected EOF"); /* as grpc-go, for a call without a message */
 		return;
 	}
 	status = ks_rpc_check_message(rpc, payload, text, sizeof(text));
 	if (status) {
-		ks_call_fail(call, status, text);
+		fail(call, status, text);
 		return;
 	}
 	call->payload = NULL;
 	if (!ks_grpc_message_open(&call->request, payload)) {
-		ks_call_fail(call, KS_RESOURCE_EXHAUSTED, "out of memory");
+		fail(call, KS_RESOURCE_EXHAUSTED, "out of memory");
 		return;
 	}
-	call->slot->method->unary(call, call->request.slice);
+	call->slot->method->unary(&call->base, call->request.slice);
 }
 
 static void unary_arrived(struct rpc_tag *tag, bool ok)
 {
-	struct ks_call *call = ks_container_of(tag, struct ks_call, tag);
+	struct rpc_call *call = ks_container_of(tag, struct rpc_call, tag);
 	enum ks_status status;
 	const char *refusal;
 
@@ -218,10 +196,9 @@ static void unary_arrived(struct rpc_tag *tag, bool ok)
 		recycle(call);
 		return;
 	}
-	ks_rpc_request_arrived(call);
-	refusal = ks_rpc_refusal(call->queue->rpc, &status);
+	refusal = ks_rpc_request_arrived(call, &status);
 	if (refusal)
-		ks_call_fail(call, status, refusal);
+		fail(call, status, refusal);
 	else if (!call->slot->method)
 		refuse_unknown(call);
 	else
@@ -233,7 +210,7 @@ grpc_op ks_rpc_op(grpc_op_type type)
 	return (grpc_op){.op = type};
 }
 
-grpc_op ks_rpc_status_op(struct ks_call *call)
+grpc_op ks_rpc_status_op(struct rpc_call *call)
 {
 	grpc_op op = ks_rpc_op(GRPC_OP_SEND_STATUS_FROM_SERVER);
 
@@ -243,21 +220,21 @@ grpc_op ks_rpc_status_op(struct ks_call *call)
 	return op;
 }
 
-void ks_rpc_start_batch(struct ks_call *call, const grpc_op *ops, size_t count, struct rpc_tag *tag)
+void ks_rpc_start_batch(struct rpc_call *call, const grpc_op *ops, size_t count, struct rpc_tag *tag)
 {
 	grpc_call_error error = grpc_call_start_batch(call->call, ops, count, tag, NULL);
 
 	KS_ASSERT(error == GRPC_CALL_OK);
 }
 
-void ks_rpc_set_status(struct ks_call *call, enum ks_status status, const char *text)
+void ks_rpc_set_status(struct rpc_call *call, enum ks_status status, const char *text)
 {
 	call->status = status;
 	grpc_slice_unref(call->text);
 	call->text = status ? grpc_slice_from_copied_string(text) : grpc_empty_slice();
 }
 
-static void start_end(struct ks_call *call)
+static void start_end(struct rpc_call *call)
 {
 	grpc_op ops[4];
 	size_t count = 0;
@@ -276,7 +253,7 @@ static void start_end(struct ks_call *call)
 
 static void unary_ended(struct rpc_tag *tag, bool ok)
 {
-	struct ks_call *call = ks_container_of(tag, struct ks_call, tag);
+	struct rpc_call *call = ks_container_of(tag, struct rpc_call, tag);
 
 	(void)ok; /* the client may have gone away; nobody would want to know */
 	ks_rpc_call_fini(call);
@@ -285,46 +262,35 @@ static void unary_ended(struct rpc_tag *tag, bool ok)
 
 static void end_here(struct ks_task *task)
 {
-	start_end(ks_container_of(task, struct ks_call, task));
+	start_end(ks_container_of(task, struct rpc_call, task));
 }
 
 /* Other threads only hand the reply over: sending costs a system call, and theirs is the scarcer time. */
-static void end_call(struct ks_call *call)
+static void end_call(struct rpc_call *call)
 {
-	if (ks_rpc_queue_is_mine(call->queue)) {
+	if (ks_rpc_queue_is_mine(call->base.queue)) {
 		start_end(call);
 		return;
 	}
 	call->task.run = end_here;
-	ks_rpc_queue_post(call->queue, &call->task);
+	ks_rpc_queue_post(call->base.queue, &call->task);
 }
 
-/* Clients that ask for millions of keys and do not read must not fill the memory with answers. */
-static bool reply_fits(struct ks_call *call, size_t size)
+static void fail(struct rpc_call *call, enum ks_status status, const char *text)
 {
-	struct ks_rpc *rpc = call->queue->rpc;
-	size_t before;
-
-	if (size < LARGE_REPLY)
-		return true;
-	before = atomic_fetch_add_explicit(&rpc->reply_bytes, size, memory_order_relaxed);
-	if (before > 0 && (before > rpc->max_reply_bytes || size > rpc->max_reply_bytes - before)) {
-		atomic_fetch_sub_explicit(&rpc->reply_bytes, size, memory_order_relaxed);
-		return false;
-	}
-	call->reply_bytes = size;
-	return true;
+	ks_rpc_set_status(call, status, text);
+	end_call(call);
 }
 
-void ks_call_reply(struct ks_call *call, struct ks_out *out)
+static void unary_reply(struct ks_call *base, struct ks_out *out)
 {
+	struct rpc_call *call = ks_container_of(base, struct rpc_call, base);
 	size_t max = out->max;
 	char text[96];
 
-	KS_ASSERT(call->slot->method && call->slot->method->unary);
-	if (!ks_out_failed(out) && !reply_fits(call, ks_out_size(out))) {
+	if (!ks_out_failed(out) && !ks_rpc_claim_reply(base->rpc, ks_out_size(out), &call->reply_bytes)) {
 		ks_out_fini(out);
-		ks_call_fail(call, KS_RESOURCE_EXHAUSTED, "too many large responses in flight");
+		fail(call, KS_RESOURCE_EXHAUSTED, KS_TEXT_TOO_MANY_REPLIES);
 		return;
 	}
 	call->payload = ks_grpc_bytes_from_out(out);
@@ -335,52 +301,15 @@ void ks_call_reply(struct ks_call *call, struct ks_out *out)
 	end_call(call);
 }
 
-void ks_call_fail(struct ks_call *call, enum ks_status status, const char *text)
+static void unary_fail(struct ks_call *base, enum ks_status status, const char *text)
 {
-	KS_ASSERT(status != KS_OK);
-	KS_ASSERT(!call->slot->method || call->slot->method->unary);
-	ks_rpc_set_status(call, status, text);
-	end_call(call);
+	fail(ks_container_of(base, struct rpc_call, base), status, text);
 }
 
-void ks_call_post(struct ks_call *call, struct ks_task *task)
+struct ks_slice ks_rpc_metadata(struct ks_call *base, const char *key)
 {
-	ks_rpc_queue_post(call->queue, task);
-}
+	const struct rpc_call *call = ks_container_of(base, struct rpc_call, base);
 
-bool ks_call_unpost(struct ks_call *call, struct ks_task *task)
-{
-	KS_ASSERT(ks_rpc_queue_is_mine(call->queue));
-	return ks_rpc_queue_unpost(call->queue, task);
-}
-
-struct ks_rpc *ks_call_rpc(struct ks_call *call)
-{
-	return call->queue->rpc;
-}
-
-struct ks_arena *ks_call_arena(struct ks_call *call)
-{
-	return &call->arena;
-}
-
-void ks_call_set_context(struct ks_call *call, void *context)
-{
-	call->context = context;
-}
-
-void *ks_call_context(struct ks_call *call)
-{
-	return call->context;
-}
-
-const struct ks_rpc_method *ks_call_method(const struct ks_call *call)
-{
-	return call->slot->method;
-}
-
-struct ks_slice ks_call_metadata(struct ks_call *call, const char *key)
-{
 	for (size_t i = 0; i < call->metadata.count; i++) {
 		const grpc_metadata *entry = &call->metadata.metadata[i];
 
@@ -389,3 +318,11 @@ struct ks_slice ks_call_metadata(struct ks_call *call, const char *key)
 	}
 	return ks_slice_of(NULL, 0);
 }
+
+static const struct ks_call_ops unary_ops = {
+	.reply = unary_reply,
+	.fail = unary_fail,
+	.metadata = ks_rpc_metadata,
+	.peer = ks_rpc_peer,
+	.identity = ks_rpc_identity,
+};

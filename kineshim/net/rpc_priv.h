@@ -4,8 +4,9 @@
  *
  * rpc.c        life cycle of the server, connections
  * rpc_queue.c  completion queue threads, the inbox through which other threads reach them
- * rpc_call.c   requests posted to the core, unary calls, refusals, getters
+ * rpc_call.c   requests posted to the core, unary calls, refusals
  * rpc_stream.c streams
+ * call.[ch]    what calls of all transports have
  *
  * A call moves like this; everything but the hand-over in ks_call_reply happens on its queue's thread:
  *
@@ -21,10 +22,9 @@
 
 #include "base/list.h"
 #include "base/thread.h"
+#include "net/call.h"
 #include "net/grpc_bytes.h"
 #include "net/rpc.h"
-
-#define KS_TEXT_STOPPED "etcdserver: server stopped"
 
 /* What a completion queue event points at. */
 struct rpc_tag {
@@ -45,7 +45,7 @@ struct rpc_queue {
 	pthread_t thread;
 	bool running;
 	struct rpc_slot *slots; /* rpc->method_count, and one for any other method */
-	struct ks_call *free_calls;
+	struct rpc_call *free_calls;
 	struct rpc_stream *free_streams;
 	struct ks_list streams;    /* open ones, for the end */
 	struct rpc_stream *unsent; /* streams with something to send at the end of this turn */
@@ -86,12 +86,13 @@ struct ks_rpc {
 
 	alignas(64) atomic_bool stopping;
 	_Atomic uint64_t calls_started, calls_open;
-	_Atomic size_t reply_bytes; /* of large unary replies on their way out */
+	_Atomic uint32_t next_queue; /* for calls that do not come from the core */
+	_Atomic size_t reply_bytes;  /* of large unary replies on their way out */
 };
 
-struct ks_call {
+struct rpc_call {
+	struct ks_call base;
 	struct rpc_tag tag; /* of the posted request, later of the unary call's only batch */
-	struct rpc_queue *queue;
 	struct rpc_slot *slot;
 	grpc_call *call;
 	gpr_timespec deadline;
@@ -99,15 +100,13 @@ struct ks_call {
 	grpc_call_details details; /* any other method */
 	grpc_byte_buffer *payload; /* of the request, later of the reply */
 	struct ks_grpc_message request;
-	struct ks_arena arena;
-	void *context;
 	char *peer;
 	enum ks_status status; /* of the reply */
 	int cancelled;
 	size_t reply_bytes;  /* counted in the server's */
 	grpc_slice text;     /* of the status; empty when OK */
 	struct ks_task task; /* hands a reply to the queue's thread */
-	struct ks_call *next_free;
+	struct rpc_call *next_free;
 };
 
 /* rpc_queue.c */
@@ -115,22 +114,21 @@ void ks_rpc_queue_init(struct rpc_queue *queue, struct ks_rpc *rpc);
 enum ks_status ks_rpc_queue_start(struct rpc_queue *queue, int index, struct ks_err *err) KS_MUST_CHECK;
 void ks_rpc_queue_join(struct rpc_queue *queue); /* all calls are gone, or none has ever come */
 void ks_rpc_queue_fini(struct rpc_queue *queue);
-bool ks_rpc_queue_is_mine(const struct rpc_queue *queue); /* called on its thread? */
-void ks_rpc_queue_post(struct rpc_queue *queue, struct ks_task *task);
-bool ks_rpc_queue_unpost(struct rpc_queue *queue, struct ks_task *task);
 
 /* rpc_call.c */
 void ks_rpc_post_requests(struct rpc_queue *queue, struct rpc_slot *slot);
-void ks_rpc_request_arrived(struct ks_call *call);
-/* Why a call that just arrived cannot be served; NULL when it can. */
-const char *ks_rpc_refusal(struct ks_rpc *rpc, enum ks_status *status);
-void ks_rpc_call_init(struct ks_call *call, struct rpc_queue *queue, struct rpc_slot *slot);
-void ks_rpc_call_gone(struct ks_rpc *rpc);   /* rpc.c: one call less */
-void ks_rpc_call_fini(struct ks_call *call); /* what a running call holds; the memory stays */
-void ks_rpc_set_status(struct ks_call *call, enum ks_status status, const char *text);
+/* A request became a call. NULL when it can be served, otherwise why not. */
+const char *ks_rpc_request_arrived(struct rpc_call *call, enum ks_status *status);
+void ks_rpc_call_init(struct rpc_call *call, const struct ks_call_ops *ops, struct rpc_queue *queue,
+		      struct rpc_slot *slot);
+void ks_rpc_call_fini(struct rpc_call *call); /* what a running call holds; the memory stays */
+struct ks_slice ks_rpc_metadata(struct ks_call *base, const char *key);
+const char *ks_rpc_peer(struct ks_call *base);                   /* rpc.c */
+const struct ks_identity *ks_rpc_identity(struct ks_call *base); /* rpc.c */
+void ks_rpc_set_status(struct rpc_call *call, enum ks_status status, const char *text);
 grpc_op ks_rpc_op(grpc_op_type type);
-grpc_op ks_rpc_status_op(struct ks_call *call);
-void ks_rpc_start_batch(struct ks_call *call, const grpc_op *ops, size_t count, struct rpc_tag *tag);
+grpc_op ks_rpc_status_op(struct rpc_call *call);
+void ks_rpc_start_batch(struct rpc_call *call, const grpc_op *ops, size_t count, struct rpc_tag *tag);
 /* KS_OK when a received message can be handled; otherwise 'text' says why not. */
 enum ks_status ks_rpc_check_message(struct ks_rpc *rpc, grpc_byte_buffer *buffer, char *text, size_t size);
 void ks_rpc_free_calls(struct rpc_queue *queue);

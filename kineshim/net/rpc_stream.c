@@ -26,7 +26,7 @@ struct message {
 
 struct rpc_stream {
 	/* queue thread */
-	struct ks_call call; /* its tag: the posted request, later the close batch */
+	struct rpc_call call; /* its tag: the posted request, later the close batch */
 	struct rpc_tag recv_tag, send_tag;
 	grpc_byte_buffer *incoming;
 	struct message *in_flight;
@@ -53,11 +53,12 @@ static void stream_close_done(struct rpc_tag *tag, bool ok);
 static void stream_recv_done(struct rpc_tag *tag, bool ok);
 static void stream_send_done(struct rpc_tag *tag, bool ok);
 static void stream_woken(struct ks_task *task);
+static void stream_finish(struct ks_call *call, enum ks_status status, const char *text);
+static const struct ks_call_ops stream_ops;
 
 static struct rpc_stream *stream_of(struct ks_call *call)
 {
-	KS_ASSERT(call->slot->method && call->slot->method->stream);
-	return ks_container_of(call, struct rpc_stream, call);
+	return ks_container_of(call, struct rpc_stream, call.base);
 }
 
 static const struct ks_stream_ops *ops_of(const struct rpc_stream *stream)
@@ -78,7 +79,7 @@ static struct rpc_stream *new_stream(struct rpc_queue *queue, struct rpc_slot *s
 		.send_tag.complete = stream_send_done,
 		.wake.run = stream_woken,
 	};
-	ks_rpc_call_init(&stream->call, queue, slot);
+	ks_rpc_call_init(&stream->call, &stream_ops, queue, slot);
 	ks_list_init(&stream->node);
 	ks_mutex_init(&stream->lock);
 	stream->end = &stream->first;
@@ -87,7 +88,7 @@ static struct rpc_stream *new_stream(struct rpc_queue *queue, struct rpc_slot *s
 
 static void free_stream(struct rpc_stream *stream)
 {
-	struct rpc_queue *queue = stream->call.queue;
+	struct rpc_queue *queue = stream->call.base.queue;
 
 	ks_rpc_call_fini(&stream->call);
 	ks_mutex_fini(&stream->lock);
@@ -114,7 +115,7 @@ static void free_message(struct message *message)
 void ks_rpc_post_stream(struct rpc_queue *queue, struct rpc_slot *slot)
 {
 	struct rpc_stream *stream = new_stream(queue, slot);
-	struct ks_call *call = &stream->call;
+	struct rpc_call *call = &stream->call;
 	grpc_call_error error;
 
 	call->tag.complete = stream_arrived;
@@ -186,15 +187,14 @@ static void stream_arrived(struct rpc_tag *tag, bool ok)
 		free_stream(stream);
 		return;
 	}
-	ks_rpc_request_arrived(&stream->call);
-	refusal = ks_rpc_refusal(stream->call.queue->rpc, &status);
+	refusal = ks_rpc_request_arrived(&stream->call, &status);
 	if (refusal) {
 		refuse(stream, status, refusal);
 		return;
 	}
-	ks_list_append(&stream->call.queue->streams, &stream->node);
+	ks_list_append(&stream->call.base.queue->streams, &stream->node);
 	start_close(stream);
-	ops_of(stream)->open(&stream->call);
+	ops_of(stream)->open(&stream->call.base);
 	receive_next(stream);
 }
 
@@ -230,7 +230,7 @@ static void mark_dead(struct rpc_stream *stream)
 
 static void remove_unsent(struct rpc_stream *stream)
 {
-	struct rpc_stream **at = &stream->call.queue->unsent;
+	struct rpc_stream **at = &stream->call.base.queue->unsent;
 
 	if (!stream->on_unsent)
 		return;
@@ -247,10 +247,10 @@ static void batch_done(struct rpc_stream *stream)
 		return;
 	mark_dead(stream);
 	ks_list_remove(&stream->node);
-	ops_of(stream)->closed(&stream->call);
+	ops_of(stream)->closed(&stream->call.base);
 	/* Dead streams post no wake, so only an earlier one can be waiting. */
 	if (stream->wake_posted)
-		(void)ks_rpc_queue_unpost(stream->call.queue, &stream->wake);
+		(void)ks_rpc_queue_unpost(stream->call.base.queue, &stream->wake);
 	remove_unsent(stream);
 	free_stream(stream);
 }
@@ -270,14 +270,14 @@ static void deliver(struct rpc_stream *stream, grpc_byte_buffer *buffer)
 	enum ks_status status;
 	char text[128];
 
-	status = ks_rpc_check_message(stream->call.queue->rpc, buffer, text, sizeof(text));
+	status = ks_rpc_check_message(stream->call.base.rpc, buffer, text, sizeof(text));
 	if (status) {
 		grpc_byte_buffer_destroy(buffer);
-		ks_stream_finish(&stream->call, status, text);
+		stream_finish(&stream->call.base, status, text);
 	} else if (!ks_grpc_message_open(&message, buffer)) {
-		ks_stream_finish(&stream->call, KS_RESOURCE_EXHAUSTED, "out of memory");
+		stream_finish(&stream->call.base, KS_RESOURCE_EXHAUSTED, "out of memory");
 	} else {
-		ops_of(stream)->message(&stream->call, message.slice);
+		ops_of(stream)->message(&stream->call.base, message.slice);
 	}
 	ks_grpc_message_close(&message);
 }
@@ -295,14 +295,14 @@ static void stream_recv_done(struct rpc_tag *tag, bool ok)
 	} else {
 		stream->received_all = true;
 		if (ok && !grpc_call_failed_before_recv_message(stream->call.call))
-			ops_of(stream)->half_closed(&stream->call);
+			ops_of(stream)->half_closed(&stream->call.base);
 	}
 	batch_done(stream);
 }
 
 static void mark_unsent(struct rpc_stream *stream)
 {
-	struct rpc_queue *queue = stream->call.queue;
+	struct rpc_queue *queue = stream->call.base.queue;
 
 	if (stream->on_unsent)
 		return;
@@ -324,11 +324,11 @@ static void stream_woken(struct ks_task *task)
 /* With the lock held. See to it that the queue's thread looks at what is to be sent. */
 static void wake_sender(struct rpc_stream *stream)
 {
-	if (ks_rpc_queue_is_mine(stream->call.queue)) {
+	if (ks_rpc_queue_is_mine(stream->call.base.queue)) {
 		mark_unsent(stream);
 	} else if (!stream->wake_posted) {
 		stream->wake_posted = true;
-		ks_rpc_queue_post(stream->call.queue, &stream->wake);
+		ks_rpc_queue_post(stream->call.base.queue, &stream->wake);
 	}
 }
 
@@ -392,7 +392,7 @@ static void stream_send_done(struct rpc_tag *tag, bool ok)
 	} else {
 		send_next(stream);
 		if (empty)
-			ops_of(stream)->writable(&stream->call);
+			ops_of(stream)->writable(&stream->call.base);
 		receive_next(stream);
 	}
 	batch_done(stream);
@@ -409,7 +409,7 @@ void ks_rpc_send_unsent(struct rpc_queue *queue)
 	}
 }
 
-void ks_stream_send(struct ks_call *call, struct ks_out *out)
+static void stream_send(struct ks_call *call, struct ks_out *out)
 {
 	struct rpc_stream *stream = stream_of(call);
 	struct message *message;
@@ -419,7 +419,7 @@ void ks_stream_send(struct ks_call *call, struct ks_out *out)
 
 	buffer = ks_grpc_bytes_from_out(out);
 	if (!buffer) {
-		ks_stream_finish(call, KS_RESOURCE_EXHAUSTED, "grpc: response is larger than max");
+		stream_finish(call, KS_RESOURCE_EXHAUSTED, "grpc: response is larger than max");
 		return;
 	}
 	message = ks_xmalloc(sizeof(*message));
@@ -438,7 +438,7 @@ void ks_stream_send(struct ks_call *call, struct ks_out *out)
 		free_message(message);
 }
 
-size_t ks_stream_queued(struct ks_call *call, size_t *bytes)
+static size_t stream_queued(struct ks_call *call, size_t *bytes)
 {
 	struct rpc_stream *stream = stream_of(call);
 	size_t count;
@@ -451,24 +451,33 @@ size_t ks_stream_queued(struct ks_call *call, size_t *bytes)
 	return count;
 }
 
-void ks_stream_finish(struct ks_call *call, enum ks_status status, const char *text)
+static void stream_finish(struct ks_call *call, enum ks_status status, const char *text)
 {
 	struct rpc_stream *stream = stream_of(call);
 
 	ks_mutex_lock(&stream->lock);
 	if (!stream->dead && !stream->finished) {
-		ks_rpc_set_status(call, status, text);
+		ks_rpc_set_status(&stream->call, status, text);
 		stream->finished = true;
 		wake_sender(stream);
 	}
 	ks_mutex_unlock(&stream->lock);
 }
 
+static const struct ks_call_ops stream_ops = {
+	.send = stream_send,
+	.queued = stream_queued,
+	.finish = stream_finish,
+	.metadata = ks_rpc_metadata,
+	.peer = ks_rpc_peer,
+	.identity = ks_rpc_identity,
+};
+
 void ks_rpc_end_streams(struct rpc_queue *queue)
 {
 	for (struct ks_list *at = queue->streams.next; at != &queue->streams; at = at->next) {
 		struct rpc_stream *stream = ks_container_of(at, struct rpc_stream, node);
 
-		ks_stream_finish(&stream->call, KS_UNAVAILABLE, KS_TEXT_STOPPED);
+		stream_finish(&stream->call.base, KS_UNAVAILABLE, KS_TEXT_STOPPED);
 	}
 }

@@ -349,3 +349,15 @@ const char *ks_call_peer(struct ks_call *call)
 	(void)call;
 	return "test";
 }
+
+const struct ks_identity *ks_call_identity(const struct ks_call *call)
+{
+	(void)call;
+	return NULL;
+}
+
+bool ks_call_is_http(const struct ks_call *call)
+{
+	(void)call;
+	return false;
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The public side of struct ks_call, see rpc.h: getters, and the way to the transport that a call came by. */
+#include "net/call.h"
+
+#include "base/panic.h"
+
+void ks_call_init(struct ks_call *call, const struct ks_call_ops *ops, struct rpc_queue *queue,
+		  const struct ks_rpc_method *method)
+{
+	struct ks_rpc *rpc = ks_rpc_queue_rpc(queue);
+
+	*call = (struct ks_call){.ops = ops, .rpc = rpc, .queue = queue, .method = method};
+	ks_arena_init(&call->arena, ks_rpc_max_arena_bytes(rpc));
+}
+
+void ks_call_fini(struct ks_call *call)
+{
+	ks_arena_fini(&call->arena);
+}
+
+void ks_call_reply(struct ks_call *call, struct ks_out *out)
+{
+	KS_ASSERT(call->method && call->method->unary);
+	call->ops->reply(call, out);
+}
+
+void ks_call_fail(struct ks_call *call, enum ks_status status, const char *text)
+{
+	KS_ASSERT(status != KS_OK);
+	KS_ASSERT(!call->method || call->method->unary);
+	call->ops->fail(call, status, text);
+}
+
+void ks_stream_send(struct ks_call *call, struct ks_out *out)
+{
+	KS_ASSERT(call->method && call->method->stream);
+	call->ops->send(call, out);
+}
+
+size_t ks_stream_queued(struct ks_call *call, size_t *bytes)
+{
+	KS_ASSERT(call->method && call->method->stream);
+	return call->ops->queued(call, bytes);
+}
+
+void ks_stream_finish(struct ks_call *call, enum ks_status status, const char *text)
+{
+	KS_ASSERT(call->method && call->method->stream);
+	call->ops->finish(call, status, text);
+}
+
+void ks_call_post(struct ks_call *call, struct ks_task *task)
+{
+	ks_rpc_queue_post(call->queue, task);
+}
+
+bool ks_call_unpost(struct ks_call *call, struct ks_task *task)
+{
+	KS_ASSERT(ks_rpc_queue_is_mine(call->queue));
+	return ks_rpc_queue_unpost(call->queue, task);
+}
+
+struct ks_rpc *ks_call_rpc(struct ks_call *call)
+{
+	return call->rpc;
+}
+
+struct ks_arena *ks_call_arena(struct ks_call *call)
+{
+	return &call->arena;
+}
+
+void ks_call_set_context(struct ks_call *call, void *context)
+{
+	call->context = context;
+}
+
+void *ks_call_context(struct ks_call *call)
+{
+	return call->context;
+}
+
+const struct ks_rpc_method *ks_call_method(const struct ks_call *call)
+{
+	return call->method;
+}
+
+struct ks_slice ks_call_metadata(struct ks_call *call, const char *key)
+{
+	return call->ops->metadata(call, key);
+}
+
+const char *ks_call_peer(struct ks_call *call)
+{
+	return call->ops->peer(call);
+}
+
+const struct ks_identity *ks_call_identity(const struct ks_call *call)
+{
+	/* The transport may look it up once and remember it, which the caller need not know. */
+	return call->ops->identity((struct ks_call *)(uintptr_t)call);
+}
+
+bool ks_call_is_http(const struct ks_call *call)
+{
+	return call->ops->is_http;
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the transports of net/ share: the body of struct ks_call, and the way to a cq thread for calls that do not come from
+ * gRPC. Handlers never see this header.
+ *
+ * A transport embeds struct ks_call as the first member of its own struct, fills it with ks_call_init, and runs the method's
+ * handlers on the thread of the call's queue (ks_rpc_queue_post). rpc_call.c and rpc_stream.c are gRPC's, gateway*.c is JSON's.
+ *
+ * Threads: the fields are constant from the start of the call to its end, but for context and arena, which are the cq thread's.
+ */
+#ifndef KS_NET_CALL_H
+#define KS_NET_CALL_H
+
+#include "net/rpc.h"
+
+#define KS_TEXT_STOPPED "etcdserver: server stopped"
+#define KS_TEXT_TOO_MANY_REPLIES "too many large responses in flight"
+
+struct rpc_queue;
+
+struct ks_call_ops {
+	bool is_http;
+	/* unary */
+	void (*reply)(struct ks_call *call, struct ks_out *out);
+	void (*fail)(struct ks_call *call, enum ks_status status, const char *text);
+	/* streams */
+	void (*send)(struct ks_call *call, struct ks_out *out);
+	size_t (*queued)(struct ks_call *call, size_t *bytes);
+	void (*finish)(struct ks_call *call, enum ks_status status, const char *text);
+	/* both */
+	struct ks_slice (*metadata)(struct ks_call *call, const char *key);
+	const char *(*peer)(struct ks_call *call);
+	const struct ks_identity *(*identity)(struct ks_call *call);
+};
+
+struct ks_call {
+	const struct ks_call_ops *ops;
+	struct ks_rpc *rpc;
+	struct rpc_queue *queue;
+	const struct ks_rpc_method *method; /* NULL: none that we know */
+	void *context;
+	struct ks_arena arena;
+};
+
+void ks_call_init(struct ks_call *call, const struct ks_call_ops *ops, struct rpc_queue *queue,
+		  const struct ks_rpc_method *method);
+void ks_call_fini(struct ks_call *call);
+
+/* ---- cq threads ---- */
+
+struct rpc_queue *ks_rpc_pick_queue(struct ks_rpc *rpc); /* any thread; one after the other */
+struct ks_rpc *ks_rpc_queue_rpc(struct rpc_queue *queue);
+size_t ks_rpc_max_arena_bytes(const struct ks_rpc *rpc);
+bool ks_rpc_queue_is_mine(const struct rpc_queue *queue); /* called on its thread? */
+void ks_rpc_queue_post(struct rpc_queue *queue, struct ks_task *task);
+bool ks_rpc_queue_unpost(struct rpc_queue *queue, struct ks_task *task);
+
+/* ---- limits that all calls share ---- */
+
+/*
+ * Counts a call in. NULL when it can be served, otherwise why not, and 'status' says it in numbers; ks_rpc_call_gone comes in
+ * either case when it is over. The server's end waits for it.
+ */
+const char *ks_rpc_call_begin(struct ks_rpc *rpc, enum ks_status *status);
+void ks_rpc_call_gone(struct ks_rpc *rpc);
+/* KS_OK when a message of this size can be handled; otherwise 'text' is etcd's. */
+enum ks_status ks_rpc_check_size(const struct ks_rpc *rpc, size_t size, char *text, size_t text_size);
+/*
+ * Room for a large unary reply until its client has taken it: the bytes that were counted (0 for a small reply) go back with
+ * ks_rpc_free_reply. False when there are too many such replies already.
+ */
+bool ks_rpc_claim_reply(struct ks_rpc *rpc, size_t size, size_t *counted);
+void ks_rpc_free_reply(struct ks_rpc *rpc, size_t counted);
+
+#endif
