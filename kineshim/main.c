@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kineshim: read the options, start the server, wait for a signal, stop. */
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -48,26 +49,50 @@ static int serve(const struct ks_options *options)
 	return EXIT_SUCCESS;
 }
 
+/* True when the command line asked for no server; then *code is the exit status. */
+static bool tell(const struct ks_options *options, int *code)
+{
+	struct ks_err err = {0};
+
+	*code = EXIT_SUCCESS;
+	if (options->help) {
+		ks_options_help(stdout, ks_tools);
+	} else if (options->version) {
+		ks_options_version(stdout, options->verbose);
+	} else if (options->check_config) {
+		ks_options_report(options, environ);
+		if (ks_server_check(options, &err) == KS_OK) {
+			(void)puts("kineshim: these options are fine");
+		} else {
+			(void)fprintf(stderr, "kineshim: %s\n", err.text);
+			*code = EXIT_USAGE;
+		}
+	} else {
+		return false;
+	}
+	if (fflush(stdout) != 0)
+		*code = EXIT_FAILURE;
+	return true;
+}
+
 int main(int argc, char **argv)
 {
 	struct ks_options options;
 	const struct ks_tool *tool = argc > 1 ? ks_tool_find(argv[1]) : NULL;
 	struct ks_err err = {0};
+	int code = EXIT_USAGE;
 
 	if (tool)
 		return tool->run(argc - 1, argv + 1);
 	if (ks_options_parse(&options, argc, argv, getenv, &err) != KS_OK) {
 		(void)fprintf(stderr, "kineshim: %s\n", err.text);
-		return EXIT_USAGE;
+	} else {
+		ks_diag_setup(options.log_level, options.log_format);
+		if (!tell(&options, &code)) {
+			ks_options_report(&options, environ);
+			code = serve(&options);
+		}
 	}
-	if (options.help)
-		ks_options_help(stdout);
-	else if (options.version)
-		ks_options_version(stdout, options.verbose);
-	if (options.help || options.version)
-		return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-
-	ks_diag_setup(options.log_level, options.log_format);
-	ks_options_check_environment(environ);
-	return serve(&options);
+	ks_options_fini(&options);
+	return code;
 }

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The command line and the environment: one row for each option, from which the struct, the parser, the environment's names and
- * --help are made. A flag wins over KINESHIM_ + its name in capitals ('-' becomes '_'), which wins over the default.
- * Empty variables count as not set.
+ * The options of the server: command line, environment and configuration file, all made from the rows of options_table.h.
  *
- * Owner: texts in a struct ks_options are borrowed from argv and the environment.
- * Errors: KS_INVALID_ARGUMENT with a text for a person.
+ * A flag wins over its variable, KINESHIM_ + the flag in capitals with '_' for '-', which wins over the default. Empty variables
+ * count as not set. With --config-file the file alone counts, as with etcd: what other flags and variables set is ignored, and
+ * said on the log.
+ *
+ * Owner: texts in a struct ks_options are borrowed from argv and the environment or belong to it, until ks_options_fini.
+ * Errors: KS_INVALID_ARGUMENT with a text for a person, who may be an operator: it names where the value stands.
  */
 #ifndef KS_OPTIONS_H
 #define KS_OPTIONS_H
@@ -16,57 +18,55 @@
 
 #include "base/diag.h"
 #include "base/status.h"
-
-/*
- * X(kind, member, flag, default, least, most, help). Kinds: TEXT; NUMBER; BYTES (64MiB, 512k); TIME (10m, 1h30m, 500ms; in ms);
- * LEVEL and FORMAT (of the log); SWITCH (no environment, no value needed).
- */
-#define KS_OPTIONS(X)                                                                                             \
-	X(TEXT, endpoint, "endpoint", "sqlite://", 0, 0,                                                          \
-	  "database: sqlite:// (a file in the data folder), sqlite:///path.db, "                                  \
-	  "postgres://user:password@host/database")                                                               \
-	X(TEXT, listen_client_urls, "listen-client-urls", "http://localhost:2379", 0, 0,                          \
-	  "where clients are served, separated by commas; also unix:///path; port 0: any free one")               \
-	X(TEXT, advertise_client_urls, "advertise-client-urls", "", 0, 0,                                         \
-	  "what clients are told to connect to (default: the listen URLs)")                                       \
-	X(TEXT, name, "name", "default", 0, 0, "name of this instance in the member list")                        \
-	X(TEXT, data_dir, "data-dir", "kineshim.data", 0, 0, "folder for the SQLite file")                        \
-	X(NUMBER, max_txn_ops, "max-txn-ops", "128", 1, 1000000, "operations in one list of a transaction")       \
-	X(BYTES, max_request_bytes, "max-request-bytes", "1572864", 1024, 512 << 20, "size of one write request") \
-	X(BYTES, value_cache_bytes, "value-cache-bytes", "256MiB", 0, INT64_MAX,                                  \
-	  "values kept in memory; others are read from the database when they are needed")                        \
-	X(TIME, watch_progress_notify_interval, "watch-progress-notify-interval", "10m", 100, INT64_MAX / 2,      \
-	  "pause between progress notifications of watches that asked for them")                                  \
-	X(LEVEL, log_level, "log-level", "info", 0, 0, "least level that is logged: debug, info, warn, error")    \
-	X(FORMAT, log_format, "log-format", "json", 0, 0, "form of log lines: json, console")                     \
-	X(SWITCH, version, "version", "", 0, 0, "print the version; with --verbose also how it was built")        \
-	X(SWITCH, verbose, "verbose", "", 0, 0, "see --version")                                                  \
-	X(SWITCH, help, "help", "", 0, 0, "print this text")
+#include "tools/tools.h"
 
 #define KS_OPTION_TYPE_TEXT const char *
+#define KS_OPTION_TYPE_CHOICE const char *
 #define KS_OPTION_TYPE_NUMBER int64_t
 #define KS_OPTION_TYPE_BYTES int64_t
 #define KS_OPTION_TYPE_TIME int64_t
+#define KS_OPTION_TYPE_BOOL bool
+#define KS_OPTION_TYPE_SWITCH bool
 #define KS_OPTION_TYPE_LEVEL enum ks_diag_level
 #define KS_OPTION_TYPE_FORMAT enum ks_diag_format
-#define KS_OPTION_TYPE_SWITCH bool
+
+#define KS_OPTIONS_MAX 256
 
 struct ks_options {
-#define KS_OPTION_MEMBER(kind, member, flag, value, least, most, help) KS_OPTION_TYPE_##kind member;
-	KS_OPTIONS(KS_OPTION_MEMBER)
-#undef KS_OPTION_MEMBER
+#define GROUP(title)
+#define OPTION(kind, member, flag, initial, least, most, help) KS_OPTION_TYPE_##kind member;
+#define ALIAS(flag, of)
+#define IGNORED(kind, flag, why)
+#define REFUSED(kind, flag, harmless, advice)
+#include "options_table.h"
+
+	/* Of the module: by row of the table, how it was set; and the texts that are not borrowed. */
+	uint8_t origins[KS_OPTIONS_MAX];
+	char **owned;
+	size_t owned_count;
 };
 
-/* Reads the environment, then argv. 'getenv_fn' is getenv but for tests. */
+/*
+ * Reads the environment, argv, and the configuration file when one is named. 'getenv_fn' is getenv but for tests. To be
+ * followed by ks_options_fini, also after an error.
+ */
 enum ks_status ks_options_parse(struct ks_options *options, int argc, char *const argv[],
 				char *(*getenv_fn)(const char *name), struct ks_err *err) KS_MUST_CHECK;
-void ks_options_help(FILE *out);
-void ks_options_version(FILE *out, bool verbose);
-/* Warns on the log of variables that look like ours and are not; these are typing errors. */
-void ks_options_check_environment(char *const *environment);
+void ks_options_fini(struct ks_options *options);
+/* Was that flag set, by whatever counts (not by its default)? 'flag' is one of the table's, without dashes. */
+bool ks_options_given(const struct ks_options *options, const char *flag);
+/*
+ * Says on the log what has no effect, what a configuration file overrides, and which variables look like ours and are not (these
+ * are typing errors).
+ */
+void ks_options_report(const struct ks_options *options, char *const *environment);
 
-/* "64MiB", "512k", "1G", "100": powers of 1024. "1h30m", "500ms", "0": to milliseconds. False when malformed or too large. */
-bool ks_parse_bytes(const char *text, int64_t *bytes);
-bool ks_parse_time(const char *text, int64_t *ms);
+/* ---- options_help.c, options_completion.c ---- */
+
+/* 'tools' ends with a row without a name, as ks_tools does. */
+void ks_options_help(FILE *out, const struct ks_tool *tools);
+void ks_options_version(FILE *out, bool verbose);
+/* The completion script of a shell, "bash", "zsh" or "fish"; false when there is none. */
+bool ks_options_completion(FILE *out, const char *shell, const struct ks_tool *tools);
 
 #endif

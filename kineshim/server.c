@@ -15,6 +15,7 @@
 #include "base/panic.h"
 #include "base/timer.h"
 #include "log/log.h"
+#include "net/address.h"
 #include "net/listener.h"
 #include "sqlbackends/sqlb.h"
 
@@ -187,6 +188,20 @@ void ks_server_stop(struct ks_server *server)
 	if (server->db)
 		server->backend->close(server->db);
 	free(server);
+}
+
+enum ks_status ks_server_check(const struct ks_options *options, struct ks_err *err)
+{
+	char *urls = ks_xstrdup(options->listen_client_urls), *rest = urls, *url;
+	enum ks_status status = sqlb_find(options->endpoint, err) ? KS_OK : err->status;
+
+	while (status == KS_OK && (url = strsep(&rest, ","))) {
+		struct ks_address address;
+
+		status = ks_address_parse(url, &address, err);
+	}
+	free(urls);
+	return status;
 }
 
 struct ks_server *ks_server_start(const struct ks_options *options, struct ks_err *err)

@@ -11,6 +11,8 @@
 
 struct ks_server;
 
+/* Says whether a server could start with these, as far as that shows without a database, a port or a file. */
+enum ks_status ks_server_check(const struct ks_options *options, struct ks_err *err) KS_MUST_CHECK;
 /* NULL with KS_INVALID_ARGUMENT for bad options, other errors for what the machine refuses. Options outlive the server. */
 struct ks_server *ks_server_start(const struct ks_options *options, struct ks_err *err);
 /* Lets running requests end, then stops everything and frees it. */

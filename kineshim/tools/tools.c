@@ -6,6 +6,8 @@
 #include <string.h>
 
 const struct ks_tool ks_tools[] = {
+	{"completion", "print the completion script of a shell: bash, zsh or fish", ks_tool_completion},
+	{"help", "explain a command: kineshim help COMMAND", ks_tool_help},
 	{NULL, NULL, NULL},
 };
 

@@ -17,4 +17,7 @@ struct ks_tool {
 extern const struct ks_tool ks_tools[];
 const struct ks_tool *ks_tool_find(const char *name);
 
+int ks_tool_completion(int argc, char *argv[]);
+int ks_tool_help(int argc, char *argv[]);
+
 #endif

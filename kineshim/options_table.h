@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Every flag, one row each; included several times with its five macros defined as needed (so it has no include guard). From it come
+ * struct ks_options, the parser, the names in the environment and in the configuration file, --help and shell completion.
+ *
+ *	GROUP(title)                                              the rows below, in --help
+ *	OPTION(kind, member, flag, initial, least, most, help)    it works; 'help' is cut into lines by --help
+ *	ALIAS(flag, of)                                           an older name
+ *	IGNORED(kind, flag, why)                                  accepted, checked, without effect; said on the log at start
+ *	REFUSED(kind, flag, harmless, advice)                     an error unless it is set to the harmless value
+ *
+ * Kinds: TEXT; CHOICE ('initial' names all, the default first: "new|existing"); NUMBER; BYTES (64MiB, 512k); TIME (10m, 1.5h; in
+ * ms); BOOL (--x, --x=false); LEVEL and FORMAT (of the log); SWITCH (a BOOL of the command line only).
+ *
+ * A new flag also needs an entry in docs/kineshim.8, docs/configuration.md and etc/kineshim.yml (build-aux/check-options).
+ */
+/* clang-format off */
+
+#define WHY_RAFT "there is no raft; instances meet in the database"
+#define WHY_PEERS "instances do not talk to each other, only to the database"
+#define WHY_STORAGE "the database has its own storage"
+#define WHY_CHECKS "the database checks its pages, HashKV compares instances"
+#define WHY_TRACING "there is no tracing"
+#define WHY_V2 "only the v3 API is served"
+
+GROUP("Database and name")
+OPTION(TEXT, endpoint, "endpoint", "sqlite://", 0, 0,
+       "database: sqlite:// (a file in the data folder), sqlite:///path.db, postgres://user:password@host/database; ${NAME} in it is "
+       "replaced by that environment variable")
+OPTION(TEXT, endpoint_file, "endpoint-file", "", 0, 0,
+       "file whose first line is the endpoint, so that a password stands on no command line")
+OPTION(TEXT, data_dir, "data-dir", "kineshim.data", 0, 0, "folder for the SQLite file")
+OPTION(TEXT, name, "name", "default", 0, 0, "name of this instance in the member list")
+OPTION(TEXT, config_file, "config-file", "", 0, 0,
+       "YAML or JSON file with flags as keys; as with etcd, all other flags and variables are ignored then")
+
+GROUP("Clients")
+OPTION(TEXT, listen_client_urls, "listen-client-urls", "http://localhost:2379", 0, 0,
+       "where clients are served, separated by commas; also unix:///path; port 0: any free one")
+OPTION(TEXT, advertise_client_urls, "advertise-client-urls", "", 0, 0,
+       "what clients are told to connect to (default: the listen URLs)")
+
+GROUP("TLS")
+
+GROUP("Users and roles")
+
+GROUP("HTTP/1.1")
+
+GROUP("Limits")
+OPTION(NUMBER, max_txn_ops, "max-txn-ops", "128", 1, 1000000, "operations in one list of a transaction")
+OPTION(BYTES, max_request_bytes, "max-request-bytes", "1572864", 1024, 512 << 20, "size of one write request")
+OPTION(BYTES, value_cache_bytes, "value-cache-bytes", "256MiB", 0, INT64_MAX,
+       "values kept in memory; others are read from the database when they are needed")
+
+GROUP("Compaction and watches")
+OPTION(TIME, watch_progress_notify_interval, "watch-progress-notify-interval", "10m", 100, INT64_MAX / 2,
+       "pause between progress notifications of watches that asked for them")
+ALIAS("experimental-watch-progress-notify-interval", "watch-progress-notify-interval")
+
+GROUP("Logs and metrics")
+OPTION(LEVEL, log_level, "log-level", "info", 0, 0, "least level that is logged: debug, info, warn, error")
+OPTION(FORMAT, log_format, "log-format", "json", 0, 0, "form of log lines: json, console")
+
+GROUP("Compatibility with etcd")
+OPTION(TEXT, initial_cluster, "initial-cluster", "", 0, 0,
+       "ignored, but refused when it names several members and the endpoint is SQLite: they would not share their data")
+
+GROUP("This program")
+OPTION(SWITCH, check_config, "check-config", "", 0, 0, "check flags, variables and configuration file, and end")
+OPTION(SWITCH, version, "version", "", 0, 0, "print the version; with --verbose also how it was built")
+OPTION(SWITCH, verbose, "verbose", "", 0, 0, "see --version")
+OPTION(SWITCH, help, "help", "", 0, 0, "print this text")
+
+/* ---- accepted without effect ---- */
+
+IGNORED(TEXT, "listen-peer-urls", WHY_PEERS)
+IGNORED(TEXT, "initial-advertise-peer-urls", WHY_PEERS)
+IGNORED(TEXT, "initial-cluster-state", WHY_PEERS)
+IGNORED(TEXT, "initial-cluster-token", WHY_PEERS)
+IGNORED(BOOL, "strict-reconfig-check", WHY_PEERS)
+IGNORED(NUMBER, "max-learners", WHY_PEERS)
+IGNORED(NUMBER, "experimental-max-learners", WHY_PEERS)
+IGNORED(TEXT, "discovery", WHY_PEERS)
+IGNORED(TEXT, "discovery-token", WHY_PEERS)
+IGNORED(TEXT, "discovery-endpoints", WHY_PEERS)
+IGNORED(TEXT, "discovery-fallback", WHY_PEERS)
+IGNORED(TEXT, "discovery-proxy", WHY_PEERS)
+IGNORED(TEXT, "discovery-srv", WHY_PEERS)
+IGNORED(TEXT, "discovery-srv-name", WHY_PEERS)
+IGNORED(TIME, "discovery-dial-timeout", WHY_PEERS)
+IGNORED(TIME, "discovery-request-timeout", WHY_PEERS)
+IGNORED(TIME, "discovery-keepalive-time", WHY_PEERS)
+IGNORED(TIME, "discovery-keepalive-timeout", WHY_PEERS)
+IGNORED(BOOL, "discovery-insecure-transport", WHY_PEERS)
+IGNORED(BOOL, "discovery-insecure-skip-tls-verify", WHY_PEERS)
+IGNORED(TEXT, "discovery-cert", WHY_PEERS)
+IGNORED(TEXT, "discovery-key", WHY_PEERS)
+IGNORED(TEXT, "discovery-cacert", WHY_PEERS)
+IGNORED(TEXT, "discovery-user", WHY_PEERS)
+IGNORED(TEXT, "discovery-password", WHY_PEERS)
+IGNORED(TEXT, "peer-cert-file", WHY_PEERS)
+IGNORED(TEXT, "peer-key-file", WHY_PEERS)
+IGNORED(TEXT, "peer-client-cert-file", WHY_PEERS)
+IGNORED(TEXT, "peer-client-key-file", WHY_PEERS)
+IGNORED(TEXT, "peer-trusted-ca-file", WHY_PEERS)
+IGNORED(BOOL, "peer-client-cert-auth", WHY_PEERS)
+IGNORED(TEXT, "peer-cert-allowed-cn", WHY_PEERS)
+IGNORED(TEXT, "peer-cert-allowed-hostname", WHY_PEERS)
+IGNORED(BOOL, "peer-auto-tls", WHY_PEERS)
+IGNORED(TEXT, "peer-crl-file", WHY_PEERS)
+IGNORED(BOOL, "peer-skip-client-san-verification", WHY_PEERS)
+IGNORED(BOOL, "experimental-peer-skip-client-san-verification", WHY_PEERS)
+IGNORED(BOOL, "set-member-localaddr", WHY_PEERS)
+IGNORED(BOOL, "experimental-set-member-localaddr", WHY_PEERS)
+
+IGNORED(BOOL, "pre-vote", WHY_RAFT)
+IGNORED(BOOL, "initial-election-tick-advance", WHY_RAFT)
+IGNORED(TIME, "raft-read-timeout", WHY_RAFT)
+IGNORED(TIME, "raft-write-timeout", WHY_RAFT)
+IGNORED(NUMBER, "snapshot-count", WHY_RAFT)
+IGNORED(NUMBER, "snapshot-catchup-entries", WHY_RAFT)
+IGNORED(NUMBER, "experimental-snapshot-catchup-entries", WHY_RAFT)
+
+IGNORED(TEXT, "wal-dir", WHY_STORAGE)
+IGNORED(NUMBER, "max-wals", WHY_STORAGE)
+IGNORED(NUMBER, "max-snapshots", WHY_STORAGE)
+IGNORED(TIME, "backend-batch-interval", WHY_STORAGE)
+IGNORED(NUMBER, "backend-batch-limit", WHY_STORAGE)
+IGNORED(TEXT, "backend-bbolt-freelist-type", WHY_STORAGE)
+IGNORED(TEXT, "experimental-backend-bbolt-freelist-type", WHY_STORAGE)
+IGNORED(BOOL, "unsafe-no-fsync", WHY_STORAGE)
+IGNORED(BOOL, "memory-mlock", WHY_STORAGE)
+IGNORED(BOOL, "experimental-memory-mlock", WHY_STORAGE)
+IGNORED(NUMBER, "bootstrap-defrag-threshold-megabytes", WHY_STORAGE)
+IGNORED(NUMBER, "experimental-bootstrap-defrag-threshold-megabytes", WHY_STORAGE)
+IGNORED(BOOL, "experimental-stop-grpc-service-on-defrag", WHY_STORAGE)
+IGNORED(NUMBER, "compaction-batch-limit", WHY_STORAGE)
+IGNORED(NUMBER, "experimental-compaction-batch-limit", WHY_STORAGE)
+IGNORED(TIME, "compaction-sleep-interval", WHY_STORAGE)
+IGNORED(TIME, "experimental-compaction-sleep-interval", WHY_STORAGE)
+IGNORED(BOOL, "experimental-txn-mode-write-with-shared-buffer", WHY_STORAGE)
+IGNORED(BOOL, "experimental-enable-lease-checkpoint", "lease deadlines are always kept in the database")
+IGNORED(BOOL, "experimental-enable-lease-checkpoint-persist", "lease deadlines are always kept in the database")
+
+IGNORED(BOOL, "experimental-initial-corrupt-check", WHY_CHECKS)
+IGNORED(TIME, "corrupt-check-time", WHY_CHECKS)
+IGNORED(TIME, "experimental-corrupt-check-time", WHY_CHECKS)
+IGNORED(BOOL, "experimental-compact-hash-check-enabled", WHY_CHECKS)
+IGNORED(TIME, "compact-hash-check-time", WHY_CHECKS)
+IGNORED(TIME, "experimental-compact-hash-check-time", WHY_CHECKS)
+IGNORED(TIME, "downgrade-check-time", "all instances read the same log")
+IGNORED(TIME, "experimental-downgrade-check-time", "all instances read the same log")
+IGNORED(TEXT, "feature-gates", "no gate has a counterpart here")
+
+IGNORED(BOOL, "enable-distributed-tracing", WHY_TRACING)
+IGNORED(TEXT, "distributed-tracing-address", WHY_TRACING)
+IGNORED(TEXT, "distributed-tracing-service-name", WHY_TRACING)
+IGNORED(TEXT, "distributed-tracing-instance-id", WHY_TRACING)
+IGNORED(NUMBER, "distributed-tracing-sampling-rate", WHY_TRACING)
+IGNORED(BOOL, "experimental-enable-distributed-tracing", WHY_TRACING)
+IGNORED(TEXT, "experimental-distributed-tracing-address", WHY_TRACING)
+IGNORED(TEXT, "experimental-distributed-tracing-service-name", WHY_TRACING)
+IGNORED(TEXT, "experimental-distributed-tracing-instance-id", WHY_TRACING)
+IGNORED(NUMBER, "experimental-distributed-tracing-sampling-rate", WHY_TRACING)
+
+IGNORED(BOOL, "enable-v2", WHY_V2)
+IGNORED(TEXT, "experimental-enable-v2v3", WHY_V2)
+IGNORED(TEXT, "v2-deprecation", WHY_V2)
+IGNORED(NUMBER, "proxy-failure-wait", WHY_V2)
+IGNORED(NUMBER, "proxy-refresh-interval", WHY_V2)
+IGNORED(NUMBER, "proxy-dial-timeout", WHY_V2)
+IGNORED(NUMBER, "proxy-write-timeout", WHY_V2)
+IGNORED(NUMBER, "proxy-read-timeout", WHY_V2)
+
+IGNORED(BOOL, "enable-pprof", "this is no Go program; use perf(1)")
+IGNORED(TEXT, "logger", "there is one logger")
+IGNORED(BOOL, "debug", "use --log-level=debug")
+IGNORED(TEXT, "log-package-levels", "use --log-level")
+
+/* ---- refused ---- */
+
+REFUSED(TEXT, "proxy", "off", "kineshim is no proxy: point the clients at the server itself")
+REFUSED(BOOL, "force-new-cluster", "false", "there are no peers to forget; an etcd's data come over with `kineshim restore`")
+
+#undef WHY_RAFT
+#undef WHY_PEERS
+#undef WHY_STORAGE
+#undef WHY_CHECKS
+#undef WHY_TRACING
+#undef WHY_V2
+#undef GROUP
+#undef OPTION
+#undef ALIAS
+#undef IGNORED
+#undef REFUSED
