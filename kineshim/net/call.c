@@ -10,6 +10,7 @@ void ks_call_init(struct ks_call *call, const struct ks_call_ops *ops, struct rp
 	struct ks_rpc *rpc = ks_rpc_queue_rpc(queue);
 
 	*call = (struct ks_call){.ops = ops, .rpc = rpc, .queue = queue, .method = method};
+	ks_list_init(&call->waiting);
 	ks_arena_init(&call->arena, ks_rpc_max_arena_bytes(rpc));
 }
 
@@ -18,9 +19,44 @@ void ks_call_fini(struct ks_call *call)
 	ks_arena_fini(&call->arena);
 }
 
+bool ks_call_on_cancel(struct ks_call *call, struct ks_task *task)
+{
+	KS_ASSERT(call->method && call->method->unary && !call->on_cancel);
+	KS_ASSERT(ks_rpc_queue_is_mine(call->queue));
+	/* A server that begins to end after this look finds the call in the list. */
+	if (ks_rpc_stopping(call->rpc))
+		return false;
+	call->on_cancel = task;
+	ks_list_append(ks_rpc_queue_waiting(call->queue), &call->waiting);
+	if (call->ops->watch)
+		call->ops->watch(call);
+	return true;
+}
+
+static struct ks_task *forget_cancel(struct ks_call *call)
+{
+	struct ks_task *task = call->on_cancel;
+
+	if (!task)
+		return NULL;
+	KS_ASSERT(ks_rpc_queue_is_mine(call->queue));
+	call->on_cancel = NULL;
+	ks_list_remove(&call->waiting);
+	return task;
+}
+
+void ks_call_cancelled(struct ks_call *call)
+{
+	struct ks_task *task = forget_cancel(call);
+
+	if (task)
+		task->run(task);
+}
+
 void ks_call_reply(struct ks_call *call, struct ks_out *out)
 {
 	KS_ASSERT(call->method && call->method->unary);
+	(void)forget_cancel(call);
 	call->ops->reply(call, out);
 }
 
@@ -28,6 +64,7 @@ void ks_call_fail(struct ks_call *call, enum ks_status status, const char *text)
 {
 	KS_ASSERT(status != KS_OK);
 	KS_ASSERT(!call->method || call->method->unary);
+	(void)forget_cancel(call);
 	call->ops->fail(call, status, text);
 }
 

@@ -11,6 +11,7 @@
 #ifndef KS_NET_CALL_H
 #define KS_NET_CALL_H
 
+#include "base/list.h"
 #include "net/rpc.h"
 
 #define KS_TEXT_STOPPED "etcdserver: server stopped"
@@ -23,6 +24,11 @@ struct ks_call_ops {
 	/* unary */
 	void (*reply)(struct ks_call *call, struct ks_out *out);
 	void (*fail)(struct ks_call *call, enum ks_status status, const char *text);
+	/*
+	 * From now on the transport tells by ks_call_cancelled when the client is gone. Once for a call, on its cq thread. NULL
+	 * for a transport that cannot know.
+	 */
+	void (*watch)(struct ks_call *call);
 	/* streams */
 	void (*send)(struct ks_call *call, struct ks_out *out);
 	size_t (*queued)(struct ks_call *call, size_t *bytes);
@@ -40,11 +46,18 @@ struct ks_call {
 	const struct ks_rpc_method *method; /* NULL: none that we know */
 	void *context;
 	struct ks_arena arena;
+	struct ks_task *on_cancel; /* NULL: nobody wants to know, or the call has ended */
+	struct ks_list waiting;    /* with on_cancel: in the queue's list of such calls */
 };
 
 void ks_call_init(struct ks_call *call, const struct ks_call_ops *ops, struct rpc_queue *queue,
 		  const struct ks_rpc_method *method);
 void ks_call_fini(struct ks_call *call);
+/*
+ * On the cq thread: the client of a unary call does not wait for the answer any more. Runs what ks_call_on_cancel asked for, once;
+ * the call may have ended when it returns.
+ */
+void ks_call_cancelled(struct ks_call *call);
 
 /* ---- cq threads ---- */
 
@@ -54,6 +67,7 @@ size_t ks_rpc_max_arena_bytes(const struct ks_rpc *rpc);
 bool ks_rpc_queue_is_mine(const struct rpc_queue *queue); /* called on its thread? */
 void ks_rpc_queue_post(struct rpc_queue *queue, struct ks_task *task);
 bool ks_rpc_queue_unpost(struct rpc_queue *queue, struct ks_task *task);
+struct ks_list *ks_rpc_queue_waiting(struct rpc_queue *queue); /* calls with on_cancel; on its thread */
 
 /* ---- limits that all calls share ---- */
 

@@ -123,6 +123,8 @@ static void end_streams(struct ks_task *task)
 	struct ks_rpc *rpc = queue->rpc;
 
 	ks_rpc_end_streams(queue);
+	while (!ks_list_empty(&queue->waiting))
+		ks_call_cancelled(ks_container_of(queue->waiting.next, struct ks_call, waiting));
 	ks_mutex_lock(&rpc->lock);
 	rpc->queues_ended++;
 	ks_cond_broadcast(&rpc->changed);
@@ -291,6 +293,16 @@ const struct ks_identity *ks_rpc_identity(struct ks_call *base)
 {
 	(void)base;
 	return NULL;
+}
+
+bool ks_rpc_stopping(const struct ks_rpc *rpc)
+{
+	return atomic_load(&rpc->stopping);
+}
+
+struct ks_list *ks_rpc_queue_waiting(struct rpc_queue *queue)
+{
+	return &queue->waiting;
 }
 
 /* ---- limits that all calls share, see call.h ---- */

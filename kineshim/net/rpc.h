@@ -11,6 +11,7 @@
  * Ownership: a unary call ends with exactly one ks_call_reply or ks_call_fail, after which the handler must not touch it.
  * A stream is alive until its 'closed' call-back returned, which is always the last one. Request bytes are borrowed for the
  * call-back, except unary requests: they stay valid until the call ends. Each call has an arena that dies with it.
+ * Unary calls that may wait for long say so with ks_call_on_cancel, so that they do not outlive their client's interest.
  *
  * Limits: requests over max_request_bytes are refused with RESOURCE_EXHAUSTED and grpc-go's text (spec 0.4, 1). A stream reads
  * its next message only while its queue of unsent responses is short. Unknown methods get UNIMPLEMENTED with etcd's text (spec 10).
@@ -98,6 +99,14 @@ bool ks_call_is_http(const struct ks_call *call);
 /* Ends a unary call. Takes what 'out' holds, in every case; a failed 'out' becomes RESOURCE_EXHAUSTED. */
 void ks_call_reply(struct ks_call *call, struct ks_out *out);
 void ks_call_fail(struct ks_call *call, enum ks_status status, const char *text);
+/*
+ * For a unary call that waits for something that may never come: runs 'task' on the cq thread, at most once, when the client has
+ * cancelled the call, let its deadline pass or gone away, or when the server ends (ks_rpc_stopping). The handler then still ends
+ * the call, soon. Nothing runs once the call has ended. Called on the cq thread, once for a call; such a call ends on its cq
+ * thread. False when the server is ending already: then 'task' will not run, and the call is to be ended now.
+ */
+bool ks_call_on_cancel(struct ks_call *call, struct ks_task *task) KS_MUST_CHECK;
+bool ks_rpc_stopping(const struct ks_rpc *rpc);
 /* Runs 'task' soon on the call's cq thread. For streams: not after 'closed' was called (the owner removes itself first). */
 void ks_call_post(struct ks_call *call, struct ks_task *task);
 /*

@@ -3,7 +3,7 @@
  * Requests posted to the core, unary calls from arrival to end, refusals.
  *
  * A unary call costs two events: its arrival, together with the whole request message, and the end of the one batch that
- * answers it. Calls to methods we do not know are answered here, too.
+ * answers it; one that waits for long costs a third, which tells that its client has gone. Calls to methods we do not know are answered here, too.
  */
 #include "net/rpc_priv.h"
 
@@ -234,6 +234,36 @@ void ks_rpc_set_status(struct rpc_call *call, enum ks_status status, const char 
 	call->text = status ? grpc_slice_from_copied_string(text) : grpc_empty_slice();
 }
 
+/* Nothing of the core's points to the call any more. */
+static void let_go(struct rpc_call *call)
+{
+	ks_rpc_call_fini(call);
+	recycle(call);
+}
+
+static void unary_closed(struct rpc_tag *tag, bool ok)
+{
+	struct rpc_call *call = ks_container_of(tag, struct rpc_call, close_tag);
+
+	(void)ok; /* it comes before the end of the call only if the client is gone */
+	call->closing = false;
+	if (call->ended)
+		let_go(call);
+	else if (!call->ending)
+		ks_call_cancelled(&call->base);
+}
+
+static void unary_watch(struct ks_call *base)
+{
+	struct rpc_call *call = ks_container_of(base, struct rpc_call, base);
+	grpc_op op = ks_rpc_op(GRPC_OP_RECV_CLOSE_ON_SERVER);
+
+	op.data.recv_close_on_server.cancelled = &call->cancelled;
+	call->close_tag.complete = unary_closed;
+	call->watched = call->closing = true;
+	ks_rpc_start_batch(call, &op, 1, &call->close_tag);
+}
+
 static void start_end(struct rpc_call *call)
 {
 	grpc_op ops[4];
@@ -245,8 +275,11 @@ static void start_end(struct rpc_call *call)
 		ops[count++].data.send_message.send_message = call->payload;
 	}
 	ops[count++] = ks_rpc_status_op(call);
-	ops[count] = ks_rpc_op(GRPC_OP_RECV_CLOSE_ON_SERVER);
-	ops[count++].data.recv_close_on_server.cancelled = &call->cancelled;
+	if (!call->watched) {
+		ops[count] = ks_rpc_op(GRPC_OP_RECV_CLOSE_ON_SERVER);
+		ops[count++].data.recv_close_on_server.cancelled = &call->cancelled;
+	}
+	call->ending = true;
 	call->tag.complete = unary_ended;
 	ks_rpc_start_batch(call, ops, count, &call->tag);
 }
@@ -256,8 +289,9 @@ static void unary_ended(struct rpc_tag *tag, bool ok)
 	struct rpc_call *call = ks_container_of(tag, struct rpc_call, tag);
 
 	(void)ok; /* the client may have gone away; nobody would want to know */
-	ks_rpc_call_fini(call);
-	recycle(call);
+	call->ended = true;
+	if (!call->closing)
+		let_go(call);
 }
 
 static void end_here(struct ks_task *task)
@@ -322,6 +356,7 @@ struct ks_slice ks_rpc_metadata(struct ks_call *base, const char *key)
 static const struct ks_call_ops unary_ops = {
 	.reply = unary_reply,
 	.fail = unary_fail,
+	.watch = unary_watch,
 	.metadata = ks_rpc_metadata,
 	.peer = ks_rpc_peer,
 	.identity = ks_rpc_identity,

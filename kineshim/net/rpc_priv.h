@@ -11,6 +11,8 @@
  * A call moves like this; everything but the hand-over in ks_call_reply happens on its queue's thread:
  *
  *	free list ─► posted (waiting in the core for a client's call) ─► running ─► ending (one batch in the core) ─► free list
+ *
+ * A unary call that waits (ks_call_on_cancel) has a second batch in the core while it runs; both must be back at the end.
  */
 #ifndef KS_NET_RPC_PRIV_H
 #define KS_NET_RPC_PRIV_H
@@ -48,6 +50,7 @@ struct rpc_queue {
 	struct rpc_call *free_calls;
 	struct rpc_stream *free_streams;
 	struct ks_list streams;    /* open ones, for the end */
+	struct ks_list waiting;    /* unary calls that want to know when nobody waits for them any more */
 	struct rpc_stream *unsent; /* streams with something to send at the end of this turn */
 	struct ks_task *drained;   /* taken from the inbox, running one after the other */
 	struct ks_task begin, end; /* of the server */
@@ -92,7 +95,8 @@ struct ks_rpc {
 
 struct rpc_call {
 	struct ks_call base;
-	struct rpc_tag tag; /* of the posted request, later of the unary call's only batch */
+	struct rpc_tag tag; /* of the posted request, later of the batch that ends the unary call */
+	struct rpc_tag close_tag;
 	struct rpc_slot *slot;
 	grpc_call *call;
 	gpr_timespec deadline;
@@ -103,6 +107,10 @@ struct rpc_call {
 	char *peer;
 	enum ks_status status; /* of the reply */
 	int cancelled;
+	bool watched;        /* unary: a batch of its own, with close_tag, tells when the client is gone */
+	bool closing;        /* that batch is in the core */
+	bool ending;         /* unary: the batch that ends the call was started … */
+	bool ended;          /* … and has come back */
 	size_t reply_bytes;  /* counted in the server's */
 	grpc_slice text;     /* of the status; empty when OK */
 	struct ks_task task; /* hands a reply to the queue's thread */

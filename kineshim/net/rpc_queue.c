@@ -115,6 +115,7 @@ void ks_rpc_queue_init(struct rpc_queue *queue, struct ks_rpc *rpc)
 	queue->wake_tag.complete = woken;
 	ks_mutex_init(&queue->requesting);
 	ks_list_init(&queue->streams);
+	ks_list_init(&queue->waiting);
 	queue->cq = grpc_completion_queue_create_for_next(NULL);
 	queue->wake_call = grpc_channel_create_call(rpc->nowhere, NULL, GRPC_PROPAGATE_DEFAULTS, queue->cq,
 						    grpc_slice_from_static_string("/wake"), NULL,

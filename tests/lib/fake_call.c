@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/list.h"
 #include "base/panic.h"
 #include "base/thread.h"
 
@@ -19,6 +20,8 @@ struct ks_rpc {
 	struct ks_mutex lock;
 	struct ks_task *first, **last; /* guarded */
 	size_t open_calls;
+	struct ks_list waiting; /* calls with on_cancel */
+	bool stopping;
 };
 
 struct message {
@@ -36,6 +39,9 @@ struct ks_call {
 	struct fake_answer own_answer; /* of a stream */
 	struct message *sent, **sent_end;
 	size_t queued, queued_bytes;
+	struct ks_task *on_cancel;
+	struct ks_list waiting;
+	uint8_t *request; /* of fake_unary_begin */
 };
 
 static struct ks_rpc rpc;
@@ -52,6 +58,7 @@ void fake_rpc_start(const struct ks_rpc_method *methods, size_t count, void *con
 		.arena_limit = 64u << 20,
 	};
 	rpc.last = &rpc.first;
+	ks_list_init(&rpc.waiting);
 	ks_mutex_init(&rpc.lock);
 }
 
@@ -105,6 +112,7 @@ static struct ks_call *new_call(const char *path, const struct fake_metadata *me
 	call->method = find_method(path);
 	call->metadata = metadata;
 	call->sent_end = &call->sent;
+	ks_list_init(&call->waiting);
 	ks_arena_init(&call->arena, rpc.arena_limit);
 	rpc.open_calls++;
 	return call;
@@ -118,6 +126,7 @@ static void free_call(struct ks_call *call)
 	while (fake_stream_next(call, &data, &size))
 		free(data);
 	ks_arena_fini(&call->arena);
+	free(call->request);
 	free(call);
 	rpc.open_calls--;
 }
@@ -133,6 +142,44 @@ void fake_unary(const char *path, struct ks_slice request, const struct fake_met
 	fake_run();
 	KS_ASSERT(answer->ended);
 	free_call(call);
+}
+
+struct ks_call *fake_unary_begin(const char *path, struct ks_slice request, const struct fake_metadata *metadata,
+				 struct fake_answer *answer)
+{
+	struct ks_call *call = new_call(path, metadata);
+
+	*answer = (struct fake_answer){0};
+	call->answer = answer;
+	call->request = ks_xmalloc(request.size + 1);
+	if (request.size)
+		memcpy(call->request, request.data, request.size);
+	call->method->unary(call, ks_slice_of(call->request, request.size));
+	return call;
+}
+
+void fake_unary_cancel(struct ks_call *call)
+{
+	struct ks_task *task = call->on_cancel;
+
+	if (!task)
+		return;
+	call->on_cancel = NULL;
+	ks_list_remove(&call->waiting);
+	task->run(task);
+}
+
+void fake_unary_end(struct ks_call *call)
+{
+	KS_ASSERT(call->answer->ended);
+	free_call(call);
+}
+
+void fake_rpc_stopping(void)
+{
+	rpc.stopping = true;
+	while (!ks_list_empty(&rpc.waiting))
+		fake_unary_cancel(ks_container_of(rpc.waiting.next, struct ks_call, waiting));
 }
 
 void fake_answer_fini(struct fake_answer *answer)
@@ -225,6 +272,8 @@ static uint8_t *flatten(struct ks_out *out, size_t *size)
 static void end(struct ks_call *call, enum ks_status status, const char *text)
 {
 	KS_ASSERT(!call->answer->ended);
+	call->on_cancel = NULL;
+	ks_list_remove(&call->waiting);
 	call->answer->ended = true;
 	call->answer->status = status;
 	(void)snprintf(call->answer->text, sizeof(call->answer->text), "%s", text);
@@ -244,6 +293,21 @@ void ks_call_reply(struct ks_call *call, struct ks_out *out)
 void ks_call_fail(struct ks_call *call, enum ks_status status, const char *text)
 {
 	end(call, status, text);
+}
+
+bool ks_call_on_cancel(struct ks_call *call, struct ks_task *task)
+{
+	KS_ASSERT(call->method->unary && !call->on_cancel);
+	if (rpc.stopping)
+		return false;
+	call->on_cancel = task;
+	ks_list_append(&rpc.waiting, &call->waiting);
+	return true;
+}
+
+bool ks_rpc_stopping(const struct ks_rpc *server)
+{
+	return server->stopping;
 }
 
 void ks_call_post(struct ks_call *call, struct ks_task *task)

@@ -36,6 +36,17 @@ void fake_unary(const char *path, struct ks_slice request, const struct fake_met
 		struct fake_answer *answer);
 void fake_answer_fini(struct fake_answer *answer);
 
+/*
+ * A unary call that may wait. 'answer' lives until fake_unary_end, which fails when the call has not ended. Cancel: the client is
+ * gone (nothing happens when the call ended before, or does not want to know); the caller then runs fake_run.
+ */
+struct ks_call *fake_unary_begin(const char *path, struct ks_slice request, const struct fake_metadata *metadata,
+				 struct fake_answer *answer);
+void fake_unary_cancel(struct ks_call *call);
+void fake_unary_end(struct ks_call *call);
+/* The server ends: waiting unary calls are cancelled. Until the next fake_rpc_start. */
+void fake_rpc_stopping(void);
+
 struct ks_call *fake_stream_open(const char *path, const struct fake_metadata *metadata);
 void fake_stream_message(struct ks_call *call, struct ks_slice message);
 void fake_stream_half_close(struct ks_call *call);

@@ -212,6 +212,56 @@ static void hold(struct ks_call *call, struct ks_slice request)
 	ks_mutex_unlock(&seen.lock);
 }
 
+/* Waits for the end of the client's interest; a request that is not empty is answered by a task, which may be too late. */
+struct patient {
+	struct ks_task cancel, answer;
+	struct ks_call *call;
+};
+
+static void patient_answer(struct ks_task *task)
+{
+	struct patient *patient = ks_container_of(task, struct patient, answer);
+
+	reply_slice(patient->call, ks_slice_str("at last"));
+}
+
+static void patient_give_up(struct ks_task *task)
+{
+	struct patient *patient = ks_container_of(task, struct patient, answer);
+	bool stopping = ks_rpc_stopping(ks_call_rpc(patient->call));
+
+	ks_call_fail(patient->call, stopping ? KS_UNAVAILABLE : KS_CANCELLED, stopping ? "stopped" : "cancelled");
+}
+
+/* As a handler that has something to clear up first: the call ends in a later turn. */
+static void patient_cancelled(struct ks_task *task)
+{
+	struct patient *patient = ks_container_of(task, struct patient, cancel);
+	struct ks_call *call = patient->call;
+
+	note(&seen.tasks);
+	if (!ks_call_unpost(call, &patient->answer)) {
+		patient->answer.run = patient_give_up;
+		ks_call_post(call, &patient->answer);
+		return;
+	}
+	ks_call_fail(call, KS_CANCELLED, "cancelled");
+}
+
+static void patient(struct ks_call *call, struct ks_slice request)
+{
+	struct patient *patient = ks_arena_zalloc(ks_call_arena(call), sizeof(*patient));
+
+	*patient = (struct patient){.cancel.run = patient_cancelled, .answer.run = patient_answer, .call = call};
+	if (!ks_call_on_cancel(call, &patient->cancel)) {
+		ks_call_fail(call, KS_UNAVAILABLE, "stopped");
+		return;
+	}
+	note(&seen.messages);
+	if (request.size)
+		ks_call_post(call, &patient->answer);
+}
+
 static void stream_open(struct ks_call *call)
 {
 	ks_mutex_lock(&seen.lock);
@@ -400,7 +450,7 @@ static const struct ks_rpc_method methods[] = {
 	{"/test.T/Hold", hold, NULL, false},         {"/test.T/Chat", NULL, &chat, false},
 	{"/test.T/Watch", NULL, &watch, false},      {"/test.T/Count", NULL, &counter, true},
 	{"/test.T/Hub", NULL, &hub_ops, false},      {"/test.T/Unpost", NULL, &unpost_ops, false},
-	{"/test.T/Large", large_reply, NULL, false},
+	{"/test.T/Large", large_reply, NULL, false}, {"/test.T/Patient", patient, NULL, false},
 };
 
 static char target[64];
@@ -1144,6 +1194,113 @@ static void stop_waits_for_unary_calls_that_run(void)
 	free(result.data);
 }
 
+static void await_no_calls(void)
+{
+	struct ks_rpc_stats stats;
+	int64_t end_ms = ks_clock_now(ks_clock_system()) + WAIT_MS;
+
+	do { /* they end a moment after their client knows */
+		ks_rpc_stats(rpc, &stats);
+	} while (stats.calls_open > 0 && ks_clock_now(ks_clock_system()) < end_ms);
+	CU_ASSERT_EQUAL(stats.calls_open, 0);
+}
+
+static void start_patient(struct gc_stream *stream, struct gc *client, const char *request)
+{
+	gc_stream_open(stream, client, "/test.T/Patient");
+	CU_ASSERT_TRUE(gc_stream_send(stream, request, strlen(request), WAIT_MS));
+	gc_stream_half_close(stream);
+}
+
+static void a_unary_call_that_waits_learns_of_its_clients_end(void)
+{
+	/* A DATA frame that ends the client's half of stream 1. */
+	static const uint8_t empty_message[] = {0, 0, 5, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0};
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+	int64_t start_ms;
+	int raw;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	start_patient(&stream, &client, "");
+	CU_ASSERT_TRUE(wait_for(&seen.messages, 1));
+	CU_ASSERT_EQUAL(value_of(&seen.tasks), 0);
+	start_ms = ks_clock_now(ks_clock_system());
+	gc_stream_cancel(&stream);
+	CU_ASSERT_TRUE(wait_for(&seen.tasks, 1));
+	CU_ASSERT_TRUE(ks_clock_now(ks_clock_system()) - start_ms < 1000);
+	gc_stream_end(&stream, &result);
+	CU_ASSERT_EQUAL(result.status, KS_CANCELLED);
+	await_no_calls();
+	/* An answer in time is an answer, and nothing of the watching is left. */
+	gc_unary(&client, "/test.T/Patient", "x", 1, NULL, NULL, &result);
+	CU_ASSERT_EQUAL(result.status, 0);
+	CU_ASSERT_PTR_NOT_NULL(result.data);
+	free(result.data);
+	await_no_calls();
+	CU_ASSERT_EQUAL(value_of(&seen.tasks), 1);
+	gc_close(&client);
+	/* A client that is gone without a word. */
+	raw = raw_http2_connect(target);
+	raw_http2_open_stream(raw, 1, "/test.T/Patient");
+	CU_ASSERT_EQUAL(write(raw, empty_message, sizeof(empty_message)), (ssize_t)sizeof(empty_message));
+	CU_ASSERT_TRUE(wait_for(&seen.messages, 3));
+	(void)close(raw);
+	CU_ASSERT_TRUE(wait_for(&seen.tasks, 2));
+	await_no_calls();
+	stop_server();
+}
+
+static void cancels_and_answers_of_waiting_calls_race(void)
+{
+	enum { CALLS = 300 };
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	for (int i = 0; i < CALLS; i++) {
+		start_patient(&stream, &client, "x");
+		gc_stream_cancel(&stream);
+		gc_stream_end(&stream, &result);
+		CU_ASSERT_TRUE(result.status == KS_OK || result.status == KS_CANCELLED);
+	}
+	await_no_calls();
+	gc_close(&client);
+	stop_server();
+}
+
+static void stop_ends_unary_calls_that_wait(void)
+{
+	enum { CALLS = 20 };
+	struct gc_stream streams[CALLS];
+	struct gc_result result;
+	struct gc client;
+	int64_t start_ms;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	for (int i = 0; i < CALLS; i++)
+		start_patient(&streams[i], &client, "");
+	CU_ASSERT_TRUE(wait_for(&seen.messages, CALLS));
+	start_ms = ks_clock_now(ks_clock_system());
+	ks_listener_stop(listener);
+	ks_rpc_stop(rpc, WAIT_MS);
+	CU_ASSERT_TRUE(ks_clock_now(ks_clock_system()) - start_ms < WAIT_MS / 2);
+	CU_ASSERT_EQUAL(seen.tasks, CALLS);
+	for (int i = 0; i < CALLS; i++) {
+		gc_stream_end(&streams[i], &result);
+		CU_ASSERT_EQUAL(result.status, KS_UNAVAILABLE);
+		CU_ASSERT_STRING_EQUAL(result.text, "stopped");
+	}
+	gc_close(&client);
+	ks_cond_fini(&seen.changed);
+	ks_mutex_fini(&seen.lock);
+}
+
 static void stop_cancels_a_stream_whose_client_never_reads(void)
 {
 	char *block = calloc(1, 1 << 20);
@@ -1241,6 +1398,9 @@ int main(void)
 				      T(stop_under_fire_closes_every_stream),
 				      T(stop_ends_streams_with_etcds_text),
 				      T(stop_waits_for_unary_calls_that_run),
+				      T(a_unary_call_that_waits_learns_of_its_clients_end),
+				      T(cancels_and_answers_of_waiting_calls_race),
+				      T(stop_ends_unary_calls_that_wait),
 				      T(stop_cancels_a_stream_whose_client_never_reads),
 				      T(too_many_pings_end_the_connection),
 				      T(three_pings_are_answered),
