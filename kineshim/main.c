@@ -13,37 +13,52 @@
 
 #define EXIT_USAGE 2
 
-/* Blocked before the first thread starts, so that all inherit it and only sigwait sees the two that end us. */
-static void block_signals(sigset_t *ending)
+/* Blocked before the first thread starts, so that all inherit it and only sigwait sees those that mean something. */
+static void block_signals(sigset_t *waited)
 {
 	sigset_t blocked;
 
-	(void)sigemptyset(ending);
-	(void)sigaddset(ending, SIGINT);
-	(void)sigaddset(ending, SIGTERM);
-	blocked = *ending;
+	(void)sigemptyset(waited);
+	(void)sigaddset(waited, SIGINT);
+	(void)sigaddset(waited, SIGTERM);
+	(void)sigaddset(waited, SIGHUP);
+	blocked = *waited;
 	(void)sigaddset(&blocked, SIGPIPE);
 	(void)sigprocmask(SIG_BLOCK, &blocked, NULL);
+}
+
+/* The signal that ends us. */
+static int wait_for_end(const sigset_t *waited)
+{
+	int number;
+
+	for (;;) {
+		if (sigwait(waited, &number) != 0)
+			continue;
+		if (number != SIGHUP)
+			return number;
+		ks_diag_reopen();
+		ks_diag(KS_INFO, "main", "log files opened anew signal=SIGHUP");
+	}
 }
 
 static int serve(const struct ks_options *options)
 {
 	struct ks_server *server;
 	struct ks_err err = {0};
-	sigset_t ending;
-	int number = 0;
+	sigset_t waited;
+	int number;
 
-	block_signals(&ending);
+	block_signals(&waited);
 	server = ks_server_start(options, &err);
 	if (!server) {
 		ks_diag(KS_ERROR, "main", "cannot start error=\"%s\"", err.text);
 		return err.status == KS_INVALID_ARGUMENT ? EXIT_USAGE : EXIT_FAILURE;
 	}
-	while (sigwait(&ending, &number) != 0)
-		;
+	number = wait_for_end(&waited);
 	ks_diag(KS_INFO, "main", "stopping signal=%s", number == SIGINT ? "SIGINT" : "SIGTERM");
 	/* A second signal finds its default action: it ends the process at once. */
-	(void)sigprocmask(SIG_UNBLOCK, &ending, NULL);
+	(void)sigprocmask(SIG_UNBLOCK, &waited, NULL);
 	ks_server_stop(server);
 	ks_diag(KS_INFO, "main", "stopped");
 	return EXIT_SUCCESS;
@@ -89,8 +104,13 @@ int main(int argc, char **argv)
 	} else {
 		ks_diag_setup(options.log_level, options.log_format);
 		if (!tell(&options, &code)) {
-			ks_options_report(&options, environ);
-			code = serve(&options);
+			if (ks_diag_open(options.log_outputs, &err) != KS_OK) {
+				(void)fprintf(stderr, "kineshim: %s\n", err.text);
+				code = EXIT_USAGE;
+			} else {
+				ks_options_report(&options, environ);
+				code = serve(&options);
+			}
 		}
 	}
 	ks_options_fini(&options);

@@ -132,12 +132,24 @@ static enum ks_status check_cluster(const struct ks_options *options, struct ks_
 		members);
 }
 
+/* etcd's own rule and words: their election timeout decides what our leases may be. */
+static enum ks_status check_election(const struct ks_options *options, struct ks_err *err)
+{
+	if (options->heartbeat_interval * 5 <= options->election_timeout)
+		return KS_OK;
+	return ks_fail(err, KS_INVALID_ARGUMENT,
+		       "--election-timeout[%lldms] should be at least as 5 times as --heartbeat-interval[%lldms]",
+		       (long long)options->election_timeout, (long long)options->heartbeat_interval);
+}
+
 static enum ks_status settle(struct ks_options *options, char *(*getenv_fn)(const char *name), struct ks_err *err)
 {
 	enum ks_status status = settle_endpoint(options, getenv_fn, err);
 
 	if (status == KS_OK)
 		status = check_cluster(options, err);
+	if (status == KS_OK)
+		status = check_election(options, err);
 	if (!*options->advertise_client_urls)
 		options->advertise_client_urls = options->listen_client_urls;
 	return status;

@@ -40,6 +40,17 @@ OPTION(TEXT, listen_client_urls, "listen-client-urls", "http://localhost:2379", 
 OPTION(TEXT, advertise_client_urls, "advertise-client-urls", "", 0, 0,
        "what clients are told to connect to (default: the listen URLs)")
 
+OPTION(NUMBER, max_concurrent_streams, "max-concurrent-streams", "4294967295", 1, 4294967295,
+       "calls and streams at the same time on one connection")
+OPTION(TIME, grpc_keepalive_min_time, "grpc-keepalive-min-time", "5s", 0, INT32_MAX,
+       "clients that ping more often are disconnected")
+OPTION(TIME, grpc_keepalive_interval, "grpc-keepalive-interval", "2h", 0, INT32_MAX,
+       "a silent client is pinged after this time; 0: never")
+OPTION(TIME, grpc_keepalive_timeout, "grpc-keepalive-timeout", "20s", 1, INT32_MAX,
+       "one that does not answer a ping within this time is disconnected")
+OPTION(BOOL, socket_reuse_port, "socket-reuse-port", "false", 0, 0,
+       "let other processes listen on the same port; the kernel shares connections out")
+
 GROUP("TLS")
 
 GROUP("Users and roles")
@@ -61,7 +72,19 @@ GROUP("Logs and metrics")
 OPTION(LEVEL, log_level, "log-level", "info", 0, 0, "least level that is logged: debug, info, warn, error")
 OPTION(FORMAT, log_format, "log-format", "json", 0, 0, "form of log lines: json, console")
 
+OPTION(TEXT, log_outputs, "log-outputs", "default", 0, 0,
+       "where log lines go, separated by commas: stderr (also as \"default\" and \"systemd/journal\"), stdout, or files, which "
+       "SIGHUP opens anew")
+OPTION(TIME, warning_unary_request_duration, "warning-unary-request-duration", "300ms", 0, INT64_MAX / 2,
+       "requests that take longer are logged, with method and size, without keys and values; 0: none")
+ALIAS("experimental-warning-unary-request-duration", "warning-unary-request-duration")
+
 GROUP("Compatibility with etcd")
+OPTION(NUMBER, heartbeat_interval, "heartbeat-interval", "100", 1, 50000,
+       "milliseconds; there are no heartbeats, but it rounds the least TTL of a lease, as in etcd")
+OPTION(NUMBER, election_timeout, "election-timeout", "1000", 5, 50000,
+       "milliseconds; there are no elections, but the least TTL of a lease is one and a half, and a request waits for the database for "
+       "5 s and two of it, as in etcd")
 OPTION(TEXT, initial_cluster, "initial-cluster", "", 0, 0,
        "ignored, but refused when it names several members and the endpoint is SQLite: they would not share their data")
 
@@ -174,6 +197,11 @@ IGNORED(NUMBER, "proxy-read-timeout", WHY_V2)
 
 IGNORED(BOOL, "enable-pprof", "this is no Go program; use perf(1)")
 IGNORED(TEXT, "logger", "there is one logger")
+IGNORED(BOOL, "enable-log-rotation", "logrotate(8) rotates log files, then sends SIGHUP")
+IGNORED(TEXT, "log-rotation-config-json", "logrotate(8) rotates log files, then sends SIGHUP")
+IGNORED(TIME, "warning-apply-duration", "see warning-unary-request-duration, and the metrics of appends")
+IGNORED(TIME, "experimental-warning-apply-duration", "see warning-unary-request-duration, and the metrics of appends")
+IGNORED(BOOL, "socket-reuse-address", "always so")
 IGNORED(BOOL, "debug", "use --log-level=debug")
 IGNORED(TEXT, "log-package-levels", "use --log-level")
 

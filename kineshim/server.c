@@ -20,7 +20,8 @@
 #include "sqlbackends/sqlb.h"
 
 #define DRAIN_MS 5000
-#define REQUEST_TIMEOUT_MS 7000
+/* Spec 11.1: how long a request may wait, with two election timeouts on top. */
+#define REQUEST_TIMEOUT_MS 5000
 /* What decoding and answering a request may take, as a multiple of the largest request. */
 #define ARENA_FACTOR 24
 
@@ -113,13 +114,27 @@ static enum ks_status start_log(struct ks_server *server, const struct ks_option
 		.name = options->name,
 		.client_urls = options->advertise_client_urls,
 		.member_id = member_id(options),
-		.request_timeout_ms = REQUEST_TIMEOUT_MS,
+		.request_timeout_ms = REQUEST_TIMEOUT_MS + 2 * (int)options->election_timeout,
 		.ready = part_ready,
 		.ctx = server,
 	};
 
 	server->log = ks_log_start(&config, err);
 	return server->log ? KS_OK : err->status;
+}
+
+/* As etcd: one and a half election timeouts, in whole heartbeats, rounded up to seconds. */
+static int64_t min_lease_ttl_s(const struct ks_options *options)
+{
+	int64_t ticks = options->election_timeout / options->heartbeat_interval;
+
+	return (ticks * 3 / 2 * options->heartbeat_interval + 999) / 1000;
+}
+
+/* For the core's settings, of which 0 is the default: a flag's 0 means never. */
+static int never_if_zero(int64_t ms)
+{
+	return ms > 0 ? (int)ms : -1;
 }
 
 static enum ks_status start_serving(struct ks_server *server, const struct ks_options *options, struct ks_err *err)
@@ -132,9 +147,21 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 		.max_txn_ops = (size_t)options->max_txn_ops,
 		.max_request_bytes = (size_t)options->max_request_bytes,
 		.progress_interval_ms = options->watch_progress_notify_interval,
+		.min_lease_ttl_s = min_lease_ttl_s(options),
 	};
-	struct ks_rpc_config rpc_config = {.max_request_bytes = most, .max_arena_bytes = most * ARENA_FACTOR};
-	struct ks_listener_config listener_config = {.urls = options->listen_client_urls};
+	struct ks_rpc_config rpc_config = {
+		.max_request_bytes = most,
+		.max_arena_bytes = most * ARENA_FACTOR,
+		.ping_min_ms = never_if_zero(options->grpc_keepalive_min_time),
+		.ping_after_ms = never_if_zero(options->grpc_keepalive_interval),
+		.ping_timeout_ms = (int)options->grpc_keepalive_timeout,
+		.max_streams = (uint32_t)options->max_concurrent_streams,
+		.slow_ms = options->warning_unary_request_duration,
+	};
+	struct ks_listener_config listener_config = {
+		.urls = options->listen_client_urls,
+		.reuse_port = options->socket_reuse_port,
+	};
 
 	rpc_config.methods = ks_api_methods(&rpc_config.method_count);
 	rpc_config.context = server->api = ks_api_start(&api_config, err);

@@ -35,6 +35,7 @@
 /* What the transport takes on top of max_request_bytes; also the size from which watch responses are fragmented. */
 #define KS_ETCD_GRPC_OVERHEAD_BYTES 524288
 #define KS_ETCD_MAX_SEND_BYTES 2147483647
+#define KS_ETCD_MIN_LEASE_TTL_S 2 /* with the default election timeout */
 #define KS_ETCD_QUOTA_BYTES 2147483648
 
 struct ks_api_config {
@@ -44,6 +45,7 @@ struct ks_api_config {
 	size_t max_txn_ops;
 	size_t max_request_bytes;
 	int64_t progress_interval_ms;
+	int64_t min_lease_ttl_s;
 };
 
 struct ks_api {
@@ -53,6 +55,7 @@ struct ks_api {
 	size_t max_txn_ops;
 	size_t max_request_bytes;
 	int64_t progress_interval_ms;
+	int64_t min_lease_ttl_s;
 	_Atomic uint32_t lease_counter;
 	/* The watchdog, once a second: ends streams that asked for a leader when there is none (spec 3.10), and tells health
 	 * watchers. Its lock guards the list; order: watchdog before anything of the net. */

@@ -7,7 +7,6 @@
 #include "api/handlers.h"
 #include "proto/rpc.pb-c.h"
 
-#define MIN_TTL_S 2
 #define MAX_TTL_S 9000000000
 /* Attempts to find a free id for a client that left the choice to us. */
 #define ID_ROUNDS 4
@@ -64,7 +63,7 @@ void ks_api_lease_grant(struct ks_api *api, struct ks_call *call, const Protobuf
 	if (!write)
 		return;
 	write->submit.request.kind = KS_REQ_LEASE_GRANT;
-	write->submit.request.grant.ttl = request->ttl < MIN_TTL_S ? MIN_TTL_S : request->ttl;
+	write->submit.request.grant.ttl = request->ttl < api->min_lease_ttl_s ? api->min_lease_ttl_s : request->ttl;
 	write->submit.request.grant.id = request->id ? request->id : choose_id(api);
 	write->failed = request->id ? NULL : grant_again;
 	ks_write_go(write);

@@ -7,20 +7,31 @@
 #include "base/diag.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/panic.h"
 
 #define MESSAGE_MAX 1024
 #define LINE_MAX_SIZE (MESSAGE_MAX * 6 + 256) /* every byte of a message may become \u00xx */
 #define LIMIT_INTERVAL_MS 1000
+#define MAX_OUTPUTS 8
 
 static _Atomic int least_level = KS_INFO;
 static _Atomic int line_format = KS_DIAG_TEXT;
+
+/* Set up once, before threads. A file that is opened anew keeps its descriptor, so writers need no lock. */
+static struct {
+	int fd;
+	char *path; /* NULL: not ours to open */
+} outputs[MAX_OUTPUTS] = {{.fd = STDERR_FILENO}};
+static size_t output_count = 1;
 
 static const char *const level_names[] = {
 	[KS_DEBUG] = "debug",
@@ -40,6 +51,77 @@ void ks_diag_setup(enum ks_diag_level least, enum ks_diag_format format)
 	atomic_store_explicit(&line_format, (int)format, memory_order_relaxed);
 }
 
+static int open_file(const char *path)
+{
+	return open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+}
+
+static enum ks_status add_output(const char *name, struct ks_err *err)
+{
+	int fd;
+
+	if (output_count == MAX_OUTPUTS)
+		return ks_fail(err, KS_INVALID_ARGUMENT, "log-outputs: more than %d", MAX_OUTPUTS);
+	if (strcmp(name, "default") == 0 || strcmp(name, "stderr") == 0 || strcmp(name, "systemd/journal") == 0) {
+		outputs[output_count++].fd = STDERR_FILENO;
+		return KS_OK;
+	}
+	if (strcmp(name, "stdout") == 0) {
+		outputs[output_count++].fd = STDOUT_FILENO;
+		return KS_OK;
+	}
+	fd = *name ? open_file(name) : -1;
+	if (fd < 0)
+		return ks_fail(err, KS_INVALID_ARGUMENT, "log-outputs: cannot write to \"%.80s\": %s", name,
+			       *name ? strerrordesc_np(errno) : "it has no name");
+	outputs[output_count].path = ks_xstrdup(name);
+	outputs[output_count++].fd = fd;
+	return KS_OK;
+}
+
+static void close_outputs(void)
+{
+	for (size_t i = 0; i < output_count; i++) {
+		if (outputs[i].path)
+			(void)close(outputs[i].fd);
+		free(outputs[i].path);
+		outputs[i].path = NULL;
+	}
+	output_count = 0;
+}
+
+enum ks_status ks_diag_open(const char *names, struct ks_err *err)
+{
+	char *copy = ks_xstrdup(names), *rest = copy, *name;
+	enum ks_status status = KS_OK;
+
+	close_outputs();
+	while (status == KS_OK && (name = strsep(&rest, ",")))
+		status = add_output(name, err);
+	free(copy);
+	if (status != KS_OK) {
+		close_outputs();
+		outputs[output_count++].fd = STDERR_FILENO;
+	}
+	return status;
+}
+
+void ks_diag_reopen(void)
+{
+	for (size_t i = 0; i < output_count; i++) {
+		int fd = outputs[i].path ? open_file(outputs[i].path) : -1;
+
+		if (fd >= 0) {
+			(void)dup3(fd, outputs[i].fd, O_CLOEXEC);
+			(void)close(fd);
+		} else if (outputs[i].path) {
+			ks_diag(KS_ERROR, "diag",
+				"cannot open the log file anew, writing to the old one path=%s error=\"%s\"",
+				outputs[i].path, strerrordesc_np(errno));
+		}
+	}
+}
+
 bool ks_diag_parse_level(const char *text, enum ks_diag_level *level)
 {
 	for (int i = KS_DEBUG; i <= KS_ERROR; i++) {
@@ -48,7 +130,9 @@ bool ks_diag_parse_level(const char *text, enum ks_diag_level *level)
 			return true;
 		}
 	}
-	return false;
+	/* Above error there is nothing here. */
+	*level = KS_ERROR;
+	return strcmp(text, "dpanic") == 0 || strcmp(text, "panic") == 0 || strcmp(text, "fatal") == 0;
 }
 
 bool ks_diag_parse_format(const char *text, enum ks_diag_format *format)
@@ -192,8 +276,9 @@ void ks_diag(enum ks_diag_level level, const char *module, const char *fmt, ...)
 	else
 		build_text(&line, level, module, message);
 	line.text[line.size++] = '\n';
-	while (write(STDERR_FILENO, line.text, line.size) < 0 && errno == EINTR)
-		;
+	for (size_t i = 0; i < output_count; i++)
+		while (write(outputs[i].fd, line.text, line.size) < 0 && errno == EINTR)
+			;
 	errno = saved;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Diagnostics: one line a message on stderr, as text or JSON. (Not called "log": log/ is the SQL log.)
+ * Diagnostics: one line a message on stderr or elsewhere, as text or JSON. (Not called "log": log/ is the SQL log.)
  *
  * error = someone must act, warn = we cope, info = life cycle, debug = per module. The module comes first, the message
  * is stable wording followed by key=value pairs in the text. Never pass values of keys, passwords, or URLs with
@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/status.h"
+
 enum ks_diag_level { KS_DEBUG, KS_INFO, KS_WARN, KS_ERROR };
 enum ks_diag_format { KS_DIAG_JSON, KS_DIAG_TEXT };
 
@@ -23,7 +25,13 @@ struct ks_diag_limit {
 };
 
 void ks_diag_setup(enum ks_diag_level least, enum ks_diag_format format);
-/* Parses "debug", "info", "warn", "error" ("text"/"console", "json"); false when unknown. */
+/*
+ * Where lines go, separated by commas: "stderr" (also as "default" and "systemd/journal"), "stdout", or files that are appended
+ * to. Before the first thread starts. Reopen (any thread) opens files anew that were moved away.
+ */
+enum ks_status ks_diag_open(const char *outputs, struct ks_err *err) KS_MUST_CHECK;
+void ks_diag_reopen(void);
+/* Parses "debug", "info", "warn", "error" ("text"/"console", "json"), and etcd's other levels; false when unknown. */
 bool ks_diag_parse_level(const char *text, enum ks_diag_level *level);
 bool ks_diag_parse_format(const char *text, enum ks_diag_format *format);
 bool ks_diag_wants(enum ks_diag_level level);

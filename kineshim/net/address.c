@@ -187,7 +187,7 @@ static void remove_stale_socket(const struct ks_address *address)
 	(void)close(fd);
 }
 
-int ks_address_listen(const char *url, const struct ks_address *address, struct ks_err *err)
+int ks_address_listen(const char *url, const struct ks_address *address, bool reuse_port, struct ks_err *err)
 {
 	int family = address->storage.ss_family, on = 1, off = 0, code;
 	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -197,6 +197,8 @@ int ks_address_listen(const char *url, const struct ks_address *address, struct 
 	if (family == AF_UNIX)
 		remove_stale_socket(address);
 	else if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
+		goto failed;
+	if (reuse_port && family != AF_UNIX && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) < 0)
 		goto failed;
 	if (family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)) < 0)
 		goto failed;

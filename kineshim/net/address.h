@@ -25,9 +25,9 @@ struct ks_address {
 enum ks_status ks_address_parse(const char *url, struct ks_address *address, struct ks_err *err) KS_MUST_CHECK;
 /*
  * A listening, non-blocking socket, or -1: KS_UNAVAILABLE when the address is in use. A socket file that nobody listens
- * on any more is replaced.
+ * on any more is replaced. With 'reuse_port' other processes may listen on the same TCP port.
  */
-int ks_address_listen(const char *url, const struct ks_address *address, struct ks_err *err);
+int ks_address_listen(const char *url, const struct ks_address *address, bool reuse_port, struct ks_err *err);
 /* "127.0.0.1:2379", "[::1]:2379" or "unix:/path"; "@" for an unnamed one. */
 void ks_address_text(const struct ks_address *address, char text[KS_ADDRESS_TEXT_MAX]);
 

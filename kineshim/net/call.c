@@ -2,6 +2,8 @@
 /* The public side of struct ks_call, see rpc.h: getters, and the way to the transport that a call came by. */
 #include "net/call.h"
 
+#include "base/clock.h"
+#include "base/diag.h"
 #include "base/panic.h"
 
 void ks_call_init(struct ks_call *call, const struct ks_call_ops *ops, struct rpc_queue *queue,
@@ -27,6 +29,7 @@ bool ks_call_on_cancel(struct ks_call *call, struct ks_task *task)
 	if (ks_rpc_stopping(call->rpc))
 		return false;
 	call->on_cancel = task;
+	call->served_ms = 0; /* it waits on purpose, so nobody calls it slow */
 	ks_list_append(ks_rpc_queue_waiting(call->queue), &call->waiting);
 	if (call->ops->watch)
 		call->ops->watch(call);
@@ -53,10 +56,31 @@ void ks_call_cancelled(struct ks_call *call)
 		task->run(task);
 }
 
+void ks_call_serve(struct ks_call *call, struct ks_slice request)
+{
+	call->served_ms = ks_clock_now(ks_clock_system());
+	call->request_bytes = request.size;
+	call->method->unary(call, request);
+}
+
+/* Whoever waits for a slow request wants to know which; what is in it is nobody's business. */
+static void report_slow(struct ks_call *call)
+{
+	int64_t slow_ms = ks_rpc_slow_ms(call->rpc), took_ms;
+
+	if (slow_ms == 0 || call->served_ms == 0)
+		return;
+	took_ms = ks_clock_now(ks_clock_system()) - call->served_ms;
+	if (took_ms > slow_ms)
+		KS_DIAG_LIMITED(KS_WARN, "rpc", "slow request method=%s took_ms=%lld request_bytes=%zu peer=%s",
+				call->method->path, (long long)took_ms, call->request_bytes, ks_call_peer(call));
+}
+
 void ks_call_reply(struct ks_call *call, struct ks_out *out)
 {
 	KS_ASSERT(call->method && call->method->unary);
 	(void)forget_cancel(call);
+	report_slow(call);
 	call->ops->reply(call, out);
 }
 
@@ -65,6 +89,7 @@ void ks_call_fail(struct ks_call *call, enum ks_status status, const char *text)
 	KS_ASSERT(status != KS_OK);
 	KS_ASSERT(!call->method || call->method->unary);
 	(void)forget_cancel(call);
+	report_slow(call);
 	call->ops->fail(call, status, text);
 }
 

@@ -45,6 +45,8 @@ struct ks_call {
 	struct rpc_queue *queue;
 	const struct ks_rpc_method *method; /* NULL: none that we know */
 	void *context;
+	int64_t served_ms; /* when the handler of a unary call began; 0: it did not */
+	size_t request_bytes;
 	struct ks_arena arena;
 	struct ks_task *on_cancel; /* NULL: nobody wants to know, or the call has ended */
 	struct ks_list waiting;    /* with on_cancel: in the queue's list of such calls */
@@ -58,12 +60,15 @@ void ks_call_fini(struct ks_call *call);
  * the call may have ended when it returns.
  */
 void ks_call_cancelled(struct ks_call *call);
+/* Runs the handler of a unary call; cq thread. 'request' is valid until the call ends. */
+void ks_call_serve(struct ks_call *call, struct ks_slice request);
 
 /* ---- cq threads ---- */
 
 struct rpc_queue *ks_rpc_pick_queue(struct ks_rpc *rpc); /* any thread; one after the other */
 struct ks_rpc *ks_rpc_queue_rpc(struct rpc_queue *queue);
 size_t ks_rpc_max_arena_bytes(const struct ks_rpc *rpc);
+int64_t ks_rpc_slow_ms(const struct ks_rpc *rpc);
 bool ks_rpc_queue_is_mine(const struct rpc_queue *queue); /* called on its thread? */
 void ks_rpc_queue_post(struct rpc_queue *queue, struct ks_task *task);
 bool ks_rpc_queue_unpost(struct rpc_queue *queue, struct ks_task *task);

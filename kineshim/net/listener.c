@@ -62,6 +62,7 @@ struct ks_listener {
 	struct ks_rpc *rpc;
 	int64_t first_bytes_ms;
 	size_t max_half_open;
+	bool reuse_port;
 	struct port *ports;
 	size_t port_count;
 	char *urls;
@@ -363,7 +364,7 @@ static enum ks_status open_port(struct ks_listener *listener, const char *url, s
 
 	if (status)
 		return status;
-	fd = ks_address_listen(url, &address, err);
+	fd = ks_address_listen(url, &address, listener->reuse_port, err);
 	if (fd < 0)
 		return KS_UNAVAILABLE;
 	port = &listener->ports[listener->port_count++];
@@ -443,6 +444,7 @@ struct ks_listener *ks_listener_start(const struct ks_listener_config *config, s
 		.rpc = config->rpc,
 		.first_bytes_ms = config->first_bytes_ms > 0 ? config->first_bytes_ms : DEFAULT_FIRST_BYTES_MS,
 		.max_half_open = config->max_half_open ? config->max_half_open : DEFAULT_MAX_HALF_OPEN,
+		.reuse_port = config->reuse_port,
 		.epoll_fd = -1,
 		.stop_fd = -1,
 	};

@@ -20,6 +20,7 @@ struct ks_listener_config {
 	struct ks_rpc *rpc;
 	int first_bytes_ms;   /* default 10000 */
 	size_t max_half_open; /* default 1024 */
+	bool reuse_port;      /* other processes may listen on the same port */
 };
 
 /* KS_INVALID_ARGUMENT for a bad URL, KS_UNAVAILABLE when an address is in use; texts name the URL. */

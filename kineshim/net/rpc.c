@@ -29,10 +29,10 @@
 /* Replies from this size on count towards max_reply_bytes. */
 #define LARGE_REPLY 65536
 /* Pings, as etcd: spec 11.1. */
-#define PING_MIN_INTERVAL_MS 5000
+#define DEFAULT_PING_MIN_MS 5000
+#define DEFAULT_PING_AFTER_MS (2 * 3600 * 1000)
+#define DEFAULT_PING_TIMEOUT_MS (20 * 1000)
 #define PING_STRIKES 2
-#define KEEPALIVE_MS (2 * 3600 * 1000)
-#define KEEPALIVE_TIMEOUT_MS (20 * 1000)
 
 static int core_limit(size_t max_request_bytes)
 {
@@ -45,17 +45,29 @@ static grpc_arg integer(const char *key, int value)
 	return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
 }
 
-static grpc_server *create_server(const struct ks_rpc *rpc)
+/* 'never' is what the core takes for it. */
+static int setting(int wanted, int initial, int never)
+{
+	if (wanted == 0)
+		return initial;
+	return wanted < 0 ? never : wanted;
+}
+
+static grpc_server *create_server(const struct ks_rpc *rpc, const struct ks_rpc_config *config)
 {
 	grpc_arg args[] = {
 		integer(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, core_limit(rpc->max_request_bytes)),
 		integer(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
 		integer(GRPC_ARG_MAX_METADATA_SIZE, MAX_METADATA_BYTES),
-		integer(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS),
-		integer(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
+		integer(GRPC_ARG_KEEPALIVE_TIME_MS, setting(config->ping_after_ms, DEFAULT_PING_AFTER_MS, INT_MAX)),
+		integer(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
+			setting(config->ping_timeout_ms, DEFAULT_PING_TIMEOUT_MS, INT_MAX)),
 		integer(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0),
-		integer(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, PING_MIN_INTERVAL_MS),
-		integer(GRPC_ARG_HTTP2_MAX_PING_STRIKES, PING_STRIKES),
+		integer(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+			setting(config->ping_min_ms, DEFAULT_PING_MIN_MS, 0)),
+		integer(GRPC_ARG_HTTP2_MAX_PING_STRIKES, config->ping_min_ms < 0 ? 0 : PING_STRIKES),
+		integer(GRPC_ARG_MAX_CONCURRENT_STREAMS,
+			config->max_streams > 0 && config->max_streams < INT_MAX ? (int)config->max_streams : INT_MAX),
 		/* etcd has no compressors; we answer compressed messages ourselves, in its words. */
 		integer(GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0),
 		integer(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
@@ -151,13 +163,13 @@ static void free_rpc(struct ks_rpc *rpc)
 	grpc_shutdown();
 }
 
-static enum ks_status start(struct ks_rpc *rpc, struct ks_err *err)
+static enum ks_status start(struct ks_rpc *rpc, const struct ks_rpc_config *config, struct ks_err *err)
 {
 	enum ks_status status;
 
 	rpc->credentials = grpc_insecure_server_credentials_create();
 	rpc->nowhere = grpc_lame_client_channel_create("nowhere", GRPC_STATUS_UNAVAILABLE, "leads nowhere");
-	rpc->server = create_server(rpc);
+	rpc->server = create_server(rpc, config);
 	if (!rpc->credentials || !rpc->nowhere || !rpc->server)
 		return ks_fail(err, KS_INTERNAL, "cannot create the gRPC server");
 	for (size_t i = 0; i < rpc->queue_count; i++) {
@@ -220,6 +232,7 @@ struct ks_rpc *ks_rpc_start(const struct ks_rpc_config *config, struct ks_err *e
 		.max_calls = config->max_calls ? config->max_calls : DEFAULT_MAX_CALLS,
 		.max_reply_bytes = config->max_reply_bytes ? config->max_reply_bytes : DEFAULT_MAX_REPLY_BYTES,
 		.max_arena_bytes = config->max_arena_bytes,
+		.slow_ms = config->slow_ms,
 		.queue_count = thread_count(config->threads),
 		.down_tag.complete = gone_down,
 	};
@@ -231,7 +244,7 @@ struct ks_rpc *ks_rpc_start(const struct ks_rpc_config *config, struct ks_err *e
 	stop_lock_cycle_detection();
 	gpr_set_log_function(log_core);
 	grpc_init();
-	if (start(rpc, err)) {
+	if (start(rpc, config, err)) {
 		/* Nothing was posted yet, so the threads that run can end at once. */
 		for (size_t i = 0; i < rpc->queue_count; i++)
 			ks_rpc_queue_join(&rpc->queues[i]);
@@ -428,6 +441,11 @@ void ks_rpc_stop(struct ks_rpc *rpc, int drain_ms)
 	for (size_t i = 0; i < rpc->queue_count; i++)
 		ks_rpc_queue_join(&rpc->queues[i]);
 	free_rpc(rpc);
+}
+
+int64_t ks_rpc_slow_ms(const struct ks_rpc *rpc)
+{
+	return rpc->slow_ms;
 }
 
 void *ks_rpc_context(struct ks_rpc *rpc)

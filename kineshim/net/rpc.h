@@ -71,6 +71,10 @@ struct ks_rpc_config {
 	 * One that is larger by itself is let through when there is no other.
 	 */
 	size_t max_reply_bytes;
+	/* Milliseconds; the defaults for 0 are etcd's: 5 s, 2 h, 20 s. -1: do not ping, do not mind pings. */
+	int ping_min_ms, ping_after_ms, ping_timeout_ms;
+	uint32_t max_streams; /* of one connection; 0: no limit */
+	int64_t slow_ms;      /* unary calls that take longer are logged; 0: none */
 };
 
 struct ks_rpc *ks_rpc_start(const struct ks_rpc_config *config, struct ks_err *err);

@@ -182,7 +182,7 @@ static void serve(struct rpc_call *call)
 		fail(call, KS_RESOURCE_EXHAUSTED, "out of memory");
 		return;
 	}
-	call->slot->method->unary(&call->base, call->request.slice);
+	ks_call_serve(&call->base, call->request.slice);
 }
 
 static void unary_arrived(struct rpc_tag *tag, bool ok)

@@ -73,6 +73,7 @@ struct ks_rpc {
 	size_t method_count;
 	void *context;
 	size_t max_request_bytes, max_calls, max_arena_bytes, max_reply_bytes;
+	int64_t slow_ms;
 	grpc_server *server;
 	grpc_server_credentials *credentials;
 	grpc_channel *nowhere; /* of the wake calls */

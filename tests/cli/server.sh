@@ -160,6 +160,62 @@ kill -TERM $started
 wait $started
 [ "$(grep -c . env.log)" -eq 1 ]
 check $? "variables set flags: only the warning is logged"
+start_ready logs --data-dir=one.data --log-outputs=logs.file,stderr --warning-unary-request-duration=1ms \
+	--election-timeout=5000 --snapshot-count=5 --socket-reuse-port
+until_true 10 grep -q 'ready to serve' logs.file && [ "$(sort logs.file)" = "$(sort logs.log)" ]
+check $? "--log-outputs writes to all of them"
+grep -q 'warn main: accepted without effect here .*: --snapshot-count$' logs.file
+check $? "flags of etcd without effect are named once"
+mv logs.file logs.old
+kill -HUP "$started"
+until_true 10 grep -q SIGHUP logs.file
+check $? "SIGHUP opens log files anew"
+[ "$(ctl "$url" lease grant 1 | sed 's/.*TTL(\(.*\)).*/\1/')" = 8s ]
+check $? "the least TTL of a lease follows --election-timeout"
+head -c 1000000 /dev/zero | tr '\0' v >large
+until_true 30 sh -c "ETCDCTL_API=3 etcdctl --endpoints=$url put large <large && grep -q 'slow request method=/etcdserverpb.KV/Put ' logs.file"
+check $? "slow requests are logged with their method"
+! grep -q vvvv logs.file
+check $? "and without what they carry"
+first=$started
+start second --data-dir=second.data --listen-client-urls="$url" --socket-reuse-port
+until_true 10 grep -q 'ready to serve' second.log
+check $? "--socket-reuse-port lets two servers share a port"
+kill -TERM "$started" "$first"
+wait "$started" "$first"
+cat >file.yml <<END
+# as etcd's sample
+name: from-file
+data-dir: file.data
+listen-client-urls: http://127.0.0.1:0
+log-format: console
+log-outputs: [file.out]
+wal-dir:
+END
+"$kineshim" --config-file=file.yml --name=ignored >file.log 2>&1 &
+started=$!
+until_true 10 grep -q 'ready to serve' file.out && [ -e file.data/kineshim.db ] && [ ! -s file.log ]
+check $? "--config-file configures"
+grep -q 'the configuration file counts, ignored are the flags and variables: --name$' file.out
+check $? "what it overrides is said"
+kill -TERM "$started"
+wait "$started"
+check $? "and SIGTERM ends it with 0"
+"$kineshim" --config-file=file.yml --check-config >why 2>&1 && grep -q fine why
+check $? "--check-config accepts it"
+refused 2 'ftp://x' --check-config --listen-client-urls=http://127.0.0.1:1,ftp://x
+check $? "--check-config looks at the URLs"
+refused 2 'cannot write to "none/such"' --log-outputs=none/such
+check $? "a log file that cannot be opened ends with 2"
+refused 2 'initial-cluster names 2 members' --initial-cluster=a=http://a:2380,b=http://b:2380
+check $? "members with a SQLite file each are refused"
+refused 2 '--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[300ms]' \
+	--heartbeat-interval=300
+check $? "the timeouts of elections are checked as etcd does"
+"$kineshim" completion bash >completion && bash -n completion && grep -q -- --listen-client-urls completion
+check $? "completion bash is a script"
+"$kineshim" help completion 2>why | grep -q 'bash|zsh|fish'
+check $? "help COMMAND explains a command"
 rm -rf broken.data && mkdir broken.data && head -c 8192 /dev/urandom >broken.data/kineshim.db
 start broken --data-dir=broken.data --listen-client-urls="http://127.0.0.1:$(ks_free_port)"
 until_true 10 grep -q ' error ' broken.log && kill -0 "$started"
