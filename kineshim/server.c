@@ -16,6 +16,7 @@
 #include "base/timer.h"
 #include "log/log.h"
 #include "net/address.h"
+#include "net/http.h"
 #include "net/listener.h"
 #include "sqlbackends/sqlb.h"
 
@@ -32,6 +33,7 @@ struct ks_server {
 	struct ks_log *log;
 	struct ks_api *api;
 	struct ks_rpc *rpc;
+	struct ks_http *http;
 	struct ks_listener *listener;
 	struct ks_timer quit_timer;
 	char endpoint[1024];     /* without its password */
@@ -158,6 +160,7 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 		.max_streams = (uint32_t)options->max_concurrent_streams,
 		.slow_ms = options->warning_unary_request_duration,
 	};
+	struct ks_http_config http_config = {0};
 	struct ks_listener_config listener_config = {
 		.urls = options->listen_client_urls,
 		.reuse_port = options->socket_reuse_port,
@@ -167,7 +170,10 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 	rpc_config.context = server->api = ks_api_start(&api_config, err);
 	if (server->api)
 		server->rpc = listener_config.rpc = ks_rpc_start(&rpc_config, err);
+	http_config.rpc = server->rpc;
 	if (server->rpc)
+		server->http = listener_config.http = ks_http_start(&http_config, err);
+	if (server->http)
 		server->listener = ks_listener_start(&listener_config, err);
 	return server->listener ? KS_OK : err->status;
 }
@@ -205,6 +211,7 @@ void ks_server_stop(struct ks_server *server)
 	if (server->rpc) {
 		ks_timer_init(&server->quit_timer, quit_log);
 		ks_timer_arm(server->timers, &server->quit_timer, DRAIN_MS);
+		ks_http_stop(server->http, DRAIN_MS);
 		ks_rpc_stop(server->rpc, DRAIN_MS);
 		ks_timer_cancel(server->timers, &server->quit_timer);
 	}

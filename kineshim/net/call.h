@@ -67,6 +67,7 @@ void ks_call_serve(struct ks_call *call, struct ks_slice request);
 
 struct rpc_queue *ks_rpc_pick_queue(struct ks_rpc *rpc); /* any thread; one after the other */
 struct ks_rpc *ks_rpc_queue_rpc(struct rpc_queue *queue);
+size_t ks_rpc_max_request_bytes(const struct ks_rpc *rpc);
 size_t ks_rpc_max_arena_bytes(const struct ks_rpc *rpc);
 int64_t ks_rpc_slow_ms(const struct ks_rpc *rpc);
 bool ks_rpc_queue_is_mine(const struct rpc_queue *queue); /* called on its thread? */
@@ -82,6 +83,7 @@ struct ks_list *ks_rpc_queue_waiting(struct rpc_queue *queue); /* calls with on_
  */
 const char *ks_rpc_call_begin(struct ks_rpc *rpc, enum ks_status *status);
 void ks_rpc_call_gone(struct ks_rpc *rpc);
+const struct ks_rpc_method *ks_rpc_methods(const struct ks_rpc *rpc, size_t *count);
 /* KS_OK when a message of this size can be handled; otherwise 'text' is etcd's. */
 enum ks_status ks_rpc_check_size(const struct ks_rpc *rpc, size_t size, char *text, size_t text_size);
 /*

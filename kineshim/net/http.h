@@ -40,7 +40,7 @@ struct ks_http_config {
 	struct ks_rpc *rpc; /* whose methods stand behind /v3/; must outlive the HTTP server */
 	void (*plain)(void *ctx, struct ks_http_request *request); /* NULL: 404 */
 	void *plain_ctx;
-	const char *cors;           /* comma separated origins that browsers may come from; NULL or "*": all; "": no CORS */
+	const char *cors; /* comma separated origins that browsers may come from; NULL or "*": all; "": no CORS */
 	const char *host_whitelist; /* comma separated, for plaintext connections; NULL, "" or "*": all (spec 9.2) */
 	int threads;                /* 0: a default */
 	size_t max_connections;     /* 0: 65536; over it: 503 */
@@ -75,10 +75,11 @@ void ks_http_stats(struct ks_http *http, struct ks_http_stats *stats);
 /* ---- a plain request ---- */
 
 struct ks_slice ks_http_method(const struct ks_http_request *request); /* "GET" */
-struct ks_slice ks_http_path(const struct ks_http_request *request);   /* "/health", percent-decoded, without the query */
+struct ks_slice ks_http_path(const struct ks_http_request *request); /* "/health", percent-decoded, without the query */
 /* The n-th value of a query parameter, decoded ("" for a bare name). False: there is none. */
 bool ks_http_query(const struct ks_http_request *request, const char *name, size_t index, struct ks_slice *value);
-struct ks_slice ks_http_header(const struct ks_http_request *request, const char *name); /* any case; data NULL: absent */
+struct ks_slice ks_http_header(const struct ks_http_request *request,
+			       const char *name); /* any case; data NULL: absent */
 struct ks_slice ks_http_body(const struct ks_http_request *request);
 const char *ks_http_peer_text(const struct ks_http_request *request);
 const struct ks_identity *ks_http_identity(const struct ks_http_request *request);

@@ -3,10 +3,10 @@
  * The accept loop, see listener.h. A connection's life here:
  *
  *	accepted ─► waiting ──PRI * HTTP/2.0──► handed to gRPC
- *	               │ ──method──► request ──empty line──► answered: discards input until the client closes
+ *	               │ ──method──► handed to the HTTP/1.1 server
  *	               └──anything else, time is up, pushed out by newer ones──► closed
  *
- * First bytes are only peeked at, so that gRPC finds them. Sockets are watched edge-triggered: a peeked byte stays
+ * First bytes are only peeked at, so that whoever gets the socket finds them. Sockets are watched edge-triggered: a peeked byte stays
  * readable and would wake a level-triggered loop for ever. All states end at the connection's deadline.
  */
 #include "net/listener.h"
@@ -31,10 +31,7 @@
 #define DEFAULT_FIRST_BYTES_MS 10000
 #define DEFAULT_MAX_HALF_OPEN 1024
 #define ACCEPTS_PER_TURN 64
-#define ACCEPT_PAUSE_MS 100    /* when descriptors or memory ran out */
-#define LINGER_MS 1000         /* for the client to read our answer */
-#define MAX_HEADER_BYTES 65536 /* of an HTTP/1.x request; longer ones are answered as they are */
-#define MAX_DISCARDED (1024 * 1024)
+#define ACCEPT_PAUSE_MS 100 /* when descriptors or memory ran out */
 #define EVENTS_PER_TURN 64
 
 /* Dead peers are noticed by TCP: after 15 s of silence a probe every 15 s, nine times. */
@@ -45,21 +42,16 @@ struct port {
 	char *unlink_path; /* of a unix socket */
 };
 
-enum half_state { HALF_WAITING, HALF_REQUEST, HALF_ANSWERED };
-
 struct half {
-	struct ks_list node; /* of listener->waiting or ->answered */
+	struct ks_list node; /* listener->waiting */
 	int fd;
-	enum half_state state;
 	int64_t deadline_ms;
-	struct ks_header_end header;
-	size_t consumed;
-	bool head_request;
 	char peer[KS_ADDRESS_TEXT_MAX];
 };
 
 struct ks_listener {
 	struct ks_rpc *rpc;
+	struct ks_http *http;
 	int64_t first_bytes_ms;
 	size_t max_half_open;
 	bool reuse_port;
@@ -70,9 +62,9 @@ struct ks_listener {
 	int epoll_fd, stop_fd;
 
 	/* listener thread */
-	struct ks_list waiting, answered; /* by deadline: all in a list have the same time to live */
-	size_t half_count;                /* of both */
-	int64_t resume_ms;                /* accepting pauses until then; 0: it does not */
+	struct ks_list waiting; /* by deadline: all have the same time to live */
+	size_t half_count;
+	int64_t resume_ms; /* accepting pauses until then; 0: it does not */
 	bool stopping;
 };
 
@@ -89,71 +81,18 @@ static void close_half(struct ks_listener *listener, struct half *half)
 	free(half);
 }
 
-static void hand_over(struct ks_listener *listener, struct half *half)
+static void hand_over(struct ks_listener *listener, struct half *half, bool http1)
 {
 	ks_list_remove(&half->node);
 	listener->half_count--;
 	(void)epoll_ctl(listener->epoll_fd, EPOLL_CTL_DEL, half->fd, NULL);
-	ks_rpc_adopt(listener->rpc, half->fd, half->peer);
+	if (!http1)
+		ks_rpc_adopt(listener->rpc, half->fd, half->peer);
+	else if (listener->http)
+		ks_http_adopt(listener->http, half->fd, &(struct ks_http_peer){.text = half->peer});
+	else
+		(void)close(half->fd);
 	free(half);
-}
-
-/* False when the connection is gone. */
-static bool answer_http1(struct ks_listener *listener, struct half *half)
-{
-	static const char body[] = "This port speaks etcd's gRPC API (HTTP/2). "
-				   "The JSON gateway and the HTTP/1.1 endpoints are not there yet.\n";
-	char answer[512];
-	int size;
-
-	size = snprintf(answer, sizeof(answer),
-			"HTTP/1.1 501 Not Implemented\r\n"
-			"Content-Type: text/plain; charset=utf-8\r\n"
-			"Content-Length: %zu\r\n"
-			"X-Content-Type-Options: nosniff\r\n"
-			"Connection: close\r\n"
-			"\r\n%s",
-			sizeof(body) - 1, half->head_request ? "" : body);
-	/* A fresh socket takes this at once; one that does not is not worth a queue. */
-	if (send(half->fd, answer, (size_t)size, MSG_NOSIGNAL) != size || shutdown(half->fd, SHUT_WR) < 0) {
-		close_half(listener, half);
-		return false;
-	}
-	half->state = HALF_ANSWERED;
-	half->deadline_ms = now_ms() + LINGER_MS;
-	ks_list_remove(&half->node);
-	ks_list_append(&listener->answered, &half->node);
-	return true;
-}
-
-static bool request_read(struct half *half, struct ks_slice piece)
-{
-	return ks_header_end_seen(&half->header, piece) || half->consumed >= MAX_HEADER_BYTES;
-}
-
-/* Reads away what the client sends, to its end: closing with unread bytes would take our answer away from it. */
-static void read_http1(struct ks_listener *listener, struct half *half)
-{
-	char piece[4096];
-
-	for (;;) {
-		ssize_t size = recv(half->fd, piece, sizeof(piece), 0);
-
-		if (size < 0 && errno == EINTR)
-			continue;
-		if (size < 0 && errno == EAGAIN)
-			return;
-		if (size <= 0 || half->consumed > MAX_DISCARDED) {
-			close_half(listener, half);
-			return;
-		}
-		if (half->consumed == 0)
-			half->head_request = size >= 5 && memcmp(piece, "HEAD ", 5) == 0;
-		half->consumed += (size_t)size;
-		if (half->state == HALF_REQUEST && request_read(half, ks_slice_of(piece, (size_t)size)) &&
-		    !answer_http1(listener, half))
-			return;
-	}
 }
 
 static void look_at(struct ks_listener *listener, struct half *half, bool hung_up)
@@ -161,10 +100,6 @@ static void look_at(struct ks_listener *listener, struct half *half, bool hung_u
 	uint8_t start[KS_PREFACE_MAX];
 	ssize_t size;
 
-	if (half->state != HALF_WAITING) {
-		read_http1(listener, half);
-		return;
-	}
 	do {
 		size = recv(half->fd, start, sizeof(start), MSG_PEEK);
 	} while (size < 0 && errno == EINTR);
@@ -180,11 +115,10 @@ static void look_at(struct ks_listener *listener, struct half *half, bool hung_u
 			close_half(listener, half);
 		break;
 	case KS_PREFACE_HTTP2:
-		hand_over(listener, half);
+		hand_over(listener, half, false);
 		break;
 	case KS_PREFACE_HTTP1:
-		half->state = HALF_REQUEST;
-		read_http1(listener, half);
+		hand_over(listener, half, true);
 		break;
 	case KS_PREFACE_FOREIGN:
 		KS_DIAG_LIMITED(KS_INFO, "listener", "neither HTTP/2 nor HTTP/1: closed peer=%s first_byte=0x%02x",
@@ -196,8 +130,7 @@ static void look_at(struct ks_listener *listener, struct half *half, bool hung_u
 
 static void push_out_oldest(struct ks_listener *listener)
 {
-	struct ks_list *list = ks_list_empty(&listener->answered) ? &listener->waiting : &listener->answered;
-	struct half *oldest = ks_container_of(list->next, struct half, node);
+	struct half *oldest = ks_container_of(listener->waiting.next, struct half, node);
 
 	KS_DIAG_LIMITED(KS_WARN, "listener", "too many half-open connections: closed the oldest peer=%s limit=%zu",
 			oldest->peer, listener->max_half_open);
@@ -309,7 +242,6 @@ static int expire(struct ks_listener *listener)
 	if (listener->resume_ms)
 		next = listener->resume_ms;
 	expire_list(listener, &listener->waiting, now, &next);
-	expire_list(listener, &listener->answered, now, &next);
 	return next == INT64_MAX ? -1 : (int)(next - now);
 }
 
@@ -419,10 +351,8 @@ static void close_fd(int fd)
 
 static void free_listener(struct ks_listener *listener)
 {
-	struct ks_list *node;
-
-	while (!ks_list_empty(node = &listener->waiting) || !ks_list_empty(node = &listener->answered))
-		close_half(listener, ks_container_of(node->next, struct half, node));
+	while (!ks_list_empty(&listener->waiting))
+		close_half(listener, ks_container_of(listener->waiting.next, struct half, node));
 	for (size_t i = 0; i < listener->port_count; i++) {
 		close_fd(listener->ports[i].fd);
 		if (listener->ports[i].unlink_path)
@@ -442,6 +372,7 @@ struct ks_listener *ks_listener_start(const struct ks_listener_config *config, s
 
 	*listener = (struct ks_listener){
 		.rpc = config->rpc,
+		.http = config->http,
 		.first_bytes_ms = config->first_bytes_ms > 0 ? config->first_bytes_ms : DEFAULT_FIRST_BYTES_MS,
 		.max_half_open = config->max_half_open ? config->max_half_open : DEFAULT_MAX_HALF_OPEN,
 		.reuse_port = config->reuse_port,
@@ -449,7 +380,6 @@ struct ks_listener *ks_listener_start(const struct ks_listener_config *config, s
 		.stop_fd = -1,
 	};
 	ks_list_init(&listener->waiting);
-	ks_list_init(&listener->answered);
 	if (open_ports(listener, config->urls, err) || open_epoll(listener, err) ||
 	    ks_thread_start(&listener->thread, "listener", run, listener, err)) {
 		free_listener(listener);

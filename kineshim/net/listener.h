@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Accepts connections, looks at their first bytes and hands them on: the HTTP/2 preface goes to gRPC (ks_rpc_adopt), HTTP/1.x
- * is answered by the HTTP/1.1 side (not there yet: 501 with a text), anything else is closed.
+ * to the HTTP/1.1 server (ks_http_adopt), anything else is closed.
  *
  * Threads: one of its own (epoll). Owner: the listener owns sockets until they are handed over. Limits: at most
  * max_half_open connections may be waiting for their first bytes, each for at most first_bytes_ms; the oldest one is
@@ -11,6 +11,7 @@
 #define KS_NET_LISTENER_H
 
 #include "base/status.h"
+#include "net/http.h"
 #include "net/rpc.h"
 
 struct ks_listener;
@@ -18,6 +19,7 @@ struct ks_listener;
 struct ks_listener_config {
 	const char *urls; /* comma separated: http://host:port, unix:///path, unix://name; port 0 = any free one */
 	struct ks_rpc *rpc;
+	struct ks_http *http; /* NULL: HTTP/1.x is not served */
 	int first_bytes_ms;   /* default 10000 */
 	size_t max_half_open; /* default 1024 */
 	bool reuse_port;      /* other processes may listen on the same port */

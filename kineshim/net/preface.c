@@ -29,14 +29,3 @@ enum ks_preface ks_preface_classify(struct ks_slice start)
 		return common == full ? KS_PREFACE_HTTP2 : KS_PREFACE_MORE;
 	return classify_method(start);
 }
-
-bool ks_header_end_seen(struct ks_header_end *state, struct ks_slice piece)
-{
-	for (size_t i = 0; i < piece.size && state->newlines < 2; i++) {
-		if (piece.data[i] == '\n')
-			state->newlines += state->method_seen; /* empty lines before the request are allowed */
-		else if (piece.data[i] != '\r')
-			*state = (struct ks_header_end){.method_seen = true};
-	}
-	return state->newlines >= 2;
-}

@@ -17,13 +17,4 @@ enum ks_preface {
 
 enum ks_preface ks_preface_classify(struct ks_slice start);
 
-/* Finds the empty line that ends an HTTP/1.x header, in pieces of any size. Starts zeroed. */
-struct ks_header_end {
-	bool method_seen; /* the first byte that is no line end has come */
-	unsigned newlines;
-};
-
-/* True when the end is in 'piece' or was before. */
-bool ks_header_end_seen(struct ks_header_end *state, struct ks_slice piece);
-
 #endif

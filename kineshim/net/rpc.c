@@ -367,6 +367,17 @@ void ks_rpc_free_reply(struct ks_rpc *rpc, size_t counted)
 		atomic_fetch_sub_explicit(&rpc->reply_bytes, counted, memory_order_relaxed);
 }
 
+const struct ks_rpc_method *ks_rpc_methods(const struct ks_rpc *rpc, size_t *count)
+{
+	*count = rpc->method_count;
+	return rpc->methods;
+}
+
+size_t ks_rpc_max_request_bytes(const struct ks_rpc *rpc)
+{
+	return rpc->max_request_bytes;
+}
+
 size_t ks_rpc_max_arena_bytes(const struct ks_rpc *rpc)
 {
 	return rpc->max_arena_bytes;
