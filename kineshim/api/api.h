@@ -186,10 +186,13 @@ void ks_values_fini(struct ks_values *values);
 /*
  * A write on its way: submitted, values fetched, then 'encode' writes the response and the call ends. Lives in the call's arena.
  * 'failed' (optional) may take an error over and start again, or continue otherwise: then it returns true.
+ * With 'done' instead of 'encode' the write is one step of several: it gets submit.err and, when that is KS_OK, submit.result
+ * with all its values, which it frees. Such a write starts zeroed but for submit.request, submit.bytes, done, api and call.
  */
 struct ks_write {
 	struct ks_submit submit; /* the handler fills .request */
 	void (*encode)(struct ks_write *write, struct ks_out *out);
+	void (*done)(struct ks_write *write);
 	bool (*failed)(struct ks_write *write);
 	struct ks_api *api;
 	struct ks_call *call;
@@ -202,5 +205,30 @@ struct ks_write {
 struct ks_write *ks_write_new(struct ks_api *api, struct ks_call *call, size_t size,
 			      void (*encode)(struct ks_write *write, struct ks_out *out));
 void ks_write_go(struct ks_write *write);
+/* A request of this size is not too large for etcd (spec 2.9). */
+bool ks_write_fits(const struct ks_api *api, size_t size);
+
+/* ---- ranges (range.c) ---- */
+
+/*
+ * A range on its way: proof (unless serializable), read, values fetched, then 'done'. Starts zeroed but for api, call, request
+ * and done; request and the struct live until then, for a unary call.
+ */
+struct ks_read {
+	struct ks_range_req request;
+	void (*done)(struct ks_read *read);
+	/* out */
+	struct ks_err err;
+	struct ks_range_result result; /* filled when err.status == KS_OK; the receiver frees it */
+	int64_t revision;              /* current when it was read, for the header */
+	struct ks_api *api;
+	struct ks_call *call;
+	struct ks_await await;
+	struct ks_read_proof proof;
+	struct ks_values values;
+	int rounds;
+};
+
+void ks_read_go(struct ks_read *read);
 
 #endif

@@ -12,109 +12,129 @@
 /* How often a range is read again because compaction trimmed a row between reading and fetching. */
 #define ROUNDS 16
 
-struct range {
-	struct ks_api *api;
-	struct ks_call *call;
-	struct ks_range_req request;
-	struct ks_await await;
-	struct ks_read_proof proof;
-	struct ks_range_result result;
-	int64_t revision;
-	struct ks_values values;
-	int rounds;
-};
+static void run(struct ks_read *read);
 
-static void run(struct range *range);
-
-static void reply(struct range *range)
+static void end(struct ks_read *read, const struct ks_err *err)
 {
-	struct ks_call *call = range->call;
-	struct ks_out out;
+	read->err = *err;
+	read->done(read);
+}
 
-	ks_out_init(&out, KS_ETCD_MAX_SEND_BYTES);
-	ks_encode_range(range->api, &out, &range->result, range->revision);
-	ks_range_result_fini(&range->result);
-	ks_call_reply(call, &out);
+static void end_with(struct ks_read *read, enum ks_etcd_error error)
+{
+	struct ks_err err;
+
+	ks_etcd_fail(&err, error);
+	end(read, &err);
 }
 
 static void fetch_done(struct ks_fetch *fetch)
 {
-	ks_await_done(&ks_container_of(fetch, struct range, values.fetch)->await);
+	ks_await_done(&ks_container_of(fetch, struct ks_read, values.fetch)->await);
 }
 
 static void fetched(struct ks_await *await)
 {
-	struct range *range = ks_container_of(await, struct range, await);
-	struct ks_err err = range->values.fetch.err;
+	struct ks_read *read = ks_container_of(await, struct ks_read, await);
+	struct ks_err err = read->values.fetch.err;
 
-	ks_values_fini(&range->values);
-	if (err.status == KS_OK && ks_range_result_finish(&range->result, &err) == KS_OK) {
-		reply(range);
+	ks_values_fini(&read->values);
+	if (err.status == KS_OK && ks_range_result_finish(&read->result, &err) == KS_OK) {
+		end(read, &err);
 		return;
 	}
-	ks_range_result_fini(&range->result);
+	ks_range_result_fini(&read->result);
 	/* A range of an old revision will find out by itself that it was compacted; one of the newest must not fail. */
-	if (err.status == KS_OUT_OF_RANGE && ++range->rounds < ROUNDS)
-		run(range);
+	if (err.status == KS_OUT_OF_RANGE && ++read->rounds < ROUNDS)
+		run(read);
 	else
-		ks_api_fail_err(range->call, &err);
+		end(read, &err);
 }
 
-static void run(struct range *range)
+static void run(struct ks_read *read)
 {
-	struct ks_committer *committer = range->api->committer;
-	struct ks_err err;
+	struct ks_committer *committer = read->api->committer;
+	struct ks_err err = {.status = KS_OK};
 	uint64_t epoch;
 	int missing;
 
-	if (!ks_api_view_begin(range->api, &epoch)) {
-		ks_api_fail(range->call, KS_E_NO_LEADER);
+	if (!ks_api_view_begin(read->api, &epoch)) {
+		end_with(read, KS_E_NO_LEADER);
 		return;
 	}
-	if (ks_store_range(range->api->store, &range->request, &range->result, &range->revision, &err) != KS_OK) {
-		ks_api_fail_err(range->call, &err);
+	if (ks_store_range(read->api->store, &read->request, &read->result, &read->revision, &err) != KS_OK) {
+		end(read, &err);
 		return;
 	}
-	if (!ks_api_view_holds(range->api, epoch)) {
-		ks_range_result_fini(&range->result);
-		ks_api_fail(range->call, KS_E_NO_LEADER);
+	if (!ks_api_view_holds(read->api, epoch)) {
+		ks_range_result_fini(&read->result);
+		end_with(read, KS_E_NO_LEADER);
 		return;
 	}
-	missing = ks_values_of_range(&range->values, &range->result);
+	missing = ks_values_of_range(&read->values, &read->result);
 	if (missing == 0) {
-		reply(range);
+		end(read, &err);
 		return;
 	}
 	if (missing < 0) {
-		ks_range_result_fini(&range->result);
-		ks_api_fail(range->call, KS_E_NO_MEMORY);
+		ks_range_result_fini(&read->result);
+		end_with(read, KS_E_NO_MEMORY);
 		return;
 	}
-	range->values.fetch.done = fetch_done;
-	ks_await_init(&range->await, range->call, fetched);
-	committer->ops->fetch(committer, &range->values.fetch);
-	ks_await_go(&range->await);
+	read->values.fetch.done = fetch_done;
+	ks_await_init(&read->await, read->call, fetched);
+	committer->ops->fetch(committer, &read->values.fetch);
+	ks_await_go(&read->await);
 }
 
 static void proved(struct ks_await *await)
 {
-	struct range *range = ks_container_of(await, struct range, await);
+	struct ks_read *read = ks_container_of(await, struct ks_read, await);
 
-	if (range->proof.err.status == KS_OK)
-		run(range);
+	if (read->proof.err.status == KS_OK)
+		run(read);
 	else
-		ks_api_fail_err(range->call, &range->proof.err);
+		end(read, &read->proof.err);
 }
 
 static void proof_done(struct ks_read_proof *proof)
 {
-	ks_await_done(&ks_container_of(proof, struct range, proof)->await);
+	ks_await_done(&ks_container_of(proof, struct ks_read, proof)->await);
+}
+
+void ks_read_go(struct ks_read *read)
+{
+	struct ks_committer *committer = read->api->committer;
+
+	if (read->request.serializable) {
+		run(read);
+		return;
+	}
+	read->proof.done = proof_done;
+	ks_await_init(&read->await, read->call, proved);
+	committer->ops->prove_read(committer, &read->proof);
+	ks_await_go(&read->await);
+}
+
+static void reply(struct ks_read *read)
+{
+	struct ks_call *call = read->call;
+	struct ks_out out;
+
+	if (read->err.status != KS_OK) {
+		ks_api_fail_err(call, &read->err);
+		return;
+	}
+	ks_out_init(&out, KS_ETCD_MAX_SEND_BYTES);
+	ks_encode_range(read->api, &out, &read->result, read->revision);
+	ks_range_result_fini(&read->result);
+	ks_call_reply(call, &out);
 }
 
 void ks_api_range(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)
 {
 	const Etcdserverpb__RangeRequest *request = (const Etcdserverpb__RangeRequest *)message;
-	struct range *range;
+	struct ks_read *read;
 	struct ks_err err;
 
 	(void)size;
@@ -122,20 +142,14 @@ void ks_api_range(struct ks_api *api, struct ks_call *call, const ProtobufCMessa
 		ks_api_fail_err(call, &err);
 		return;
 	}
-	range = ks_arena_zalloc(ks_call_arena(call), sizeof(*range));
-	if (!range) {
+	read = ks_arena_zalloc(ks_call_arena(call), sizeof(*read));
+	if (!read) {
 		ks_api_fail(call, KS_E_NO_MEMORY);
 		return;
 	}
-	range->api = api;
-	range->call = call;
-	ks_convert_range(request, &range->request);
-	if (request->serializable) {
-		run(range);
-		return;
-	}
-	range->proof.done = proof_done;
-	ks_await_init(&range->await, call, proved);
-	api->committer->ops->prove_read(api->committer, &range->proof);
-	ks_await_go(&range->await);
+	read->api = api;
+	read->call = call;
+	read->done = reply;
+	ks_convert_range(request, &read->request);
+	ks_read_go(read);
 }

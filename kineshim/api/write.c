@@ -7,11 +7,11 @@
 /*
  * Spec 2.9: etcd measures the request inside its own envelope: a tag, the length, and a header with the request's id.
  */
-static bool too_large(const struct ks_api *api, size_t size)
+bool ks_write_fits(const struct ks_api *api, size_t size)
 {
 	size_t envelope = ks_wire_nested_size(4, size) - size + 2 + 1 + 10;
 
-	return size + envelope > api->max_request_bytes;
+	return size + envelope <= api->max_request_bytes;
 }
 
 static void submit_done(struct ks_submit *submit)
@@ -35,21 +35,37 @@ static void reply(struct ks_write *write)
 	ks_call_reply(call, &out);
 }
 
+/* submit.err says how it ended. */
+static void end(struct ks_write *write)
+{
+	if (write->done)
+		write->done(write);
+	else if (write->submit.err.status == KS_OK)
+		reply(write);
+	else
+		ks_api_fail_err(write->call, &write->submit.err);
+}
+
+static void end_without_result(struct ks_write *write, enum ks_etcd_error error)
+{
+	ks_result_fini(&write->submit.result);
+	ks_etcd_fail(&write->submit.err, error);
+	end(write);
+}
+
 static void fetched(struct ks_await *await)
 {
 	struct ks_write *write = ks_container_of(await, struct ks_write, await);
 
 	ks_values_fini(&write->values);
-	if (write->values.fetch.err.status == KS_OK) {
-		reply(write);
-		return;
-	}
 	/*
 	 * The write stands, only its past cannot be shown: the database went away, or a compaction was faster. An answer
 	 * without prev_kv would say that there was none, so it is the error of an unknown outcome.
 	 */
-	ks_result_fini(&write->submit.result);
-	ks_api_fail(write->call, KS_E_TIMEOUT);
+	if (write->values.fetch.err.status == KS_OK)
+		end(write);
+	else
+		end_without_result(write, KS_E_TIMEOUT);
 }
 
 static void committed(struct ks_await *await)
@@ -60,17 +76,16 @@ static void committed(struct ks_await *await)
 
 	if (write->submit.err.status != KS_OK) {
 		if (!write->failed || !write->failed(write))
-			ks_api_fail_err(write->call, &write->submit.err);
+			end(write);
 		return;
 	}
 	missing = ks_values_of_result(&write->values, &write->submit.result);
 	if (missing == 0) {
-		reply(write);
+		end(write);
 		return;
 	}
 	if (missing < 0) {
-		ks_result_fini(&write->submit.result);
-		ks_api_fail(write->call, KS_E_NO_MEMORY);
+		end_without_result(write, KS_E_NO_MEMORY);
 		return;
 	}
 	write->values.fetch.done = fetch_done;
@@ -84,7 +99,7 @@ struct ks_write *ks_write_new(struct ks_api *api, struct ks_call *call, size_t s
 {
 	struct ks_write *write;
 
-	if (too_large(api, size)) {
+	if (!ks_write_fits(api, size)) {
 		ks_api_fail(call, KS_E_REQUEST_TOO_LARGE);
 		return NULL;
 	}
