@@ -153,6 +153,7 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 		.max_request_bytes = (size_t)options->max_request_bytes,
 		.progress_interval_ms = options->watch_progress_notify_interval,
 		.min_lease_ttl_s = min_lease_ttl_s(options),
+		.snapshot_dir = options->data_dir,
 	};
 	struct ks_rpc_config rpc_config = {
 		.max_request_bytes = most,

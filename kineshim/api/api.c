@@ -363,6 +363,12 @@ struct ks_api *ks_api_start(const struct ks_api_config *config, struct ks_err *e
 	api->max_request_bytes = config->max_request_bytes;
 	api->progress_interval_ms = config->progress_interval_ms;
 	api->min_lease_ttl_s = config->min_lease_ttl_s > 0 ? config->min_lease_ttl_s : KS_ETCD_MIN_LEASE_TTL_S;
+	api->snapshots = ks_snapshots_new(config->snapshot_dir);
+	if (!api->snapshots) {
+		free(api);
+		ks_fail(err, KS_RESOURCE_EXHAUSTED, "out of memory for the API");
+		return NULL;
+	}
 	ks_mutex_init(&api->lock);
 	ks_list_init(&api->streams);
 	ks_timer_init(&api->watchdog, watchdog_fired);
@@ -375,6 +381,7 @@ void ks_api_stop(struct ks_api *api)
 	if (!api)
 		return;
 	ks_timer_cancel(api->timers, &api->watchdog);
+	ks_snapshots_free(api->snapshots);
 	ks_mutex_fini(&api->lock);
 	free(api);
 }

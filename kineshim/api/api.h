@@ -46,7 +46,10 @@ struct ks_api_config {
 	size_t max_request_bytes;
 	int64_t progress_interval_ms;
 	int64_t min_lease_ttl_s;
+	const char *snapshot_dir; /* for their temporary files; NULL or not usable: TMPDIR, /tmp */
 };
+
+struct ks_snapshots;
 
 struct ks_api {
 	struct ks_store *store;
@@ -63,6 +66,7 @@ struct ks_api {
 	struct ks_mutex lock;
 	struct ks_list streams;
 	int leaderless_ticks;
+	struct ks_snapshots *snapshots; /* snapshot.c */
 };
 
 struct ks_api *ks_api_start(const struct ks_api_config *config, struct ks_err *err);
@@ -164,6 +168,7 @@ struct ks_guard {
 void ks_guard_init(struct ks_guard *guard, struct ks_call *call, void (*run)(struct ks_guard *guard),
 		   void (*free)(struct ks_guard *guard));
 void ks_guard_begin(struct ks_guard *guard); /* an operation is about to start */
+void ks_guard_post(struct ks_guard *guard);  /* 'run', in the middle of an operation; any thread */
 void ks_guard_done(struct ks_guard *guard);  /* it is done; any thread; the context may be gone afterwards */
 void ks_guard_close(struct ks_guard *guard); /* the stream's 'closed' */
 
@@ -230,5 +235,11 @@ struct ks_read {
 };
 
 void ks_read_go(struct ks_read *read);
+
+/* ---- snapshots (snapshot.c) ---- */
+
+/* NULL when memory is short. 'dir' is borrowed. Free waits for the threads that still work on one. */
+struct ks_snapshots *ks_snapshots_new(const char *dir);
+void ks_snapshots_free(struct ks_snapshots *snapshots);
 
 #endif

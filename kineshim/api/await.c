@@ -97,6 +97,17 @@ void ks_guard_done(struct ks_guard *guard) KS_NO_TSA
 	guard_unref_locked(guard);
 }
 
+void ks_guard_post(struct ks_guard *guard)
+{
+	ks_mutex_lock(&guard->lock);
+	if (!guard->closed && !guard->posted) {
+		guard->posted = true;
+		guard->refs++;
+		ks_call_post(guard->call, &guard->task);
+	}
+	ks_mutex_unlock(&guard->lock);
+}
+
 void ks_guard_close(struct ks_guard *guard) KS_NO_TSA
 {
 	ks_mutex_lock(&guard->lock);

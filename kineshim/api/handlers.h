@@ -33,6 +33,9 @@ ks_api_handler_fn ks_api_defragment;
 ks_api_handler_fn ks_api_hash;
 ks_api_handler_fn ks_api_hash_kv;
 
+/* snapshot.c */
+extern const struct ks_stream_ops ks_api_snapshot_ops;
+
 /* health.c */
 ks_api_handler_fn ks_api_health_check;
 extern const struct ks_stream_ops ks_api_health_watch_ops;

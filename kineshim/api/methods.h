@@ -54,7 +54,7 @@
 	M("etcdserverpb.Maintenance", HashKV, etcdserverpb__hash_kvrequest, \
 	  etcdserverpb__hash_kvresponse, UNARY, ks_api_hash_kv) \
 	M("etcdserverpb.Maintenance", Snapshot, etcdserverpb__snapshot_request, \
-	  etcdserverpb__snapshot_response, SERVER, ks_api_unimplemented_stream) \
+	  etcdserverpb__snapshot_response, SERVER, ks_api_snapshot) \
 	M("etcdserverpb.Maintenance", MoveLeader, etcdserverpb__move_leader_request, \
 	  etcdserverpb__move_leader_response, UNARY, ks_api_unimplemented) \
 	M("etcdserverpb.Maintenance", Downgrade, etcdserverpb__downgrade_request, \

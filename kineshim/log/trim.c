@@ -19,6 +19,7 @@
 /* Removing history waits for watchers that were woken and have not read yet; a slow client is overtaken, as with etcd. */
 #define WATCHERS_WAIT_MS 5
 #define WATCHERS_MOST_MS 2000
+#define COPY_WAIT_MS 50 /* while somebody copies the store, which may be seconds */
 #define DROP_RECORDS 4096
 #define PENDING_MAX 65536 /* locs; then they are trimmed before more is dropped */
 #define CHUNK_MIN 50
@@ -265,6 +266,8 @@ int64_t ks_log_trim_step(struct ks_log *log)
 	if (s->compacting && now - s->compact_since_ms < WATCHERS_MOST_MS &&
 	    ks_watch_hub_needs(ks_store_hub(log->store), ks_store_committed(log->store).compact_revision))
 		return WATCHERS_WAIT_MS;
+	if (s->compacting && ks_store_copying(log->store))
+		return COPY_WAIT_MS;
 	if (s->compacting && pending(s) < PENDING_MAX) {
 		s->compacting = ks_store_compact_step(log->store, DROP_RECORDS, dropped, log);
 		ks_mutex_lock(&s->role.mutex);

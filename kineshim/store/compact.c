@@ -139,12 +139,14 @@ void ks_dropped_free(struct ks_dropped *dropped)
 bool ks_store_compact_step(struct ks_store *store, size_t max_records, ks_dropped_fn *visit, void *ctx)
 {
 	struct ks_dropped dropped;
-	bool more;
+	bool more = true;
 
 	if (max_records == 0 || max_records > KS_DROPPED_MOST)
 		max_records = KS_DROPPED_MOST;
+	dropped.count = 0;
 	ks_lock_write(store);
-	more = ks_state_compact(store->state, &dropped, max_records);
+	if (!ks_store_copying(store))
+		more = ks_state_compact(store->state, &dropped, max_records);
 	ks_unlock(store);
 	/* Without the lock: free() may give a large piece back to the system, which takes its time. */
 	ks_dropped_free(&dropped);

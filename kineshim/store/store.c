@@ -187,6 +187,7 @@ void ks_store_reset(struct ks_store *store)
 	old = store->state;
 	fresh->direct = store->loading;
 	store->state = fresh;
+	store->generation++;
 	set_committed(store);
 	ks_unlock(store);
 	ks_watch_hub_reset(store->hub, fresh->committed.revision);
@@ -266,6 +267,7 @@ enum ks_status ks_store_jump_end(struct ks_store *store, struct ks_err *err)
 	ks_watch_hub_begin(store->hub);
 	ks_lock_write(store);
 	store->state = next;
+	store->generation++;
 	store->jump = NULL;
 	ks_cache_evict(store, next);
 	set_committed(store);

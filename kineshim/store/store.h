@@ -434,6 +434,37 @@ typedef bool ks_hash_fetch_fn(void *ctx, const struct ks_loc *locs, struct ks_by
 enum ks_status ks_store_hash_kv(struct ks_store *store, int64_t revision, ks_hash_fetch_fn *fetch, void *ctx,
 				struct ks_hash_result *result, struct ks_err *err) KS_MUST_CHECK;
 
+/*
+ * A copy of everything that is retained at one committed revision, taken in pieces while writes go on. From begin to end
+ * compactions take effect, but remove nothing from the store, which grows by it: end it as soon as the last record was seen.
+ * (The rows of what they would have removed may be trimmed by another instance: then a fetch says so, and the copy begins again.)
+ */
+struct ks_store_copy {
+	struct ks_position point;
+	int64_t compact_done;         /* the newest compaction that has nothing left to remove; -1: none */
+	struct ks_lease_info *leases; /* of the same instant, unordered, without keys */
+	size_t lease_count;
+	/* the store's */
+	uint64_t generation;
+	int64_t next_revision;
+	int32_t next_sub;
+};
+struct ks_store_record {
+	int64_t revision;
+	int32_t sub;
+	bool is_delete;      /* then the value is {key, mod_revision} */
+	struct ks_kvref ref; /* counted: the caller unrefs ref.encoded */
+};
+enum ks_status ks_store_copy_begin(struct ks_store *store, struct ks_store_copy *copy,
+				   struct ks_err *err) KS_MUST_CHECK;
+/* Up to 'room' of the next records in (revision, sub) order; *count 0: there are no more. KS_ABORTED: what is committed was
+ * replaced, as the log was loaded anew: end this copy, and begin another. */
+enum ks_status ks_store_copy_next(struct ks_store *store, struct ks_store_copy *copy, struct ks_store_record *records,
+				  size_t room, size_t *count, struct ks_err *err) KS_MUST_CHECK;
+void ks_store_copy_end(struct ks_store *store, struct ks_store_copy *copy); /* once for each begin that was KS_OK */
+/* Does any copy keep compactions from removing? ks_store_compact_step then does nothing, and says that there is more to do. */
+bool ks_store_copying(const struct ks_store *store);
+
 /* Events for watchers, in (revision, sub) order. For deletes kv is {key, mod_revision}; prev is the state at mod_revision - 1
  * (spec 3.3), looked up only when asked for; absent for creations and below the compact revision. */
 struct ks_event {

@@ -77,9 +77,11 @@ struct ks_state {
 struct ks_store {
 	struct ks_store_config config;
 	struct ks_watch_hub *hub;
-	struct ks_state *state; /* the pointer and what it points to: under the lock */
-	struct ks_state *jump;  /* [writer] */
-	bool loading;           /* [writer] */
+	struct ks_state *state;  /* the pointer and what it points to: under the lock */
+	struct ks_state *jump;   /* [writer] */
+	bool loading;            /* [writer] */
+	uint64_t generation;     /* +1 whenever 'state' is replaced; under the lock */
+	_Atomic unsigned copies; /* open ones: changed under the lock, in either mode */
 	alignas(64) pthread_rwlock_t lock;
 	/* The committed point for readers without the lock: a sequence lock, see ks_store_committed. */
 	alignas(64) _Atomic uint32_t sequence;
