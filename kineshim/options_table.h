@@ -56,21 +56,21 @@ GROUP("TLS")
 GROUP("Users and roles")
 
 GROUP("HTTP/1.1")
-OPTION(TEXT, listen_client_http_urls, "listen-client-http-urls", "", 0, 0,
-       "where HTTP/1.1 is served; the ports of listen-client-urls speak gRPC only then (default: one port for both)")
-OPTION(TEXT, listen_metrics_urls, "listen-metrics-urls", "", 0, 0,
-       "more ports with nothing but /metrics, /health, /livez and /readyz")
-OPTION(TEXT, cors, "cors", "*", 0, 0, "origins that browsers may come from, separated by commas; * is all")
-OPTION(TEXT, host_whitelist, "host-whitelist", "*", 0, 0,
-       "host names by which the server may be called without TLS, separated by commas; * is all")
 
 GROUP("Limits")
 OPTION(NUMBER, max_txn_ops, "max-txn-ops", "128", 1, 1000000, "operations in one list of a transaction")
 OPTION(BYTES, max_request_bytes, "max-request-bytes", "1572864", 1024, 512 << 20, "size of one write request")
+OPTION(TEXT, quota_backend_bytes, "quota-backend-bytes", "0", 0, 0,
+       "size of the tables (or the file) at which writes are refused until somebody makes room; 0: 2 GiB, negative: no limit")
 OPTION(BYTES, value_cache_bytes, "value-cache-bytes", "256MiB", 0, INT64_MAX,
        "values kept in memory; others are read from the database when they are needed")
 
 GROUP("Compaction and watches")
+OPTION(CHOICE, auto_compaction_mode, "auto-compaction-mode", "periodic|revision", 0, 0,
+       "what auto-compaction-retention counts: time, or revisions")
+OPTION(TEXT, auto_compaction_retention, "auto-compaction-retention", "0", 0, 0,
+       "history that is kept: hours (24) or a duration (30m), or with revision mode a number of revisions; older history is removed by "
+       "itself; 0: never")
 OPTION(TIME, watch_progress_notify_interval, "watch-progress-notify-interval", "10m", 100, INT64_MAX / 2,
        "pause between progress notifications of watches that asked for them")
 ALIAS("experimental-watch-progress-notify-interval", "watch-progress-notify-interval")

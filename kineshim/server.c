@@ -18,7 +18,7 @@
 #include "net/address.h"
 #include "net/http.h"
 #include "net/listener.h"
-#include "notify.h"
+#include "option_values.h"
 #include "sqlbackends/sqlb.h"
 
 #define DRAIN_MS 5000
@@ -46,11 +46,9 @@ static void part_ready(void *ctx)
 {
 	struct ks_server *server = ctx;
 
-	if (atomic_fetch_add(&server->parts_ready, 1) != 1)
-		return;
-	ks_diag(KS_INFO, "main", "ready to serve client requests urls=%s endpoint=%s pid=%d", server->urls,
-		server->endpoint, (int)getpid());
-	ks_notify_ready(server->urls);
+	if (atomic_fetch_add(&server->parts_ready, 1) == 1)
+		ks_diag(KS_INFO, "main", "ready to serve client requests urls=%s endpoint=%s pid=%d", server->urls,
+			server->endpoint, (int)getpid());
 }
 
 /* Is 'part' in the comma separated list, each element of which it sees with a comma behind it? */
@@ -109,9 +107,39 @@ static void check_advertised(const struct ks_options *options)
 				options->advertise_client_urls);
 }
 
+static enum ks_status read_autocompact(const struct ks_options *options, struct ks_autocompact_config *config,
+				       struct ks_err *err)
+{
+	bool odd = false;
+	enum ks_status status = ks_autocompact_parse(options->auto_compaction_mode, options->auto_compaction_retention,
+						     config, &odd, err);
+
+	if (odd)
+		ks_diag(KS_WARN, "main",
+			"--auto-compaction-retention=%s is a duration, which revision mode takes for as many revisions "
+			"as it has nanoseconds, as etcd does",
+			options->auto_compaction_retention);
+	return status;
+}
+
+/* As etcd: 0 is the default, and what is negative means that there is no limit, which 0 stands for from here on. */
+static enum ks_status read_quota(const struct ks_options *options, int64_t *quota, struct ks_err *err)
+{
+	const char *text = options->quota_backend_bytes;
+	int64_t bytes;
+
+	if (!ks_parse_bytes(text + (*text == '-'), &bytes))
+		return ks_fail(err, KS_INVALID_ARGUMENT,
+			       "--quota-backend-bytes: \"%.60s\" is not a size such as 8GiB, or -1", text);
+	if (bytes == 0)
+		bytes = KS_ETCD_QUOTA_BYTES;
+	*quota = *text == '-' ? 0 : bytes;
+	return KS_OK;
+}
+
 static enum ks_status start_log(struct ks_server *server, const struct ks_options *options, struct ks_err *err)
 {
-	const struct ks_log_config config = {
+	struct ks_log_config config = {
 		.backend = server->backend,
 		.db = server->db,
 		.value_cache_bytes = (size_t)options->value_cache_bytes,
@@ -124,6 +152,9 @@ static enum ks_status start_log(struct ks_server *server, const struct ks_option
 		.ctx = server,
 	};
 
+	if (read_autocompact(options, &config.autocompact, err) != KS_OK ||
+	    read_quota(options, &config.quota_bytes, err) != KS_OK)
+		return err->status;
 	server->log = ks_log_start(&config, err);
 	return server->log ? KS_OK : err->status;
 }
@@ -164,14 +195,9 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 		.max_streams = (uint32_t)options->max_concurrent_streams,
 		.slow_ms = options->warning_unary_request_duration,
 	};
-	struct ks_http_config http_config = {.cors = options->cors, .host_whitelist = options->host_whitelist};
-	struct ks_notify_socket handed[KS_NOTIFY_MAX_SOCKETS];
-	struct ks_listener_socket sockets[KS_NOTIFY_MAX_SOCKETS];
+	struct ks_http_config http_config = {0};
 	struct ks_listener_config listener_config = {
 		.urls = options->listen_client_urls,
-		.http_urls = options->listen_client_http_urls,
-		.metrics_urls = options->listen_metrics_urls,
-		.sockets = sockets,
 		.reuse_port = options->socket_reuse_port,
 	};
 
@@ -182,11 +208,6 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 	http_config.rpc = server->rpc;
 	if (server->rpc)
 		server->http = listener_config.http = ks_http_start(&http_config, err);
-	if (server->http) {
-		listener_config.socket_count = ks_notify_sockets(handed);
-		for (size_t i = 0; i < listener_config.socket_count; i++)
-			sockets[i] = (struct ks_listener_socket){.fd = handed[i].fd, .name = handed[i].name};
-	}
 	if (server->http)
 		server->listener = ks_listener_start(&listener_config, err);
 	return server->listener ? KS_OK : err->status;
@@ -238,29 +259,23 @@ void ks_server_stop(struct ks_server *server)
 	free(server);
 }
 
-static enum ks_status check_urls(const char *list, struct ks_err *err)
+enum ks_status ks_server_check(const struct ks_options *options, struct ks_err *err)
 {
-	char *urls = ks_xstrdup(list), *rest = urls, *url;
-	enum ks_status status = KS_OK;
+	struct ks_autocompact_config autocompact;
+	int64_t quota;
+	char *urls = ks_xstrdup(options->listen_client_urls), *rest = urls, *url;
+	enum ks_status status = sqlb_find(options->endpoint, err) ? KS_OK : err->status;
 
 	while (status == KS_OK && (url = strsep(&rest, ","))) {
 		struct ks_address address;
 
 		status = ks_address_parse(url, &address, err);
 	}
+	if (status == KS_OK)
+		status = read_autocompact(options, &autocompact, err);
+	if (status == KS_OK)
+		status = read_quota(options, &quota, err);
 	free(urls);
-	return status;
-}
-
-enum ks_status ks_server_check(const struct ks_options *options, struct ks_err *err)
-{
-	const char *const lists[] = {options->listen_client_urls, options->listen_client_http_urls,
-				     options->listen_metrics_urls};
-	enum ks_status status = sqlb_find(options->endpoint, err) ? KS_OK : err->status;
-
-	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists) && status == KS_OK; i++)
-		if (*lists[i] || i == 0)
-			status = check_urls(lists[i], err);
 	return status;
 }
 
@@ -274,7 +289,6 @@ struct ks_server *ks_server_start(const struct ks_options *options, struct ks_er
 	}
 	/* A copy, because the log's thread may be the one to print it, at any time until it is stopped. */
 	(void)snprintf(server->urls, sizeof(server->urls), "%s", ks_listener_urls(server->listener));
-	ks_notify_waiting("the database");
 	part_ready(server);
 	return server;
 }

@@ -889,6 +889,7 @@ static enum sqlb_outcome memory_duty_take(struct sqlb_conn *conn, int64_t self, 
 			database->duty_deadline_ms = now + ttl_ms;
 		duty->holder = database->duty_holder;
 		duty->term = database->duty_term;
+		duty->remaining_ms = database->duty_deadline_ms - now;
 	}
 	return end(conn, "duty_take", fault, err);
 }

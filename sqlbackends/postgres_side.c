@@ -173,6 +173,23 @@ enum sqlb_outcome sqlb_pg_lease_list(struct sqlb_conn *conn, size_t limit, sqlb_
 
 /* ---- the duty ---- */
 
+static bool get_duty(const PGresult *result, struct sqlb_duty *duty)
+{
+	return PQntuples(result) == 1 && sqlb_pg_get_int8(result, 0, 0, &duty->holder) &&
+	       sqlb_pg_get_int8(result, 0, 1, &duty->term) && sqlb_pg_get_int8(result, 0, 2, &duty->remaining_ms);
+}
+
+static enum sqlb_outcome see_duty(struct sqlb_conn *conn, struct sqlb_duty *duty, struct ks_err *err)
+{
+	PGresult *result;
+	enum sqlb_outcome outcome = sqlb_pg_query(conn, SQLB_PG_DUTY_SEE, NULL, 3, &result, err);
+
+	if (outcome == SQLB_OK && !get_duty(result, duty))
+		outcome = sqlb_pg_broken(conn, err, "kineshim_duty has lost its row");
+	PQclear(result);
+	return outcome;
+}
+
 enum sqlb_outcome sqlb_pg_duty_take(struct sqlb_conn *conn, int64_t self, int ttl_ms, struct sqlb_duty *duty,
 				    struct ks_err *err)
 {
@@ -181,14 +198,14 @@ enum sqlb_outcome sqlb_pg_duty_take(struct sqlb_conn *conn, int64_t self, int tt
 	PGresult *result;
 
 	*duty = (struct sqlb_duty){0};
-	if (outcome != SQLB_OK)
+	if (outcome == SQLB_OK)
+		outcome = see_duty(conn, duty, err);
+	if (outcome != SQLB_OK || (duty->holder != 0 && duty->holder != self && duty->remaining_ms > 0))
 		return outcome;
 	sqlb_pg_param_int8(&params, self);
 	sqlb_pg_param_int8(&params, ttl_ms);
-	outcome = sqlb_pg_query(conn, SQLB_PG_DUTY_TAKE, &params, 3, &result, err);
-	if (outcome == SQLB_OK &&
-	    (PQntuples(result) != 1 || !sqlb_pg_get_int8(result, 0, 0, &duty->holder) ||
-	     !sqlb_pg_get_int8(result, 0, 1, &duty->term) || !sqlb_pg_get_bool(result, 0, 2, &duty->taken_now)))
+	outcome = sqlb_pg_query(conn, SQLB_PG_DUTY_TAKE, &params, 4, &result, err);
+	if (outcome == SQLB_OK && (!get_duty(result, duty) || !sqlb_pg_get_bool(result, 0, 3, &duty->taken_now)))
 		outcome = sqlb_pg_broken(conn, err, "kineshim_duty has lost its row");
 	PQclear(result);
 	return outcome;

@@ -88,13 +88,16 @@ const char *const sqlb_pg_statement_texts[SQLB_PG_STATEMENTS] = {
 			       "ORDER BY deadline, id LIMIT nullif($1::int8, 0)",
 	[SQLB_PG_LEASE_READ] = "SELECT id, ttl_ms, " REMAINING("deadline") " FROM kineshim_lease "
 			       "WHERE id = ANY($1::int8[])",
+	/* Who has no duty asks often and mostly in vain: without a lock that costs no commit. */
+	[SQLB_PG_DUTY_SEE] = "SELECT holder, term, " REMAINING("deadline") " FROM kineshim_duty WHERE one",
 	/* "was" is the row after its lock was granted; RETURNING cannot tell what it was before. */
 	[SQLB_PG_DUTY_TAKE] = "WITH was AS (SELECT holder, term, deadline FROM kineshim_duty WHERE one FOR UPDATE), "
 			      "taken AS (UPDATE kineshim_duty AS d SET holder = $1::int8, "
 			      "term = was.term + (was.holder <> $1::int8)::int, deadline = " DEADLINE("$2::int8") " "
 			      "FROM was WHERE d.one AND (was.holder IN ($1::int8, 0) OR was.deadline <= clock_timestamp()) "
-			      "RETURNING d.holder, d.term) "
+			      "RETURNING d.holder, d.term, d.deadline) "
 			      "SELECT coalesce(taken.holder, was.holder), coalesce(taken.term, was.term), "
+			      REMAINING("coalesce(taken.deadline, was.deadline)") ", "
 			      "taken.holder IS NOT NULL AND was.holder <> $1::int8 FROM was LEFT JOIN taken ON true",
 	[SQLB_PG_DUTY_PASS] = "UPDATE kineshim_duty SET holder = $2::int8, "
 			      "term = term + ($2::int8 NOT IN ($1::int8, 0))::int, deadline = " DEADLINE("$3::int8") " "

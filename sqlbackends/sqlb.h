@@ -111,7 +111,8 @@ struct sqlb_head {
 struct sqlb_duty {
 	int64_t holder; /* 0: nobody */
 	int64_t term;   /* +1 whenever somebody becomes the holder; the first holder has term 2, as a fresh etcd */
-	bool taken_now; /* this call made 'self' the holder (a refresh does not) */
+	int64_t remaining_ms; /* until the deadline, as the database's clock has it; negative when past it */
+	bool taken_now;       /* this call made 'self' the holder (a refresh does not) */
 };
 
 struct sqlb_member {

@@ -43,7 +43,7 @@ static const char *const statement_texts[LITE_STATEMENT_COUNT] = {
 	[LITE_DUTY_TAKE] = "UPDATE kineshim_duty SET holder = ?1, term = term + 1"
 			   " WHERE holder <> ?1 AND (holder = 0 OR deadline < ?2)",
 	[LITE_DUTY_REFRESH] = "UPDATE kineshim_duty SET deadline = ?2 WHERE holder = ?1",
-	[LITE_DUTY_READ] = "SELECT holder, term FROM kineshim_duty",
+	[LITE_DUTY_READ] = "SELECT holder, term, deadline FROM kineshim_duty",
 	[LITE_DUTY_PASS] = "UPDATE kineshim_duty SET holder = ?2, term = term + (?2 <> 0 AND ?2 <> ?1), deadline = ?3"
 			   " WHERE holder = ?1",
 	[LITE_MEMBER_PUT] = "INSERT OR REPLACE INTO kineshim_member (id, name, client_urls, position, deadline)"

@@ -120,7 +120,7 @@ enum sqlb_outcome sqlb_lite_duty_take(struct sqlb_conn *conn, int64_t self, int 
 {
 	enum sqlb_outcome outcome = sqlb_lite_begin_write(conn, LITE_RELAXED, "duty_take", err);
 	int64_t now = sqlb_lite_now(conn->db);
-	int64_t columns[2] = {0};
+	int64_t columns[3] = {0};
 	int rc;
 
 	if (outcome != SQLB_OK)
@@ -130,9 +130,10 @@ enum sqlb_outcome sqlb_lite_duty_take(struct sqlb_conn *conn, int64_t self, int 
 	if (rc == SQLITE_OK)
 		rc = sqlb_lite_run(conn, LITE_DUTY_REFRESH, INTS(self, now + ttl_ms));
 	if (rc == SQLITE_OK)
-		rc = sqlb_lite_ask(conn, LITE_DUTY_READ, NULL, 0, columns, 2);
+		rc = sqlb_lite_ask(conn, LITE_DUTY_READ, NULL, 0, columns, 3);
 	duty->holder = columns[0];
 	duty->term = columns[1];
+	duty->remaining_ms = columns[2] - now;
 	return sqlb_lite_end_side(conn, rc, "duty_take", err);
 }
 

@@ -70,6 +70,7 @@ static void run(struct ks_log *log, struct ks_chore *chore)
 		outcome = log->ops->defragment(role->conn, &err);
 		break;
 	case KS_CHORE_COMPACT_PHYSICAL: /* the side thread's */
+	case KS_CHORE_MOVE_LEADER:
 		break;
 	}
 	if (outcome == SQLB_BROKEN)

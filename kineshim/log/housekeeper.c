@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The side thread: everything that is not in the log. Keepalives and remaining times on every instance, and, on
- * the one instance that holds the duty, expiry of leases and (trim.c) trimming.
+ * the one instance that holds the duty (duty.c), expiry of leases, auto-compaction (compactor.c) and trimming (trim.c).
  *
  * The database's clock judges deadlines, and the proof that a lease is past its own is part of the append of its revoke
  * (sqlb_append.leases_expired). So a holder whose duty ran out without its noticing does no harm: two of them only work twice.
@@ -55,14 +55,14 @@ static void finish_times(struct ks_lease_times *times, enum ks_status status, co
 	times->done(times);
 }
 
-static void fail_chores(struct ks_list *chores, const char *text)
+static void fail_chores(struct ks_list *chores, enum ks_status status, const char *text)
 {
 	struct ks_list *link;
 
 	while ((link = ks_list_pop(chores))) {
 		struct ks_chore *chore = ks_container_of(link, struct ks_chore, link);
 
-		ks_fail(&chore->err, KS_UNAVAILABLE, "%s", text);
+		ks_fail(&chore->err, status, "%s", text);
 		chore->done(chore);
 	}
 }
@@ -113,15 +113,22 @@ void ks_log_lease_times(struct ks_committer *committer, struct ks_lease_times *t
 void ks_log_chore(struct ks_committer *committer, struct ks_chore *chore)
 {
 	struct ks_log *log = log_of(committer);
-	bool physical = chore->kind == KS_CHORE_COMPACT_PHYSICAL;
-	struct ks_log_role *role = physical ? &log->side.role : &log->chores.role;
+	struct ks_log_role *role = &log->side.role;
+	struct ks_list *queue = &log->side.physical;
 	const char *refusal;
+
+	if (chore->kind == KS_CHORE_MOVE_LEADER) {
+		queue = &log->side.moves;
+	} else if (chore->kind != KS_CHORE_COMPACT_PHYSICAL) {
+		role = &log->chores.role;
+		queue = &log->chores.queue;
+	}
 
 	chore->since_ms = ks_clock_now(log->clock);
 	ks_mutex_lock(&role->mutex);
 	refusal = ks_log_role_refuses(log, role);
 	if (!refusal) {
-		ks_list_append(physical ? &log->side.physical : &log->chores.queue, &chore->link);
+		ks_list_append(queue, &chore->link);
 		role->poked = true;
 		ks_cond_signal(&role->cond);
 	}
@@ -187,23 +194,37 @@ void ks_log_side_fail_all(struct ks_log *log, const char *text)
 	ks_list_splice(&keepalives, &s->keepalives);
 	ks_list_splice(&times, &s->times);
 	ks_list_splice(&chores, &s->physical);
+	ks_list_splice(&chores, &s->moves);
+	ks_list_splice(&chores, &s->moving);
 	ks_mutex_unlock(&s->role.mutex);
 	while ((link = ks_list_pop(&keepalives)))
 		finish_keepalive(ks_container_of(link, struct ks_keepalive, link), 0, text);
 	while ((link = ks_list_pop(&times)))
 		finish_times(ks_container_of(link, struct ks_lease_times, link), KS_UNAVAILABLE, text);
-	fail_chores(&chores, text);
+	fail_chores(&chores, KS_UNAVAILABLE, text);
+}
+
+static void expire_moves(struct ks_list *from, int64_t than_ms, struct ks_list *to)
+{
+	while (!ks_list_empty(from) && ks_container_of(from->next, struct ks_chore, link)->since_ms <= than_ms) {
+		struct ks_list *link = ks_list_pop(from);
+
+		ks_list_append(to, link);
+	}
 }
 
 void ks_log_side_expire(struct ks_log *log)
 {
 	struct ks_log_side *s = &log->side;
 	int64_t than_ms = ks_clock_now(log->clock) - log->config.request_timeout_ms;
-	struct ks_list keepalives, times, *link;
+	struct ks_list keepalives, times, moves, *link;
 
 	ks_list_init(&keepalives);
 	ks_list_init(&times);
+	ks_list_init(&moves);
 	ks_mutex_lock(&s->role.mutex);
+	expire_moves(&s->moving, than_ms, &moves);
+	expire_moves(&s->moves, than_ms, &moves);
 	while (!ks_list_empty(&s->lapsed) &&
 	       ks_container_of(s->lapsed.next, struct ks_keepalive, link)->since_ms <= than_ms) {
 		link = ks_list_pop(&s->lapsed);
@@ -225,6 +246,7 @@ void ks_log_side_expire(struct ks_log *log)
 	while ((link = ks_list_pop(&times)))
 		finish_times(ks_container_of(link, struct ks_lease_times, link), KS_UNAVAILABLE,
 			     "etcdserver: request timed out");
+	fail_chores(&moves, KS_UNKNOWN, KS_LOG_MOVE_TIMEOUT);
 }
 
 /* ---- keepalives and times ---- */
@@ -427,42 +449,7 @@ static bool lease_times(struct ks_log *log, enum sqlb_outcome *outcome, struct k
 	return true;
 }
 
-/* ---- the duty ---- */
-
-bool ks_log_duty_held(struct ks_log *log)
-{
-	return log->side.duty_held && ks_clock_now(log->clock) < log->side.duty_until_ms;
-}
-
-static enum sqlb_outcome take_duty(struct ks_log *log, struct ks_err *err)
-{
-	struct ks_log_side *s = &log->side;
-	int64_t self = (int64_t)log->config.member_id, before = ks_clock_now(log->clock);
-	struct sqlb_duty duty = {0};
-	enum sqlb_outcome outcome = log->ops->duty_take(s->role.conn, self, log->config.duty_ttl_ms, &duty, err);
-
-	if (outcome != SQLB_OK)
-		return outcome;
-	if (duty.holder == self) {
-		/* Also when it ran out meanwhile: then the database was away, and keepalives were impossible. */
-		if (duty.taken_now || !s->duty_held || before >= s->duty_until_ms) {
-			s->duty_new = true;
-			ks_diag(KS_INFO, "log", "housekeeper: this server, term=%" PRId64, duty.term);
-		}
-		s->duty_held = true;
-		s->duty_until_ms = before + log->config.duty_ttl_ms;
-	} else {
-		if (s->duty_held)
-			ks_diag(KS_INFO, "log", "housekeeper: another server has taken over, term=%" PRId64, duty.term);
-		s->duty_held = s->duty_new = false;
-	}
-	ks_mutex_lock(&s->role.mutex);
-	s->duty = duty;
-	if (s->duty_new)
-		s->scan_wanted = true;
-	ks_mutex_unlock(&s->role.mutex);
-	return SQLB_OK;
-}
+/* ---- the duty begins ---- */
 
 struct id_list {
 	int64_t *ids;
@@ -554,6 +541,7 @@ static enum sqlb_outcome audit(struct ks_log *log, bool *done, struct ks_err *er
 	return outcome;
 }
 
+/* A new housekeeper's first act. */
 static enum sqlb_outcome begin_duty(struct ks_log *log, struct ks_err *err)
 {
 	struct ks_log_side *s = &log->side;
@@ -728,11 +716,11 @@ static const char *run_due(struct ks_log *log, enum sqlb_outcome *outcome, struc
 		return "member";
 	}
 	if (now >= s->duty_at_ms) {
-		*outcome = take_duty(log, err);
-		if (*outcome == SQLB_OK) /* else the back-off says when */
-			s->duty_at_ms = now + log->config.duty_ttl_ms / 3;
+		*outcome = ks_log_duty_take(log, err); /* when it fails the back-off says when again */
 		return "duty";
 	}
+	if (ks_log_duty_move(log, outcome, err))
+		return "hand-over of the duty";
 	if (ks_log_duty_held(log) && s->duty_new) {
 		*outcome = begin_duty(log, err);
 		return "begin of duty";
@@ -774,6 +762,8 @@ static int64_t next_due(struct ks_log *log)
 		next = s->expiry_at_ms;
 	if (s->lapsed_at_ms && s->lapsed_at_ms < next)
 		next = s->lapsed_at_ms;
+	if (s->move_passed && s->move_at_ms < next)
+		next = s->move_at_ms;
 	next -= ks_clock_now(log->clock);
 	return next > 0 ? next : 0;
 }
@@ -781,7 +771,7 @@ static int64_t next_due(struct ks_log *log)
 int64_t ks_log_side_step(struct ks_log *log)
 {
 	struct ks_log_side *s = &log->side;
-	int64_t pause = ks_log_role_pause(log, &s->role), wait_ms;
+	int64_t pause = ks_log_role_pause(log, &s->role), wait_ms, compactor_ms;
 	struct ks_err err = {0};
 	enum sqlb_outcome outcome = SQLB_OK;
 	const char *what = "keepalive";
@@ -813,8 +803,11 @@ int64_t ks_log_side_step(struct ks_log *log)
 	pause = ks_log_role_pause(log, &s->role);
 	if (pause)
 		return pause;
+	compactor_ms = ks_log_compactor_step(log);
 	if (busy)
 		return 0;
+	if (compactor_ms < wait_ms)
+		wait_ms = compactor_ms;
 	return wait_ms < next_due(log) ? wait_ms : next_due(log);
 }
 
@@ -825,7 +818,10 @@ void ks_log_side_init(struct ks_log *log)
 	ks_list_init(&s->keepalives);
 	ks_list_init(&s->times);
 	ks_list_init(&s->physical);
+	ks_list_init(&s->moves);
+	ks_list_init(&s->moving);
 	ks_list_init(&s->lapsed);
+	ks_autocompact_init(&s->compactor.machine, &log->config.autocompact);
 	s->orphans = ks_xcalloc(EXPIRING_MAX, sizeof(*s->orphans));
 	s->trim_chunk = 100;
 	ks_log_members_init(log);
@@ -852,6 +848,7 @@ void ks_log_side_fini(struct ks_log *log)
 	struct ks_log_side *s = &log->side;
 
 	ks_log_side_fail_all(log, "etcdserver: server stopped");
+	ks_autocompact_fini(&s->compactor.machine);
 	free(s->members);
 	free(s->trim.locs);
 	free(s->orphans);

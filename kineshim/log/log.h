@@ -6,7 +6,9 @@
  *   writer  writer.c, replay.c   gather → evaluate → append → publish → answer; the only one that changes the store
  *   tail    tail.c               waits for foreign appends and pokes the writer
  *   reader  head.c               one head probe for all waiting linearizable reads; values that the cache let go
- *   side    housekeeper.c,       keepalives, the duty, lease expiry;
+ *   side    housekeeper.c,       keepalives, lease expiry;
+ *           duty.c               who is the housekeeper;
+ *           compactor.c          auto-compaction (the rule is in autocompact.c);
  *           members.c            who is alive;
  *           trim.c               compaction in memory and trimming of rows
  *   chores  chores.c             defragmentation and HashKV; connected only meanwhile
@@ -22,6 +24,7 @@
 #define KS_LOG_LOG_H
 
 #include "base/clock.h"
+#include "log/autocompact.h"
 #include "sqlbackends/sqlb.h"
 #include "store/committer.h"
 #include "store/store.h"
@@ -33,13 +36,15 @@ struct ks_log_config {
 	struct sqlb_db *db; /* borrowed: outlives the log */
 	size_t value_cache_bytes;
 	struct ks_clock *clock;
-	const char *name;         /* member name; copied */
-	const char *client_urls;  /* advertised, comma separated; copied */
-	uint64_t member_id;       /* not 0 */
-	int64_t writer_id;        /* unique for each process start; 0: random */
-	int request_timeout_ms;   /* 7000: how long a request may wait for the database (spec 11.1) */
-	int duty_ttl_ms;          /* housekeeper's row; default 5000 */
-	int member_ttl_ms;        /* default 10000 */
+	const char *name;        /* member name; copied */
+	const char *client_urls; /* advertised, comma separated; copied */
+	uint64_t member_id;      /* not 0 */
+	int64_t writer_id;       /* unique for each process start; 0: random */
+	int request_timeout_ms;  /* 7000: how long a request may wait for the database (spec 11.1) */
+	int duty_ttl_ms;         /* housekeeper's row; default 5000 */
+	int member_ttl_ms;       /* default 10000 */
+	struct ks_autocompact_config autocompact;
+	int64_t quota_bytes;      /* Status shows it, writes are measured against it; 0: no limit */
 	size_t max_batch_bytes;   /* default 4 MiB, at most SQLB_MAX_BYTES */
 	size_t max_batch_entries; /* default 4096 */
 	size_t max_queue_bytes;   /* default 256 MiB: over it new writes get UNK "etcdserver: too many requests" */

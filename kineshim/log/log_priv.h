@@ -17,6 +17,7 @@
 #include "base/list.h"
 #include "base/thread.h"
 #include "base/timer.h"
+#include "log/autocompact.h"
 #include "log/entry.h"
 #include "log/log.h"
 
@@ -26,6 +27,7 @@
 #define KS_LOG_BROKEN_RETRY_MS 10000
 #define KS_LOG_EXPIRE_MS 200 /* how often waiting requests are looked at for their timeout */
 #define KS_LOG_PULL_BYTES (4u << 20)
+#define KS_LOG_MOVE_TIMEOUT "etcdserver: request timed out, leader transfer took too long"
 
 enum ks_log_role_id { KS_LOG_WRITER, KS_LOG_TAIL, KS_LOG_READER, KS_LOG_SIDE, KS_LOG_CHORES, KS_LOG_ROLES };
 
@@ -139,12 +141,22 @@ struct ks_log_locs {
 	size_t start; /* done before this */
 };
 
+struct ks_log_compactor {
+	struct ks_autocompact machine;
+	struct ks_submit submit; /* the compaction on its way, if 'sent' */
+	bool sent;
+	bool returned; /* under role.mutex: it is done */
+	uint64_t generation;
+};
+
 struct ks_log_side {
 	struct ks_log_role role;
 	/* under role.mutex */
 	struct ks_list keepalives;
 	struct ks_list times;
 	struct ks_list physical; /* ks_chore: waits until compaction has nothing left to do */
+	struct ks_list moves;    /* ks_chore: the duty is to go to another instance */
+	struct ks_list moving;   /* the first of these, while it is being done */
 	struct ks_list lapsed;   /* keepalives whose lease is past its deadline: wait for the revoke to be seen */
 	bool compact_wanted;     /* a compaction was published, or the log was loaded */
 	bool scan_wanted;        /* rows that nobody remembers may wait for their trimming */
@@ -163,7 +175,11 @@ struct ks_log_side {
 		members_at_ms;
 	bool beaten; /* a member_beat succeeded: the row must be removed at the end */
 	bool duty_held;
-	bool duty_new;         /* taken, but leases not yet refreshed */
+	bool duty_new;      /* taken, but leases not yet refreshed */
+	bool move_passed;   /* the duty was handed to the target of the move, which has not answered yet */
+	int move_ttl_ms;    /* with so much time */
+	int64_t move_at_ms; /* when to look again */
+	struct ks_log_compactor compactor;
 	int64_t least_applied; /* of all live members; 0: not known */
 	struct ks_log_locs trim;
 	struct ks_log_applied trim_for; /* a compaction not older than any that dropped what is in 'trim' */
@@ -297,6 +313,19 @@ void ks_log_members_init(struct ks_log *log);
 enum sqlb_outcome ks_log_members_beat(struct ks_log *log, struct ks_err *err);
 enum sqlb_outcome ks_log_members_list(struct ks_log *log, struct ks_err *err);
 
+/* ---- duty.c [side] ---- */
+
+/* Is this instance the housekeeper, as far as it can know without asking? */
+bool ks_log_duty_held(struct ks_log *log);
+/* Takes or refreshes the duty, or sees who has it, and says when to do so again. */
+enum sqlb_outcome ks_log_duty_take(struct ks_log *log, struct ks_err *err);
+/* Goes on with handing the duty to another instance. True when there was something to do. */
+bool ks_log_duty_move(struct ks_log *log, enum sqlb_outcome *outcome, struct ks_err *err);
+
+/* ---- compactor.c [side]; returns as a step does ---- */
+
+int64_t ks_log_compactor_step(struct ks_log *log);
+
 /* ---- housekeeper.c, trim.c, chores.c ---- */
 
 void ks_log_keepalive(struct ks_committer *committer, struct ks_keepalive *keepalive);
@@ -315,8 +344,6 @@ void ks_log_side_compacted(struct ks_log *log, struct ks_log_applied compaction,
 void ks_log_side_compact(struct ks_log *log); /* after the publish: there is something to drop */
 void ks_log_side_lost(struct ks_log *log);    /* positions and rows mean nothing any more */
 void ks_log_chores_fail_all(struct ks_log *log, const char *text);
-/* Is this instance the housekeeper, as far as it can know without asking? [side] */
-bool ks_log_duty_held(struct ks_log *log);
 /* One piece of compaction and trimming; returns as a step does. [side] */
 int64_t ks_log_trim_step(struct ks_log *log);
 

@@ -80,8 +80,9 @@ struct ks_lease_times {
 
 /* Slow chores that run beside everything else. */
 struct ks_chore {
-	enum { KS_CHORE_DEFRAGMENT, KS_CHORE_COMPACT_PHYSICAL, KS_CHORE_HASH_KV } kind;
-	int64_t revision; /* HASH_KV */
+	enum { KS_CHORE_DEFRAGMENT, KS_CHORE_COMPACT_PHYSICAL, KS_CHORE_HASH_KV, KS_CHORE_MOVE_LEADER } kind;
+	int64_t revision;   /* HASH_KV */
+	uint64_t member_id; /* MOVE_LEADER: who is to lead; not 0 */
 	struct ks_hash_result hash;
 	void (*done)(struct ks_chore *chore);
 	struct ks_err err;

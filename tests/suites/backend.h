@@ -103,6 +103,7 @@ struct seen read_all(struct sqlb_conn *conn, const struct sqlb_row *expected, si
 	X(keepalive_and_expiry_exclude_each_other)                  \
 	X(the_duty_has_one_holder_at_a_time)                        \
 	X(the_duty_can_be_passed)                                   \
+	X(the_time_left_of_the_duty_is_told)                       \
 	X(of_two_candidates_one_gets_the_duty)                      \
 	X(members_are_listed_by_unsigned_id)                        \
 	X(members_that_are_silent_or_leave_are_not_listed)          \

@@ -333,6 +333,22 @@ void the_duty_can_be_passed(void)
 	DUTY(take(t.b, 6, LONG_MS), 6, 5, true);
 }
 
+/* Only the holder's own refresh makes the remaining time grow: so whoever passed it on sees that it was taken. */
+void the_time_left_of_the_duty_is_told(void)
+{
+	struct sqlb_duty duty;
+
+	migrate();
+	duty = take(t.a, 5, LONG_MS);
+	CU_ASSERT_TRUE(duty.remaining_ms > LONG_MS / 2 && duty.remaining_ms <= LONG_MS);
+	OK(t.ops->duty_pass(t.a, 5, 6, LONG_MS / 2, &t.err));
+	duty = take(t.a, 5, LONG_MS);
+	CU_ASSERT_TRUE(duty.remaining_ms > 0 && duty.remaining_ms <= LONG_MS / 2);
+	take(t.b, 6, LONG_MS);
+	duty = take(t.a, 5, LONG_MS);
+	CU_ASSERT_TRUE(duty.remaining_ms > LONG_MS / 2 && duty.remaining_ms <= LONG_MS);
+}
+
 struct candidate {
 	struct sqlb_conn *conn;
 	int64_t self;

@@ -495,6 +495,214 @@ static void nth_side_call_fails(void)
 	}
 }
 
+/* ---- handing the duty on ---- */
+
+static struct chore moved;
+
+static void move(size_t node, uint64_t target)
+{
+	moved = (struct chore){.chore = {.kind = KS_CHORE_MOVE_LEADER, .member_id = target, .done = chored}};
+	w.nodes[node].committer->ops->chore(w.nodes[node].committer, &moved.chore);
+}
+
+static struct ks_cluster_status status_of(size_t node)
+{
+	struct ks_cluster_status status;
+
+	w.nodes[node].committer->ops->status(w.nodes[node].committer, &status);
+	return status;
+}
+
+static void duty_goes_to_whom_a_client_names(void)
+{
+	size_t old;
+
+	begin_started(3);
+	old = holder();
+	CU_ASSERT_FATAL(old < 3);
+	for (size_t round = 1; round <= 4; round++) {
+		size_t next = (old + round % 2 + 1) % 3;
+
+		move(old, next + 1);
+		CU_ASSERT(world_until(&w, &moved.done));
+		CU_ASSERT_EQUAL(moved.chore.err.status, KS_OK);
+		CU_ASSERT_EQUAL(holder(), next);
+		CU_ASSERT_EQUAL(status_of(old).leader_id, next + 1);
+		CU_ASSERT_EQUAL(status_of(next).leader_id, next + 1);
+		CU_ASSERT_EQUAL(status_of(next).raft_term, 2 + round);
+		world_run(&w, 600);
+		for (size_t i = 0; i < 3; i++)
+			CU_ASSERT_EQUAL(status_of(i).leader_id, next + 1);
+		old = next;
+	}
+	world_fini(&w);
+}
+
+static void duty_stays_when_the_move_is_wrong(void)
+{
+	size_t old;
+
+	begin_started(2);
+	old = holder();
+	CU_ASSERT_FATAL(old < 2);
+	move(1 - old, old + 1);
+	CU_ASSERT(world_until(&w, &moved.done));
+	CU_ASSERT_EQUAL(moved.chore.err.status, KS_FAILED_PRECONDITION);
+	CU_ASSERT_STRING_EQUAL(moved.chore.err.text, "etcdserver: not leader");
+	move(old, 12345);
+	CU_ASSERT(world_until(&w, &moved.done));
+	CU_ASSERT_EQUAL(moved.chore.err.status, KS_FAILED_PRECONDITION);
+	CU_ASSERT_STRING_EQUAL(moved.chore.err.text, "etcdserver: bad leader transferee");
+	move(old, old + 1);
+	CU_ASSERT(world_until(&w, &moved.done));
+	CU_ASSERT_EQUAL(moved.chore.err.status, KS_OK);
+	CU_ASSERT_EQUAL(holder(), old);
+	CU_ASSERT_EQUAL(status_of(old).raft_term, 2);
+	world_fini(&w);
+}
+
+static void duty_of_a_target_that_is_dead_comes_back(void)
+{
+	size_t old;
+
+	begin_started(2);
+	old = holder();
+	CU_ASSERT_FATAL(old < 2);
+	world_fault(&w, NULL, (int)(1 - old), 1, 100000000, SQLB_FAULT_AWAY);
+	move(old, 1 - old + 1);
+	CU_ASSERT(world_until(&w, &moved.done));
+	CU_ASSERT_EQUAL(moved.chore.err.status, KS_UNKNOWN);
+	CU_ASSERT_STRING_EQUAL(moved.chore.err.text, "etcdserver: request timed out, leader transfer took too long");
+	world_run(&w, 1000);
+	CU_ASSERT_EQUAL(holder(), old);
+	CU_ASSERT_EQUAL(status_of(old).leader_id, old + 1);
+	CU_ASSERT_EQUAL(status_of(old).raft_term, 4);
+	world_fini(&w);
+}
+
+/* Every call that the hand-over makes fails once. */
+static void nth_call_of_a_hand_over_fails(void)
+{
+	for (int n = 1; n <= 6; n++) {
+		size_t old;
+
+		begin_started(2);
+		old = holder();
+		CU_ASSERT_FATAL(old < 2);
+		world_fault(&w, NULL, (int)old, n, 1, SQLB_FAULT_AWAY);
+		move(old, 1 - old + 1);
+		CU_ASSERT(world_until(&w, &moved.done));
+		world_run(&w, 10000);
+		CU_ASSERT(holder() < 2);
+		CU_ASSERT_EQUAL(status_of(0).leader_id, holder() + 1);
+		CU_ASSERT_EQUAL(status_of(1).leader_id, holder() + 1);
+		if (moved.chore.err.status == KS_OK)
+			CU_ASSERT_EQUAL(holder(), 1 - old);
+		world_fini(&w);
+	}
+}
+
+static void a_move_that_waits_when_the_server_stops_is_answered(void)
+{
+	struct chore second = {.chore = {.kind = KS_CHORE_MOVE_LEADER, .member_id = 1, .done = chored}};
+	size_t old;
+
+	begin_started(2);
+	old = holder();
+	CU_ASSERT_FATAL(old < 2);
+	world_fault(&w, NULL, (int)(1 - old), 1, 100000000, SQLB_FAULT_AWAY);
+	move(old, 1 - old + 1);
+	world_run(&w, 500);
+	CU_ASSERT_EQUAL(moved.done, 0);
+	w.nodes[old].committer->ops->chore(w.nodes[old].committer, &second.chore);
+	world_stop(&w, old);
+	CU_ASSERT_EQUAL(second.done, 1);
+	CU_ASSERT_EQUAL(second.chore.err.status, KS_UNAVAILABLE);
+	CU_ASSERT_EQUAL(moved.done, 1);
+	CU_ASSERT_EQUAL(moved.chore.err.status, KS_UNAVAILABLE);
+	world_fini(&w);
+}
+
+/* ---- auto-compaction ---- */
+
+static int64_t compacted(size_t node)
+{
+	return ks_store_committed(w.nodes[node].store).compact_revision;
+}
+
+static void begin_compacting(size_t nodes, enum ks_autocompact_mode mode, int64_t retention)
+{
+	world_init(&w, nodes);
+	w.config.autocompact = (struct ks_autocompact_config){.mode = mode, .retention = retention};
+	world_start_all(&w);
+	world_run(&w, 50);
+}
+
+/* Puts on 'node' for 'ms', ten a second. */
+static void put_for(size_t node, int64_t ms)
+{
+	for (; ms > 0; ms -= 100) {
+		CU_ASSERT(world_do_put(&w, node, "k", "v") > 0);
+		world_run(&w, 100);
+	}
+}
+
+static void housekeeper_compacts_to_what_was_a_period_ago(void)
+{
+	int64_t then;
+
+	begin_compacting(2, KS_AUTOCOMPACT_PERIODIC, 10000 * INT64_C(1000000));
+	put_for(0, 9000);
+	CU_ASSERT_EQUAL(compacted(0), -1);
+	put_for(1, 2000);
+	CU_ASSERT_EQUAL(compacted(0), compacted(1));
+	CU_ASSERT(compacted(0) >= 1 && compacted(0) < 12);
+	then = compacted(0);
+	put_for(0, 10000);
+	CU_ASSERT(compacted(0) > then + 80 && compacted(0) < then + 120);
+	CU_ASSERT(world_settled(&w));
+	CU_ASSERT(world_rows(&w) < 150);
+	world_fini(&w);
+}
+
+static void auto_compaction_goes_on_when_the_housekeeper_dies(void)
+{
+	int64_t then;
+	size_t old;
+
+	begin_compacting(2, KS_AUTOCOMPACT_PERIODIC, 10000 * INT64_C(1000000));
+	put_for(0, 11000);
+	old = holder();
+	CU_ASSERT_FATAL(old < 2);
+	then = compacted(1 - old);
+	CU_ASSERT(then >= 1);
+	world_fault(&w, NULL, (int)old, 1, 100000000, SQLB_FAULT_AWAY);
+	put_for(1 - old, 16000);
+	CU_ASSERT_EQUAL(holder(), 1 - old);
+	CU_ASSERT(compacted(1 - old) > then + 50);
+	world_fini(&w);
+}
+
+static void revision_mode_keeps_the_newest(void)
+{
+	begin_compacting(1, KS_AUTOCOMPACT_REVISION, 30);
+	put_for(0, 10000);
+	for (int minute = 0; minute < 5; minute++)
+		world_run(&w, 60000);
+	CU_ASSERT_EQUAL(compacted(0), world_revision(&w, 0) - 30);
+	world_fini(&w);
+}
+
+static void auto_compaction_waits_for_a_database_that_is_away(void)
+{
+	begin_compacting(1, KS_AUTOCOMPACT_PERIODIC, 10000 * INT64_C(1000000));
+	put_for(0, 9500);
+	world_fault(&w, "append", 0, 1, 3, SQLB_FAULT_AWAY);
+	world_run(&w, 5000);
+	CU_ASSERT(compacted(0) >= 1);
+	world_fini(&w);
+}
+
 int main(void)
 {
 	return tap_run(
@@ -524,6 +732,19 @@ int main(void)
 			{"nothing_is_trimmed_in_a_log_that_lost_its_compaction",
 			 nothing_is_trimmed_in_a_log_that_lost_its_compaction},
 			{"nth_side_call_fails", nth_side_call_fails},
+			{"duty_goes_to_whom_a_client_names", duty_goes_to_whom_a_client_names},
+			{"duty_stays_when_the_move_is_wrong", duty_stays_when_the_move_is_wrong},
+			{"duty_of_a_target_that_is_dead_comes_back", duty_of_a_target_that_is_dead_comes_back},
+			{"nth_call_of_a_hand_over_fails", nth_call_of_a_hand_over_fails},
+			{"a_move_that_waits_when_the_server_stops_is_answered",
+			 a_move_that_waits_when_the_server_stops_is_answered},
+			{"housekeeper_compacts_to_what_was_a_period_ago",
+			 housekeeper_compacts_to_what_was_a_period_ago},
+			{"auto_compaction_goes_on_when_the_housekeeper_dies",
+			 auto_compaction_goes_on_when_the_housekeeper_dies},
+			{"revision_mode_keeps_the_newest", revision_mode_keeps_the_newest},
+			{"auto_compaction_waits_for_a_database_that_is_away",
+			 auto_compaction_waits_for_a_database_that_is_away},
 			{NULL, NULL},
 		});
 }
