@@ -151,6 +151,13 @@ void ks_await_done(struct ks_await *await);
 void ks_await_go(struct ks_await *await); /* last thing the caller does: 'then' may have ended the call */
 
 /*
+ * The most common one: 'then' runs when it is proven that the committed view is the newest. When there is no proof, the call
+ * ends with the error.
+ */
+typedef void ks_api_proved_fn(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message);
+void ks_api_prove(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, ks_api_proved_fn *then);
+
+/*
  * The same for streams, whose operations may outlive them: a counted context that knows whether its call still exists.
  * Embed it in memory of its own (not the call's arena). 'run' comes on the cq thread, once after any number of
  * ks_guard_done, and never after ks_guard_close; 'free' when nothing refers to the context any more.

@@ -37,6 +37,50 @@ void ks_await_go(struct ks_await *await)
 		await->then(await);
 }
 
+/* ---- after a proof ---- */
+
+struct proving {
+	struct ks_api *api;
+	struct ks_call *call;
+	const ProtobufCMessage *message;
+	ks_api_proved_fn *then;
+	struct ks_await await;
+	struct ks_read_proof proof;
+};
+
+static void proved(struct ks_await *await)
+{
+	struct proving *proving = ks_container_of(await, struct proving, await);
+
+	if (proving->proof.err.status == KS_OK)
+		proving->then(proving->api, proving->call, proving->message);
+	else
+		ks_api_fail_err(proving->call, &proving->proof.err);
+}
+
+static void proof_done(struct ks_read_proof *proof)
+{
+	ks_await_done(&ks_container_of(proof, struct proving, proof)->await);
+}
+
+void ks_api_prove(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, ks_api_proved_fn *then)
+{
+	struct proving *proving = ks_arena_zalloc(ks_call_arena(call), sizeof(*proving));
+
+	if (!proving) {
+		ks_api_fail(call, KS_E_NO_MEMORY);
+		return;
+	}
+	proving->api = api;
+	proving->call = call;
+	proving->message = message;
+	proving->then = then;
+	proving->proof.done = proof_done;
+	ks_await_init(&proving->await, call, proved);
+	api->committer->ops->prove_read(api->committer, &proving->proof);
+	ks_await_go(&proving->await);
+}
+
 /* ---- streams ---- */
 
 static void guard_unref_locked(struct ks_guard *guard) KS_NO_TSA

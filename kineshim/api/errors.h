@@ -86,6 +86,16 @@
 	X(STREAM_FILTER, UNIMPLEMENTED, "RangeStream does not support revision filters")                               \
 	X(MALFORMED, INTERNAL, KS_TEXT_UNMARSHAL)                                                                      \
 	X(NO_REQUEST, INTERNAL, "unexpected EOF")                                                                      \
+	X(UNKNOWN_METHOD, UNKNOWN, "etcdserver: unknown method")                                                       \
+	/* ours, where an etcd on SQL cannot do what is asked: see docs/maintenance.md */                              \
+	X(MEMBER_ADD, FAILED_PRECONDITION,                                                                             \
+	  "etcdserver: kineshim servers are members while they run; to add one, start it on the same database")        \
+	X(MEMBER_REMOVE, FAILED_PRECONDITION,                                                                          \
+	  "etcdserver: kineshim servers are members while they run; to remove one, stop it")                           \
+	X(MEMBER_UPDATE, FAILED_PRECONDITION,                                                                          \
+	  "etcdserver: kineshim servers have no peer URLs of their own; restart it with other client URLs")            \
+	X(NO_DOWNGRADE, FAILED_PRECONDITION,                                                                           \
+	  "etcdserver: kineshim has no storage version that could be downgraded; start the other version")             \
 	X(NO_MEMORY, RESOURCE_EXHAUSTED, "kineshim: not enough memory for this request")                               \
 	X(UNKNOWN_HEALTH_SERVICE, NOT_FOUND, "unknown service")
 

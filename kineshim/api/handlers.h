@@ -27,11 +27,17 @@ extern const struct ks_stream_ops ks_api_lease_keepalive_ops;
 
 /* cluster.c, maintenance.c */
 ks_api_handler_fn ks_api_member_list;
+ks_api_handler_fn ks_api_member_add;
+ks_api_handler_fn ks_api_member_remove;
+ks_api_handler_fn ks_api_member_update;
+ks_api_handler_fn ks_api_member_promote;
 ks_api_handler_fn ks_api_status;
 ks_api_handler_fn ks_api_alarm;
 ks_api_handler_fn ks_api_defragment;
 ks_api_handler_fn ks_api_hash;
 ks_api_handler_fn ks_api_hash_kv;
+ks_api_handler_fn ks_api_move_leader;
+ks_api_handler_fn ks_api_downgrade;
 
 /* snapshot.c */
 extern const struct ks_stream_ops ks_api_snapshot_ops;

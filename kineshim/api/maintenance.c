@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The Maintenance service (spec 6): what there is of it. */
+/* The Maintenance service (spec 6), but for Snapshot. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
 #include "api/api.h"
 #include "api/handlers.h"
+#include "base/panic.h"
 #include "proto/rpc.pb-c.h"
 
 /* ---- Status ---- */
@@ -151,4 +156,80 @@ void ks_api_hash_kv(struct ks_api *api, struct ks_call *call, const ProtobufCMes
 	(void)size;
 	start_chore(api, call, (struct ks_chore){.kind = KS_CHORE_HASH_KV, .revision = request->revision},
 		    encode_hash_kv);
+}
+
+void ks_api_move_leader(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)
+{
+	const Etcdserverpb__MoveLeaderRequest *request = (const Etcdserverpb__MoveLeaderRequest *)message;
+
+	(void)size;
+	start_chore(api, call, (struct ks_chore){.kind = KS_CHORE_MOVE_LEADER, .member_id = request->targetid},
+		    encode_nothing);
+}
+
+/* ---- Downgrade (spec 6.8) ---- */
+
+/* "major.minor", with or without ".patch", "-pre-release", "+build"; these do not count. */
+static bool parse_version(const char *text, unsigned long *major, unsigned long *minor)
+{
+	unsigned long *const parts[] = {major, minor, &(unsigned long){0}};
+	size_t count = 0;
+
+	for (;;) {
+		char *end;
+
+		if (*text < '0' || *text > '9')
+			return false;
+		errno = 0;
+		*parts[count++] = strtoul(text, &end, 10);
+		if (errno != 0)
+			return false;
+		text = end;
+		if (*text != '.' || count == 3)
+			break;
+		text++;
+	}
+	return count >= 2 && (*text == '\0' || (count == 3 && (*text == '-' || *text == '+') && text[1]));
+}
+
+static void downgraded(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message)
+{
+	const Etcdserverpb__DowngradeRequest *request = (const Etcdserverpb__DowngradeRequest *)message;
+	unsigned long major, minor, own_major = 0, own_minor = 0;
+	char version[48];
+	struct ks_out out;
+
+	KS_ASSERT(parse_version(KS_ETCD_VERSION, &own_major, &own_minor));
+	if (request->action != ETCDSERVERPB__DOWNGRADE_REQUEST__DOWNGRADE_ACTION__CANCEL) {
+		if (!parse_version(request->version, &major, &minor)) {
+			ks_api_fail(call, KS_E_WRONG_DOWNGRADE_VERSION_FORMAT);
+			return;
+		}
+		if (major != own_major || minor + 1 != own_minor) {
+			ks_api_fail(call, KS_E_INVALID_DOWNGRADE_VERSION);
+			return;
+		}
+	}
+	if (request->action == ETCDSERVERPB__DOWNGRADE_REQUEST__DOWNGRADE_ACTION__ENABLE) {
+		ks_api_fail(call, KS_E_NO_DOWNGRADE);
+		return;
+	}
+	(void)snprintf(version, sizeof(version), "%lu.%lu", own_major, own_minor);
+	ks_out_init(&out, KS_ETCD_MAX_SEND_BYTES);
+	ks_api_write_header(api, &out.buf, 1, ks_store_committed(api->store).revision);
+	ks_wire_bytes(&out.buf, 2, ks_slice_str(version));
+	ks_call_reply(call, &out);
+}
+
+/* Nothing is ever being downgraded: so what CANCEL wants is the case, and ENABLE is refused once it is valid. */
+void ks_api_downgrade(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)
+{
+	const Etcdserverpb__DowngradeRequest *request = (const Etcdserverpb__DowngradeRequest *)message;
+
+	(void)size;
+	if (request->action < ETCDSERVERPB__DOWNGRADE_REQUEST__DOWNGRADE_ACTION__VALIDATE ||
+	    request->action > ETCDSERVERPB__DOWNGRADE_REQUEST__DOWNGRADE_ACTION__CANCEL)
+		ks_api_fail(call, KS_E_UNKNOWN_METHOD);
+	else
+		ks_api_prove(api, call, message, downgraded);
 }

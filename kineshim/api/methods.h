@@ -34,15 +34,15 @@
 	M("etcdserverpb.Lease", LeaseLeases, etcdserverpb__lease_leases_request, \
 	  etcdserverpb__lease_leases_response, UNARY, ks_api_lease_leases) \
 	M("etcdserverpb.Cluster", MemberAdd, etcdserverpb__member_add_request, \
-	  etcdserverpb__member_add_response, UNARY, ks_api_unimplemented) \
+	  etcdserverpb__member_add_response, UNARY, ks_api_member_add) \
 	M("etcdserverpb.Cluster", MemberRemove, etcdserverpb__member_remove_request, \
-	  etcdserverpb__member_remove_response, UNARY, ks_api_unimplemented) \
+	  etcdserverpb__member_remove_response, UNARY, ks_api_member_remove) \
 	M("etcdserverpb.Cluster", MemberUpdate, etcdserverpb__member_update_request, \
-	  etcdserverpb__member_update_response, UNARY, ks_api_unimplemented) \
+	  etcdserverpb__member_update_response, UNARY, ks_api_member_update) \
 	M("etcdserverpb.Cluster", MemberList, etcdserverpb__member_list_request, \
 	  etcdserverpb__member_list_response, UNARY, ks_api_member_list) \
 	M("etcdserverpb.Cluster", MemberPromote, etcdserverpb__member_promote_request, \
-	  etcdserverpb__member_promote_response, UNARY, ks_api_unimplemented) \
+	  etcdserverpb__member_promote_response, UNARY, ks_api_member_promote) \
 	M("etcdserverpb.Maintenance", Alarm, etcdserverpb__alarm_request, \
 	  etcdserverpb__alarm_response, UNARY, ks_api_alarm) \
 	M("etcdserverpb.Maintenance", Status, etcdserverpb__status_request, \
@@ -56,9 +56,9 @@
 	M("etcdserverpb.Maintenance", Snapshot, etcdserverpb__snapshot_request, \
 	  etcdserverpb__snapshot_response, SERVER, ks_api_snapshot) \
 	M("etcdserverpb.Maintenance", MoveLeader, etcdserverpb__move_leader_request, \
-	  etcdserverpb__move_leader_response, UNARY, ks_api_unimplemented) \
+	  etcdserverpb__move_leader_response, UNARY, ks_api_move_leader) \
 	M("etcdserverpb.Maintenance", Downgrade, etcdserverpb__downgrade_request, \
-	  etcdserverpb__downgrade_response, UNARY, ks_api_unimplemented) \
+	  etcdserverpb__downgrade_response, UNARY, ks_api_downgrade) \
 	M("etcdserverpb.Auth", AuthEnable, etcdserverpb__auth_enable_request, \
 	  etcdserverpb__auth_enable_response, UNARY, ks_api_unimplemented) \
 	M("etcdserverpb.Auth", AuthDisable, etcdserverpb__auth_disable_request, \
