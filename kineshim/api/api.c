@@ -34,7 +34,12 @@ static ks_unary_fn dispatch;
 #define SERVER_HANDLER(handler) NULL
 #define BIDI_HANDLER(handler) NULL
 
-#define RPC(service, method, request, response, kind, handler) {.path = "/" service "/" #method, kind##_RPC(handler)},
+#define RPC(service, method, request_type, response_type, kind, handler, http_routes) \
+	{.path = "/" service "/" #method,                                             \
+	 .request = &request_type##__descriptor,                                      \
+	 .response = &response_type##__descriptor,                                    \
+	 .routes = http_routes,                                                       \
+	 kind##_RPC(handler)},
 static const struct ks_rpc_method rpc_methods[] = {KS_API_METHODS(RPC)};
 #undef RPC
 
@@ -42,7 +47,7 @@ struct row {
 	const ProtobufCMessageDescriptor *request;
 	ks_api_handler_fn *handler; /* NULL for streams */
 };
-#define ROW(service, method, request_type, response_type, kind, handler_fn) \
+#define ROW(service, method, request_type, response_type, kind, handler_fn, routes) \
 	{.request = &request_type##__descriptor, .handler = kind##_HANDLER(handler_fn)},
 static const struct row rows[] = {KS_API_METHODS(ROW)};
 #undef ROW

@@ -30,6 +30,7 @@
 struct ks_rpc;
 struct ks_call;
 struct ks_identity; /* net/identity.h */
+struct ProtobufCMessageDescriptor;
 
 /* A piece of work for a cq thread; embedded in its owner, in at most one queue at a time. */
 struct ks_task {
@@ -56,6 +57,9 @@ struct ks_rpc_method {
 	ks_unary_fn *unary; /* exactly one of the two */
 	const struct ks_stream_ops *stream;
 	bool single_request; /* stream with one request message (server streaming): open, message, half_closed as usual */
+	/* For the JSON gateway: the messages, and paths below /v3/, separated by spaces ("lease/revoke kv/lease/revoke"); or NULL. */
+	const struct ProtobufCMessageDescriptor *request, *response;
+	const char *routes;
 };
 
 struct ks_rpc_config {

@@ -63,8 +63,8 @@ struct run {
 
 static const ProtobufCMessageDescriptor *response_type(const char *path)
 {
-#define ROW(service, method, request, response, kind, handler) \
-	if (strcmp(path, "/" service "/" #method) == 0)        \
+#define ROW(service, method, request, response, kind, handler, routes) \
+	if (strcmp(path, "/" service "/" #method) == 0)                \
 		return &response##__descriptor;
 	KS_API_METHODS(ROW)
 #undef ROW

@@ -41,7 +41,7 @@ static void echo(struct ks_call *call, struct ks_slice request)
 	ks_call_reply(call, &out);
 }
 
-static const struct ks_rpc_method methods[] = {{"/test.T/Echo", echo, NULL, false}};
+static const struct ks_rpc_method methods[] = {{.path = "/test.T/Echo", .unary = echo}};
 
 static void start_rpc(void)
 {

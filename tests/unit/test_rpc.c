@@ -443,14 +443,22 @@ static const struct ks_stream_ops counter = {stream_open, count_message, watch_h
 					     stream_closed};
 
 static const struct ks_rpc_method methods[] = {
-	{"/test.T/Echo", echo, NULL, false},         {"/test.T/Fail", fail, NULL, false},
-	{"/test.T/Metadata", metadata, NULL, false}, {"/test.T/Peer", peer, NULL, false},
-	{"/test.T/Shared", shared, NULL, false},     {"/test.T/TooLarge", too_large_reply, NULL, false},
-	{"/test.T/Later", later, NULL, false},       {"/test.T/ByTask", by_task, NULL, false},
-	{"/test.T/Hold", hold, NULL, false},         {"/test.T/Chat", NULL, &chat, false},
-	{"/test.T/Watch", NULL, &watch, false},      {"/test.T/Count", NULL, &counter, true},
-	{"/test.T/Hub", NULL, &hub_ops, false},      {"/test.T/Unpost", NULL, &unpost_ops, false},
-	{"/test.T/Large", large_reply, NULL, false}, {"/test.T/Patient", patient, NULL, false},
+	{.path = "/test.T/Echo", .unary = echo},
+	{.path = "/test.T/Fail", .unary = fail},
+	{.path = "/test.T/Metadata", .unary = metadata},
+	{.path = "/test.T/Peer", .unary = peer},
+	{.path = "/test.T/Shared", .unary = shared},
+	{.path = "/test.T/TooLarge", .unary = too_large_reply},
+	{.path = "/test.T/Later", .unary = later},
+	{.path = "/test.T/ByTask", .unary = by_task},
+	{.path = "/test.T/Hold", .unary = hold},
+	{.path = "/test.T/Chat", .stream = &chat},
+	{.path = "/test.T/Watch", .stream = &watch},
+	{.path = "/test.T/Count", .stream = &counter, .single_request = true},
+	{.path = "/test.T/Hub", .stream = &hub_ops},
+	{.path = "/test.T/Unpost", .stream = &unpost_ops},
+	{.path = "/test.T/Large", .unary = large_reply},
+	{.path = "/test.T/Patient", .unary = patient},
 };
 
 static char target[64];
