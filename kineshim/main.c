@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/diag.h"
+#include "notify.h"
 #include "options.h"
 #include "server.h"
 #include "tools/tools.h"
@@ -57,6 +58,7 @@ static int serve(const struct ks_options *options)
 	}
 	number = wait_for_end(&waited);
 	ks_diag(KS_INFO, "main", "stopping signal=%s", number == SIGINT ? "SIGINT" : "SIGTERM");
+	ks_notify_stopping();
 	/* A second signal finds its default action: it ends the process at once. */
 	(void)sigprocmask(SIG_UNBLOCK, &waited, NULL);
 	ks_server_stop(server);

@@ -108,6 +108,14 @@ static enum ks_status take_entry(void *ctx, const struct ks_config_entry *entry,
 			     err);
 }
 
+enum ks_status ks_options_read_text(struct ks_options *options, struct ks_slice text, const char *name,
+				    struct ks_err *err)
+{
+	struct file file = {.options = options, .path = name};
+
+	return ks_config_parse(text, name, take_entry, &file, err);
+}
+
 enum ks_status ks_options_read_file(struct ks_options *options, const char *path, struct ks_err *err)
 {
 	struct file file = {.options = options, .path = path};

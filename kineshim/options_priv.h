@@ -12,6 +12,7 @@
 
 #include <stddef.h>
 
+#include "base/bytes.h"
 #include "options.h"
 
 #define ENV_PREFIX "KINESHIM_"
@@ -54,6 +55,8 @@ void ks_options_set_initial(struct ks_options *options);
 /* A copy that lives as long as the options. */
 const char *ks_options_keep(struct ks_options *options, const char *text);
 /* Reads the configuration file over the defaults. */
+enum ks_status ks_options_read_text(struct ks_options *options, struct ks_slice text, const char *name,
+				    struct ks_err *err) KS_MUST_CHECK;
 enum ks_status ks_options_read_file(struct ks_options *options, const char *path, struct ks_err *err) KS_MUST_CHECK;
 
 #endif

@@ -56,6 +56,13 @@ GROUP("TLS")
 GROUP("Users and roles")
 
 GROUP("HTTP/1.1")
+OPTION(TEXT, listen_client_http_urls, "listen-client-http-urls", "", 0, 0,
+       "where HTTP/1.1 is served; the ports of listen-client-urls speak gRPC only then (default: one port for both)")
+OPTION(TEXT, listen_metrics_urls, "listen-metrics-urls", "", 0, 0,
+       "more ports with nothing but /metrics, /health, /livez and /readyz")
+OPTION(TEXT, cors, "cors", "*", 0, 0, "origins that browsers may come from, separated by commas; * is all")
+OPTION(TEXT, host_whitelist, "host-whitelist", "*", 0, 0,
+       "host names by which the server may be called without TLS, separated by commas; * is all")
 
 GROUP("Limits")
 OPTION(NUMBER, max_txn_ops, "max-txn-ops", "128", 1, 1000000, "operations in one list of a transaction")

@@ -18,6 +18,7 @@
 #include "net/address.h"
 #include "net/http.h"
 #include "net/listener.h"
+#include "notify.h"
 #include "option_values.h"
 #include "sqlbackends/sqlb.h"
 
@@ -46,9 +47,11 @@ static void part_ready(void *ctx)
 {
 	struct ks_server *server = ctx;
 
-	if (atomic_fetch_add(&server->parts_ready, 1) == 1)
-		ks_diag(KS_INFO, "main", "ready to serve client requests urls=%s endpoint=%s pid=%d", server->urls,
-			server->endpoint, (int)getpid());
+	if (atomic_fetch_add(&server->parts_ready, 1) != 1)
+		return;
+	ks_diag(KS_INFO, "main", "ready to serve client requests urls=%s endpoint=%s pid=%d", server->urls,
+		server->endpoint, (int)getpid());
+	ks_notify_ready(server->urls);
 }
 
 /* Is 'part' in the comma separated list, each element of which it sees with a comma behind it? */
@@ -195,9 +198,14 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 		.max_streams = (uint32_t)options->max_concurrent_streams,
 		.slow_ms = options->warning_unary_request_duration,
 	};
-	struct ks_http_config http_config = {0};
+	struct ks_http_config http_config = {.cors = options->cors, .host_whitelist = options->host_whitelist};
+	struct ks_notify_socket handed[KS_NOTIFY_MAX_SOCKETS];
+	struct ks_listener_socket sockets[KS_NOTIFY_MAX_SOCKETS];
 	struct ks_listener_config listener_config = {
 		.urls = options->listen_client_urls,
+		.http_urls = options->listen_client_http_urls,
+		.metrics_urls = options->listen_metrics_urls,
+		.sockets = sockets,
 		.reuse_port = options->socket_reuse_port,
 	};
 
@@ -208,6 +216,11 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 	http_config.rpc = server->rpc;
 	if (server->rpc)
 		server->http = listener_config.http = ks_http_start(&http_config, err);
+	if (server->http) {
+		listener_config.socket_count = ks_notify_sockets(handed);
+		for (size_t i = 0; i < listener_config.socket_count; i++)
+			sockets[i] = (struct ks_listener_socket){.fd = handed[i].fd, .name = handed[i].name};
+	}
 	if (server->http)
 		server->listener = ks_listener_start(&listener_config, err);
 	return server->listener ? KS_OK : err->status;
@@ -259,24 +272,34 @@ void ks_server_stop(struct ks_server *server)
 	free(server);
 }
 
-enum ks_status ks_server_check(const struct ks_options *options, struct ks_err *err)
+static enum ks_status check_urls(const char *list, struct ks_err *err)
 {
-	struct ks_autocompact_config autocompact;
-	int64_t quota;
-	char *urls = ks_xstrdup(options->listen_client_urls), *rest = urls, *url;
-	enum ks_status status = sqlb_find(options->endpoint, err) ? KS_OK : err->status;
+	char *urls = ks_xstrdup(list), *rest = urls, *url;
+	enum ks_status status = KS_OK;
 
 	while (status == KS_OK && (url = strsep(&rest, ","))) {
 		struct ks_address address;
 
 		status = ks_address_parse(url, &address, err);
 	}
-	if (status == KS_OK)
-		status = read_autocompact(options, &autocompact, err);
-	if (status == KS_OK)
-		status = read_quota(options, &quota, err);
 	free(urls);
 	return status;
+}
+
+enum ks_status ks_server_check(const struct ks_options *options, struct ks_err *err)
+{
+	const char *const lists[] = {options->listen_client_urls, options->listen_client_http_urls,
+				     options->listen_metrics_urls};
+	enum ks_status status = sqlb_find(options->endpoint, err) ? KS_OK : err->status;
+	struct ks_autocompact_config autocompact;
+	int64_t quota;
+
+	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists) && status == KS_OK; i++)
+		if (*lists[i] || i == 0)
+			status = check_urls(lists[i], err);
+	if (status == KS_OK)
+		status = read_autocompact(options, &autocompact, err);
+	return status == KS_OK ? read_quota(options, &quota, err) : status;
 }
 
 struct ks_server *ks_server_start(const struct ks_options *options, struct ks_err *err)
@@ -289,6 +312,7 @@ struct ks_server *ks_server_start(const struct ks_options *options, struct ks_er
 	}
 	/* A copy, because the log's thread may be the one to print it, at any time until it is stopped. */
 	(void)snprintf(server->urls, sizeof(server->urls), "%s", ks_listener_urls(server->listener));
+	ks_notify_waiting("the database");
 	part_ready(server);
 	return server;
 }

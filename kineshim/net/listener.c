@@ -26,6 +26,7 @@
 #include "base/panic.h"
 #include "base/thread.h"
 #include "net/address.h"
+#include "net/port.h"
 #include "net/preface.h"
 
 #define DEFAULT_FIRST_BYTES_MS 10000
@@ -37,14 +38,10 @@
 /* Dead peers are noticed by TCP: after 15 s of silence a probe every 15 s, nine times. */
 #define TCP_PROBE_S 15
 
-struct port {
-	int fd;
-	char *unlink_path; /* of a unix socket */
-};
-
 struct half {
 	struct ks_list node; /* listener->waiting */
 	int fd;
+	const struct ks_port *port; /* where it came in */
 	int64_t deadline_ms;
 	char peer[KS_ADDRESS_TEXT_MAX];
 };
@@ -54,9 +51,7 @@ struct ks_listener {
 	struct ks_http *http;
 	int64_t first_bytes_ms;
 	size_t max_half_open;
-	bool reuse_port;
-	struct port *ports;
-	size_t port_count;
+	struct ks_ports ports;
 	char *urls;
 	pthread_t thread;
 	int epoll_fd, stop_fd;
@@ -81,17 +76,28 @@ static void close_half(struct ks_listener *listener, struct half *half)
 	free(half);
 }
 
+/* To whom the port belongs: some speak one protocol only. */
 static void hand_over(struct ks_listener *listener, struct half *half, bool http1)
 {
+	enum ks_port_kind kind = half->port->kind;
+	const struct ks_http_peer peer = {
+		.text = half->peer,
+		.port = kind == KS_PORT_METRICS ? KS_HTTP_METRICS : KS_HTTP_CLIENTS,
+	};
+
+	if (http1 ? !listener->http || kind == KS_PORT_GRPC : kind == KS_PORT_HTTP || kind == KS_PORT_METRICS) {
+		KS_DIAG_LIMITED(KS_INFO, "listener", "this port does not speak %s: closed peer=%s url=%s",
+				http1 ? "HTTP/1.1" : "HTTP/2", half->peer, half->port->url);
+		close_half(listener, half);
+		return;
+	}
 	ks_list_remove(&half->node);
 	listener->half_count--;
 	(void)epoll_ctl(listener->epoll_fd, EPOLL_CTL_DEL, half->fd, NULL);
-	if (!http1)
-		ks_rpc_adopt(listener->rpc, half->fd, half->peer);
-	else if (listener->http)
-		ks_http_adopt(listener->http, half->fd, &(struct ks_http_peer){.text = half->peer});
+	if (http1)
+		ks_http_adopt(listener->http, half->fd, &peer);
 	else
-		(void)close(half->fd);
+		ks_rpc_adopt(listener->rpc, half->fd, half->peer);
 	free(half);
 }
 
@@ -148,7 +154,7 @@ static void set_tcp_options(int fd)
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &probe_s, sizeof(probe_s));
 }
 
-static void add_half(struct ks_listener *listener, int fd, const struct ks_address *peer)
+static void add_half(struct ks_listener *listener, int fd, const struct ks_port *port, const struct ks_address *peer)
 {
 	struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET};
 	struct half *half;
@@ -158,7 +164,7 @@ static void add_half(struct ks_listener *listener, int fd, const struct ks_addre
 	while (listener->half_count >= listener->max_half_open)
 		push_out_oldest(listener);
 	half = ks_xmalloc(sizeof(*half));
-	*half = (struct half){.fd = fd, .deadline_ms = now_ms() + listener->first_bytes_ms};
+	*half = (struct half){.fd = fd, .port = port, .deadline_ms = now_ms() + listener->first_bytes_ms};
 	ks_address_text(peer, half->peer);
 	ks_list_append(&listener->waiting, &half->node);
 	listener->half_count++;
@@ -172,10 +178,10 @@ static void add_half(struct ks_listener *listener, int fd, const struct ks_addre
 
 static void watch_ports(struct ks_listener *listener, uint32_t events)
 {
-	for (size_t i = 0; i < listener->port_count; i++) {
-		struct epoll_event event = {.events = events, .data.ptr = &listener->ports[i]};
+	for (size_t i = 0; i < listener->ports.count; i++) {
+		struct epoll_event event = {.events = events, .data.ptr = &listener->ports.list[i]};
 
-		KS_ASSERT(epoll_ctl(listener->epoll_fd, EPOLL_CTL_MOD, listener->ports[i].fd, &event) == 0);
+		KS_ASSERT(epoll_ctl(listener->epoll_fd, EPOLL_CTL_MOD, listener->ports.list[i].fd, &event) == 0);
 	}
 }
 
@@ -198,14 +204,14 @@ static bool accept_failed(struct ks_listener *listener, int code)
 	}
 }
 
-static void accept_some(struct ks_listener *listener, struct port *port)
+static void accept_some(struct ks_listener *listener, const struct ks_port *port)
 {
 	for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
 		struct ks_address peer = {.size = sizeof(peer.storage)};
 		int fd = accept4(port->fd, (struct sockaddr *)&peer.storage, &peer.size, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 		if (fd >= 0)
-			add_half(listener, fd, &peer);
+			add_half(listener, fd, port, &peer);
 		else if (accept_failed(listener, errno))
 			return;
 	}
@@ -213,8 +219,8 @@ static void accept_some(struct ks_listener *listener, struct port *port)
 
 static bool is_port(const struct ks_listener *listener, const void *pointer)
 {
-	return (const struct port *)pointer >= listener->ports &&
-	       (const struct port *)pointer < listener->ports + listener->port_count;
+	return (const struct ks_port *)pointer >= listener->ports.list &&
+	       (const struct ks_port *)pointer < listener->ports.list + listener->ports.count;
 }
 
 static void expire_list(struct ks_listener *listener, struct ks_list *list, int64_t now, int64_t *next)
@@ -273,52 +279,23 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static void add_url_text(struct ks_listener *listener, const struct port *port)
+static enum ks_status open_ports(struct ks_listener *listener, const struct ks_listener_config *config,
+				 struct ks_err *err)
 {
-	struct ks_address real = {.size = sizeof(real.storage)};
-	char text[KS_ADDRESS_TEXT_MAX], *urls = NULL;
-	const char *before = listener->urls ? listener->urls : "";
-
-	KS_ASSERT(getsockname(port->fd, (struct sockaddr *)&real.storage, &real.size) == 0);
-	ks_address_text(&real, text);
-	KS_ASSERT(asprintf(&urls, "%s%s%s%s", before, *before ? "," : "", port->unlink_path ? "unix://" : "http://",
-			   port->unlink_path ? port->unlink_path : text) >= 0);
-	free(listener->urls);
-	listener->urls = urls;
-}
-
-static enum ks_status open_port(struct ks_listener *listener, const char *url, struct ks_err *err)
-{
-	struct ks_address address;
-	struct port *port;
-	enum ks_status status = ks_address_parse(url, &address, err);
-	int fd;
-
-	if (status)
-		return status;
-	fd = ks_address_listen(url, &address, listener->reuse_port, err);
-	if (fd < 0)
-		return KS_UNAVAILABLE;
-	port = &listener->ports[listener->port_count++];
-	port->fd = fd;
-	if (address.storage.ss_family == AF_UNIX)
-		port->unlink_path = ks_xstrdup(((const struct sockaddr_un *)&address.storage)->sun_path);
-	add_url_text(listener, port);
-	return KS_OK;
-}
-
-static enum ks_status open_ports(struct ks_listener *listener, const char *urls, struct ks_err *err)
-{
-	char *copy = ks_xstrdup(urls), *rest = copy, *url;
+	bool reuse = config->reuse_port;
+	enum ks_port_kind kind = config->http_urls && *config->http_urls ? KS_PORT_GRPC : KS_PORT_CLIENTS;
 	enum ks_status status = KS_OK;
-	size_t count = 1;
 
-	for (const char *at = urls; *at; at++)
-		count += *at == ',';
-	listener->ports = ks_xcalloc(count, sizeof(*listener->ports));
-	while (!status && (url = strsep(&rest, ",")))
-		status = open_port(listener, url, err);
-	free(copy);
+	for (size_t i = 0; i < config->socket_count && status == KS_OK; i++)
+		status = ks_ports_take(&listener->ports, config->sockets[i].fd, config->sockets[i].name, err);
+	if (status == KS_OK && config->socket_count == 0)
+		status = ks_ports_open(&listener->ports, config->urls, kind, reuse, err);
+	if (status == KS_OK && config->http_urls && *config->http_urls)
+		status = ks_ports_open(&listener->ports, config->http_urls, KS_PORT_HTTP, reuse, err);
+	if (status == KS_OK && config->metrics_urls && *config->metrics_urls)
+		status = ks_ports_open(&listener->ports, config->metrics_urls, KS_PORT_METRICS, reuse, err);
+	if (status == KS_OK)
+		listener->urls = ks_ports_urls(&listener->ports);
 	return status;
 }
 
@@ -332,9 +309,9 @@ static enum ks_status open_epoll(struct ks_listener *listener, struct ks_err *er
 		return ks_fail(err, KS_RESOURCE_EXHAUSTED, "cannot create the listener: %s", strerrordesc_np(errno));
 	if (epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, listener->stop_fd, &event) < 0)
 		goto failed;
-	for (size_t i = 0; i < listener->port_count; i++) {
-		event.data.ptr = &listener->ports[i];
-		if (epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, listener->ports[i].fd, &event) < 0)
+	for (size_t i = 0; i < listener->ports.count; i++) {
+		event.data.ptr = &listener->ports.list[i];
+		if (epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, listener->ports.list[i].fd, &event) < 0)
 			goto failed;
 	}
 	return KS_OK;
@@ -353,15 +330,9 @@ static void free_listener(struct ks_listener *listener)
 {
 	while (!ks_list_empty(&listener->waiting))
 		close_half(listener, ks_container_of(listener->waiting.next, struct half, node));
-	for (size_t i = 0; i < listener->port_count; i++) {
-		close_fd(listener->ports[i].fd);
-		if (listener->ports[i].unlink_path)
-			(void)unlink(listener->ports[i].unlink_path);
-		free(listener->ports[i].unlink_path);
-	}
+	ks_ports_close(&listener->ports);
 	close_fd(listener->epoll_fd);
 	close_fd(listener->stop_fd);
-	free(listener->ports);
 	free(listener->urls);
 	free(listener);
 }
@@ -375,12 +346,11 @@ struct ks_listener *ks_listener_start(const struct ks_listener_config *config, s
 		.http = config->http,
 		.first_bytes_ms = config->first_bytes_ms > 0 ? config->first_bytes_ms : DEFAULT_FIRST_BYTES_MS,
 		.max_half_open = config->max_half_open ? config->max_half_open : DEFAULT_MAX_HALF_OPEN,
-		.reuse_port = config->reuse_port,
 		.epoll_fd = -1,
 		.stop_fd = -1,
 	};
 	ks_list_init(&listener->waiting);
-	if (open_ports(listener, config->urls, err) || open_epoll(listener, err) ||
+	if (open_ports(listener, config, err) || open_epoll(listener, err) ||
 	    ks_thread_start(&listener->thread, "listener", run, listener, err)) {
 		free_listener(listener);
 		return NULL;

@@ -16,8 +16,19 @@
 
 struct ks_listener;
 
+/* A listening socket of a service manager, and its name there; see ks_ports_take for what names mean. */
+struct ks_listener_socket {
+	int fd;
+	const char *name;
+};
+
 struct ks_listener_config {
 	const char *urls; /* comma separated: http://host:port, unix:///path, unix://name; port 0 = any free one */
+	/* Optional, like urls. With http_urls these serve HTTP/1.1, and the others only gRPC. */
+	const char *http_urls, *metrics_urls;
+	/* When there are any, they stand in for urls. Taken over, also by a start that fails. */
+	const struct ks_listener_socket *sockets;
+	size_t socket_count;
 	struct ks_rpc *rpc;
 	struct ks_http *http; /* NULL: HTTP/1.x is not served */
 	int first_bytes_ms;   /* default 10000 */
@@ -27,7 +38,7 @@ struct ks_listener_config {
 
 /* KS_INVALID_ARGUMENT for a bad URL, KS_UNAVAILABLE when an address is in use; texts name the URL. */
 struct ks_listener *ks_listener_start(const struct ks_listener_config *config, struct ks_err *err);
-/* The addresses really listened on, comma separated ("http://127.0.0.1:2379"). Valid until stop. */
+/* Where clients are listened to, comma separated ("http://127.0.0.1:2379"). Valid until stop. */
 const char *ks_listener_urls(const struct ks_listener *listener);
 void ks_listener_stop(struct ks_listener *listener); /* stops accepting and closes what was not handed over */
 

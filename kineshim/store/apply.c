@@ -5,6 +5,8 @@
  * and revisions of keys is believed, for every replica must arrive at the same state.
  */
 #include "base/panic.h"
+#include "store/auth_codec.h"
+#include "store/auth_priv.h"
 #include "store/store_priv.h"
 
 static enum ks_status misfit(struct ks_err *err, const struct ks_entry *entry, const char *why)
@@ -16,6 +18,15 @@ static enum ks_status misfit(struct ks_err *err, const struct ks_entry *entry, c
 static int32_t sub_of(const struct ks_entry *entry, size_t i)
 {
 	return entry->subs ? entry->subs[i] : (int32_t)i;
+}
+
+static const char *auth_fault(const struct ks_effect *effect)
+{
+	struct ks_auth_record record;
+
+	if (effect->version < 1 || effect->version > INT64_MAX / 2)
+		return "an auth revision is out of range";
+	return ks_auth_decode(effect->payload, &record) ? NULL : "a user, role or switch is malformed";
 }
 
 /* NULL when the effect is sound in itself. */
@@ -42,6 +53,7 @@ static const char *effect_fault(const struct ks_entry *entry, const struct ks_ef
 	case KS_EFFECT_NOOP:
 		return NULL;
 	case KS_EFFECT_AUTH:
+		return auth_fault(effect);
 	case KS_EFFECT_ALARM:
 		return effect->payload.size ? NULL : "a payload is missing";
 	}
@@ -122,24 +134,37 @@ static bool apply_effect(struct ks_state *state, const struct ks_entry *entry, s
 				state->removed = effect->version - 1;
 		}
 		return true;
-	case KS_EFFECT_NOOP:
 	case KS_EFFECT_AUTH:
+		return ks_auth_apply(&state->auth_tail, effect, loc, state->direct ? NULL : &state->auth_dropped);
+	case KS_EFFECT_NOOP:
 	case KS_EFFECT_ALARM:
 		return true;
 	}
 	return true;
 }
 
+static bool has_auth(const struct ks_entry *entry)
+{
+	for (size_t i = 0; i < entry->effect_count; i++)
+		if (entry->effects[i].kind == KS_EFFECT_AUTH)
+			return true;
+	return false;
+}
+
 enum ks_status ks_store_apply(struct ks_store *store, const struct ks_entry *entry, struct ks_err *err)
 {
 	struct ks_state *state = store->jump ? store->jump : store->state;
 	struct ks_point before = state->tail; /* the writer's own: no lock needed to read it */
-	size_t undo_count = state->undo_count;
+	size_t undo_count = state->undo_count, dropped_count = state->auth_dropped.count;
 	enum ks_status status = check(state, entry, err);
+	struct ks_auth *auth_before = NULL;
 	bool ok = true;
 
 	if (status != KS_OK)
 		return status;
+	/* While loading a failure means that all is thrown away. */
+	if (!state->direct && has_auth(entry))
+		auth_before = ks_auth_ref(state->auth_tail);
 	if (!state->direct)
 		ks_lock_write(store);
 	for (size_t i = 0; ok && i < entry->effect_count; i++) {
@@ -155,6 +180,8 @@ enum ks_status ks_store_apply(struct ks_store *store, const struct ks_entry *ent
 	} else {
 		ks_state_undo_records(state, before.revision, SIZE_MAX);
 		ks_state_undo_leases(state, undo_count);
+		if (auth_before)
+			ks_state_undo_auth(state, ks_auth_ref(auth_before), dropped_count);
 		state->tail = before;
 		status = ks_fail_memory(err);
 	}
@@ -165,5 +192,6 @@ enum ks_status ks_store_apply(struct ks_store *store, const struct ks_entry *ent
 	} else {
 		ks_unlock(store);
 	}
+	ks_auth_unref(auth_before);
 	return status;
 }

@@ -2,6 +2,7 @@
 /* Questions about the committed view that are not reads of keys: leases, rows that are still needed, numbers. */
 #include <stdlib.h>
 
+#include "store/auth_priv.h"
 #include "store/store_priv.h"
 
 /* ---- leases ---- */
@@ -124,6 +125,7 @@ static bool is_needed(const struct ks_state *state, const struct ks_effect *effe
 	case KS_EFFECT_NOOP:
 		return false;
 	case KS_EFFECT_AUTH:
+		return ks_auth_row_needed(state->auth, effect, loc);
 	case KS_EFFECT_ALARM:
 		return true;
 	}

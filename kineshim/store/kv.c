@@ -5,11 +5,7 @@
  * 6 lease; ascending, zero ones left out.
  */
 #include "store/store.h"
-
-#define WIRE_VARINT 0u
-#define WIRE_FIXED64 1u
-#define WIRE_BYTES 2u
-#define WIRE_FIXED32 5u
+#include "store/wire.h"
 
 static size_t varint_size(uint64_t value)
 {
@@ -42,7 +38,7 @@ static uint8_t *put_number(uint8_t *out, unsigned field, int64_t value)
 {
 	if (!value)
 		return out;
-	*out++ = (uint8_t)(field << 3 | WIRE_VARINT);
+	*out++ = (uint8_t)(field << 3 | KS_WIRE_VARINT);
 	return put_varint(out, (uint64_t)value);
 }
 
@@ -50,7 +46,7 @@ static uint8_t *put_bytes(uint8_t *out, unsigned field, struct ks_slice value)
 {
 	if (!value.size)
 		return out;
-	*out++ = (uint8_t)(field << 3 | WIRE_BYTES);
+	*out++ = (uint8_t)(field << 3 | KS_WIRE_BYTES);
 	out = put_varint(out, value.size);
 	memcpy(out, value.data, value.size);
 	return out + value.size;
@@ -77,69 +73,25 @@ struct ks_bytes *ks_kv_encode(const struct ks_kv *kv)
 	return bytes;
 }
 
-static bool get_varint(struct ks_slice *in, uint64_t *value)
-{
-	*value = 0;
-	for (unsigned shift = 0; shift < 64 && in->size; shift += 7) {
-		uint8_t byte = *in->data++;
-
-		in->size--;
-		*value |= (uint64_t)(byte & 0x7f) << shift;
-		if (!(byte & 0x80))
-			return shift < 63 || byte <= 1;
-	}
-	return false;
-}
-
-static bool get_bytes(struct ks_slice *in, struct ks_slice *value)
-{
-	uint64_t size;
-
-	if (!get_varint(in, &size) || size > in->size)
-		return false;
-	*value = ks_slice_of(in->data, (size_t)size);
-	in->data += size;
-	in->size -= (size_t)size;
-	return true;
-}
-
-static bool skip(struct ks_slice *in, unsigned wire)
-{
-	struct ks_slice bytes;
-	uint64_t value;
-	size_t size = wire == WIRE_FIXED64 ? 8 : 4;
-
-	if (wire == WIRE_VARINT)
-		return get_varint(in, &value);
-	if (wire == WIRE_BYTES)
-		return get_bytes(in, &bytes);
-	if ((wire != WIRE_FIXED64 && wire != WIRE_FIXED32) || in->size < size)
-		return false;
-	in->data += size;
-	in->size -= size;
-	return true;
-}
-
 bool ks_kv_decode(struct ks_slice encoded, struct ks_kv *kv)
 {
 	*kv = (struct ks_kv){0};
 	while (encoded.size) {
 		struct ks_slice bytes = {0};
-		uint64_t tag, value = 0;
 		unsigned wire, field;
+		uint64_t value = 0;
 
-		if (!get_varint(&encoded, &tag) || tag >> 3 == 0 || tag > UINT32_MAX)
+		if (!ks_wire_get_tag(&encoded, &field, &wire))
 			return false;
-		wire = (unsigned)(tag & 7);
-		field = (unsigned)(tag >> 3);
 		if (field > 6) {
-			if (!skip(&encoded, wire))
+			if (!ks_wire_skip(&encoded, wire))
 				return false;
 			continue;
 		}
-		if (wire != (field == 1 || field == 5 ? WIRE_BYTES : WIRE_VARINT))
+		if (wire != (field == 1 || field == 5 ? KS_WIRE_BYTES : KS_WIRE_VARINT))
 			return false;
-		if (wire == WIRE_BYTES ? !get_bytes(&encoded, &bytes) : !get_varint(&encoded, &value))
+		if (wire == KS_WIRE_BYTES ? !ks_wire_get_bytes(&encoded, &bytes)
+					  : !ks_wire_get_varint(&encoded, &value))
 			return false;
 		if (field == 1)
 			kv->key = bytes;

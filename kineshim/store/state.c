@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/panic.h"
+#include "store/auth_priv.h"
 #include "store/store_priv.h"
 
 struct ks_state *ks_state_new(void)
@@ -19,7 +20,10 @@ struct ks_state *ks_state_new(void)
 	state->committed = (struct ks_point){.revision = 1, .compact_revision = -1};
 	state->tail = state->committed;
 	state->compact_done = state->compact_target = -1;
-	if (!ks_index_init(&state->index, &state->slab) || !ks_leases_init(&state->leases, &state->index)) {
+	state->auth = ks_auth_new();
+	state->auth_tail = state->auth ? ks_auth_ref(state->auth) : NULL;
+	if (!state->auth || !ks_index_init(&state->index, &state->slab) ||
+	    !ks_leases_init(&state->leases, &state->index)) {
 		ks_state_free(state);
 		return NULL;
 	}
@@ -42,6 +46,9 @@ void ks_state_free(struct ks_state *state)
 	ks_index_fini(&state->index);
 	free(state->undo);
 	free(state->garbage.items);
+	ks_auth_unref(state->auth);
+	ks_auth_unref(state->auth_tail);
+	free(state->auth_dropped.items);
 	ks_slab_fini(&state->slab);
 	free(state);
 }
@@ -219,6 +226,26 @@ void ks_state_undo_leases(struct ks_state *state, size_t count)
 	}
 }
 
+/* ---- users and roles ---- */
+
+void ks_state_undo_auth(struct ks_state *state, struct ks_auth *version, size_t count)
+{
+	ks_auth_unref(state->auth_tail);
+	state->auth_tail = version;
+	state->auth_dropped.count = count;
+}
+
+void ks_state_publish_auth(struct ks_state *state)
+{
+	if (state->auth == state->auth_tail)
+		return;
+	ks_auth_unref(state->auth);
+	state->auth = ks_auth_ref(state->auth_tail);
+	for (size_t i = 0; i < state->auth_dropped.count; i++)
+		ks_locs_add(&state->garbage, state->auth_dropped.items[i]);
+	state->auth_dropped.count = 0;
+}
+
 /* ---- publish ---- */
 
 void ks_locs_add(struct ks_locs *locs, struct ks_loc loc)
@@ -278,6 +305,8 @@ bool ks_state_publish(struct ks_state *state, size_t max)
 	if (state->committed.compact_loc.position != state->tail.compact_loc.position &&
 	    state->committed.compact_loc.position)
 		ks_locs_add(&state->garbage, state->committed.compact_loc);
+	if (!state->direct)
+		ks_state_publish_auth(state);
 	state->committed = state->tail;
 	return true;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/panic.h"
+#include "store/auth_priv.h"
 #include "store/store_priv.h"
 #include "store/watch_hub.h"
 
@@ -53,6 +54,8 @@ static void set_committed(struct ks_store *store)
 	atomic_store_explicit(&store->revision, point->revision, memory_order_release);
 	atomic_store_explicit(&store->compact_revision, point->compact_revision, memory_order_release);
 	atomic_store_explicit(&store->sequence, sequence + 2, memory_order_release);
+	/* Who reads it has a proof, or takes what comes: it needs no more than to become visible. */
+	atomic_store_explicit(&store->auth_enabled, ks_auth_enabled(store->state->auth), memory_order_release);
 }
 
 struct ks_position ks_store_committed(struct ks_store *store)
@@ -68,6 +71,21 @@ struct ks_position ks_store_committed(struct ks_store *store)
 		after = atomic_load_explicit(&store->sequence, memory_order_relaxed);
 	} while ((before & 1) || before != after);
 	return position;
+}
+
+bool ks_store_auth_enabled(const struct ks_store *store)
+{
+	return atomic_load_explicit(&store->auth_enabled, memory_order_acquire);
+}
+
+struct ks_auth *ks_store_auth(struct ks_store *store)
+{
+	struct ks_auth *auth;
+
+	ks_lock_read(store);
+	auth = ks_auth_ref(store->state->auth);
+	ks_unlock(store);
+	return auth;
 }
 
 /* ---- life cycle ---- */
@@ -149,6 +167,8 @@ void ks_store_rollback(struct ks_store *store)
 		done = ks_state_undo_records(state, state->committed.revision, KS_LOCK_CHUNK);
 		if (done) {
 			ks_state_undo_leases(state, 0);
+			if (state->auth != state->auth_tail)
+				ks_state_undo_auth(state, ks_auth_ref(state->auth), 0);
 			state->tail = state->committed;
 		}
 		ks_unlock(store);
@@ -185,6 +205,7 @@ static void finish_compaction(struct ks_state *state)
 		more = ks_state_compact(state, &dropped, KS_DROPPED_MOST);
 		ks_dropped_free(&dropped);
 	} while (more);
+	ks_state_publish_auth(state);
 	/* Which rows are garbage is asked with ks_store_row_needed after a load. */
 	state->garbage.first = state->garbage.count = 0;
 	state->direct = false;

@@ -154,12 +154,13 @@ enum ks_request_kind {
 /*
  * Who asks. All zero is nobody, who may do nothing while auth is on; the server's own requests say 'internal' and may do
  * everything. A caller was identified on some committed view of the auth state (store/auth.h); when the tail has moved on
- * from that, ks_store_eval says so, and whoever submitted the request may identify its caller again.
+ * from that, ks_store_eval says "revision of auth store is old", and whoever submitted the request may look again.
  */
 struct ks_caller {
 	struct ks_slice user;   /* empty: nobody */
 	uint64_t auth_revision; /* at which the identity holds; 0: nobody */
 	bool identified;        /* auth was on when the caller was looked up */
+	bool frozen;            /* the revision is part of what the caller showed: looking again gives no newer one */
 	bool internal;
 };
 

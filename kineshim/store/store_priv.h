@@ -48,7 +48,12 @@ struct ks_state {
 	struct ks_point tail;
 	struct ks_lease_undo *undo; /* what the tail did to leases, in order */
 	size_t undo_count, undo_capacity;
-	bool direct; /* loading: what is applied is committed at once */
+	/* Users and roles (auth_priv.h): committed, and with what the tail did; the same version while it did nothing. While loading
+	 * only the second goes on. */
+	struct ks_auth *auth;
+	struct ks_auth *auth_tail;
+	struct ks_locs auth_dropped; /* rows that the tail made superfluous */
+	bool direct;                 /* loading: what is applied is committed at once */
 	/* A large tail is published in pieces. Until the last one readers see the state before it, but must not go by the
 	 * live bits of the committed view. */
 	bool publishing;
@@ -61,7 +66,7 @@ struct ks_state {
 	int64_t cursor_revision; /* next record that it looks at */
 	int32_t cursor_sub;
 	int64_t removed;        /* the greatest revision of a record that was removed */
-	struct ks_locs garbage; /* rows of leases and compactions that nobody needs, oldest first */
+	struct ks_locs garbage; /* rows of leases, users, roles and compactions that nobody needs, oldest first */
 
 	/* cache: value_cache.c */
 	size_t cached_bytes;
@@ -83,6 +88,7 @@ struct ks_store {
 	_Atomic int64_t position;
 	_Atomic int64_t revision;
 	_Atomic int64_t compact_revision;
+	_Atomic bool auth_enabled;
 };
 
 /* Keys or records that are looked at before others get the lock. */
@@ -122,6 +128,9 @@ bool ks_state_revoke(struct ks_state *state, struct ks_lease *lease, struct ks_l
 /* Makes 'max' records at most of the tail after 'revision' undone; false when some are left. */
 bool ks_state_undo_records(struct ks_state *state, int64_t revision, size_t max);
 void ks_state_undo_leases(struct ks_state *state, size_t count);
+/* Makes 'version' (taken over) the tail's again, and the first 'count' dropped rows all. */
+void ks_state_undo_auth(struct ks_state *state, struct ks_auth *version, size_t count);
+void ks_state_publish_auth(struct ks_state *state);
 /* Makes the tail the committed state. False after 'max' records: call again, others may have the lock in between. */
 bool ks_state_publish(struct ks_state *state, size_t max) KS_MUST_CHECK;
 /* Takes a record that its key has let go out of the history and frees it; the caller gets its encoding. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Requests become changes of the tail, and effects for the log (spec 2.5 - 2.8, 4.1, 4.2, 5.1). In etcd's order: all compares
- * of the path that is taken, nested ones too, against the state before; then all checks; then the operations one after the other,
+ * Requests become changes of the tail, and effects for the log (spec 2.5 - 2.8, 4.1, 4.2, 5.1). In etcd's order: the caller's
+ * permissions; all compares of the path that is taken, nested ones too, against the state before; then all checks; then the operations one after the other,
  * each seeing what those before it did. Read-only txns take the same way with the committed view.
  *
  * Values that are not in memory: compares and checks note what they miss; the writer fetches it without the lock and
@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "base/panic.h"
+#include "store/auth_priv.h"
 #include "store/store_priv.h"
 
 struct eval {
@@ -616,6 +617,26 @@ static enum ks_status eval_revoke(struct eval *e, int64_t id)
 	return KS_OK;
 }
 
+static enum ks_status eval_auth(struct eval *e, const struct ks_auth_req *req)
+{
+	struct ks_state *state = e->store->state;
+	struct ks_auth *before = ks_auth_ref(state->auth_tail);
+	size_t dropped_count = state->auth_dropped.count;
+	enum ks_status status = ks_auth_eval(before, req, e->effects, e->err);
+
+	for (size_t i = 0; status == KS_OK && i < e->effects->entry.effect_count; i++) {
+		struct ks_loc loc = {.position = state->tail.position + 1, .sub = (int32_t)i};
+
+		if (!ks_auth_apply(&state->auth_tail, &e->effects->entry.effects[i], loc, &state->auth_dropped))
+			status = ks_fail_memory(e->err);
+	}
+	if (status == KS_OK)
+		ks_auth_unref(before);
+	else
+		ks_state_undo_auth(state, before, dropped_count);
+	return status;
+}
+
 static enum ks_status eval_put(struct eval *e, const struct ks_put_req *put, struct ks_op_result *op)
 {
 	enum ks_status status = check_put(e, put, false);
@@ -628,10 +649,85 @@ static enum ks_status eval_put(struct eval *e, const struct ks_put_req *put, str
 	return e->missed ? KS_ABORTED : exec_put(e, put, op);
 }
 
+/* ---- permissions (spec 7.4) ---- */
+
+static enum ks_status may_write_keys_of(struct eval *e, const struct ks_caller *caller, int64_t id)
+{
+	const struct ks_auth *auth = e->store->state->auth_tail;
+	const struct ks_lease *lease = id ? ks_leases_find_tail(&e->store->state->leases, id) : NULL;
+	enum ks_status status = KS_OK;
+
+	for (uint32_t i = 0; lease && i < lease->capacity && status == KS_OK; i++) {
+		struct ks_key *key = lease->keys[i];
+		struct ks_interval interval;
+
+		if (!key || !ks_lease_has(lease, key, INT64_MAX))
+			continue;
+		interval = (struct ks_interval){.key = ks_key_slice(key)};
+		status = ks_auth_check(auth, caller, &interval, KS_PERM_WRITE, e->err);
+	}
+	return status;
+}
+
+/* Which leases the puts of a transaction name. */
+static enum ks_status may_attach(struct eval *e, const struct ks_caller *caller, const struct ks_txn_req *txn)
+{
+	enum ks_status status = KS_OK;
+
+	for (size_t i = 0; i < txn->success_count + txn->failure_count && status == KS_OK; i++) {
+		const struct ks_op *op =
+			i < txn->success_count ? &txn->success[i] : &txn->failure[i - txn->success_count];
+
+		if (op->kind == KS_OP_PUT)
+			status = may_write_keys_of(e, caller, op->put.lease);
+		else if (op->kind == KS_OP_TXN)
+			status = may_attach(e, caller, op->txn);
+	}
+	return status;
+}
+
+static enum ks_status may(struct eval *e, const struct ks_request *req)
+{
+	const struct ks_auth *auth = e->store->state->auth_tail;
+	const struct ks_caller *caller = &req->caller;
+	enum ks_status status;
+	struct ks_op op;
+
+	if (!ks_auth_enabled(auth) || caller->internal)
+		return KS_OK;
+	switch (req->kind) {
+	case KS_REQ_PUT:
+		op = (struct ks_op){.kind = KS_OP_PUT, .put = req->put};
+		break;
+	case KS_REQ_DELETE:
+		op = (struct ks_op){.kind = KS_OP_DELETE, .del = req->del};
+		break;
+	case KS_REQ_TXN:
+		op = (struct ks_op){.kind = KS_OP_TXN, .txn = &req->txn};
+		break;
+	case KS_REQ_LEASE_GRANT:
+		return ks_auth_check_user(auth, caller, e->err);
+	case KS_REQ_LEASE_REVOKE:
+		status = ks_auth_check_user(auth, caller, e->err);
+		return status == KS_OK ? may_write_keys_of(e, caller, req->revoke.id) : status;
+	case KS_REQ_COMPACT:
+	case KS_REQ_AUTH:
+	case KS_REQ_ALARM:
+	default:
+		return ks_auth_check_admin(auth, caller, e->err);
+	}
+	status = ks_auth_check_txn(auth, caller, &(struct ks_txn_req){.success = &op, .success_count = 1}, e->err);
+	if (status == KS_OK)
+		status = may_attach(e, caller, &(struct ks_txn_req){.success = &op, .success_count = 1});
+	return status;
+}
+
 static enum ks_status eval_request(struct eval *e, const struct ks_request *req, struct ks_result *result)
 {
-	enum ks_status status;
+	enum ks_status status = may(e, req);
 
+	if (status != KS_OK)
+		return status;
 	switch (req->kind) {
 	case KS_REQ_PUT:
 		return eval_put(e, &req->put, &result->op);
@@ -648,6 +744,7 @@ static enum ks_status eval_request(struct eval *e, const struct ks_request *req,
 	case KS_REQ_LEASE_REVOKE:
 		return eval_revoke(e, req->revoke.id);
 	case KS_REQ_AUTH:
+		return eval_auth(e, &req->auth);
 	case KS_REQ_ALARM:
 		break;
 	}

@@ -161,6 +161,71 @@ static void an_address_in_use_is_unavailable_and_named(void)
 	stop();
 }
 
+static void call_echo(const char *where);
+
+static int listen_anywhere(void)
+{
+	struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	KS_ASSERT(fd >= 0 && bind(fd, (const struct sockaddr *)&any, sizeof(any)) == 0 && listen(fd, 8) == 0);
+	return fd;
+}
+
+/* One port for each protocol, and a socket that was handed over in place of the URLs. */
+static void start_split(struct ks_listener_config *config)
+{
+	struct ks_http_config http_config = {.threads = 1};
+	struct ks_err err = {.text = ""};
+
+	start_rpc();
+	http = ks_http_start(&http_config, &err);
+	KS_ASSERT(http);
+	config->rpc = rpc;
+	config->http = http;
+	listener = ks_listener_start(config, &err);
+	if (!listener)
+		printf("# %s\n", err.text);
+	KS_ASSERT(listener);
+	(void)snprintf(target, sizeof(target), "%s", strstr(ks_listener_urls(listener), "//") + 2);
+}
+
+static void a_socket_handed_over_serves_in_place_of_the_urls(void)
+{
+	const struct ks_listener_socket socket = {.fd = listen_anywhere(), .name = "http"};
+	struct ks_listener_config config = {.urls = "http://127.0.0.1:1", .sockets = &socket, .socket_count = 1};
+	char answer[4096];
+	int fd;
+
+	start_split(&config);
+	CU_ASSERT_PTR_NULL(strchr(ks_listener_urls(listener), ','));
+	CU_ASSERT_STRING_NOT_EQUAL(ks_listener_urls(listener), config.urls);
+	fd = connect_new();
+	send_text(fd, "GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+	CU_ASSERT_TRUE(read_to_end(fd, answer, sizeof(answer)));
+	CU_ASSERT_EQUAL(strncmp(answer, "HTTP/1.1 404", 12), 0);
+	(void)close(fd);
+	call_echo(target);
+	stop();
+}
+
+static void with_http_ports_the_others_speak_grpc_only(void)
+{
+	struct ks_listener_config config = {.urls = "http://127.0.0.1:0", .http_urls = "http://127.0.0.1:0"};
+	char answer[4096];
+	int fd;
+
+	start_split(&config);
+	CU_ASSERT_PTR_NULL(strchr(ks_listener_urls(listener), ','));
+	fd = connect_new();
+	send_text(fd, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+	CU_ASSERT_TRUE(read_to_end(fd, answer, sizeof(answer)));
+	CU_ASSERT_STRING_EQUAL(answer, "");
+	(void)close(fd);
+	call_echo(target);
+	stop();
+}
+
 static void bad_urls_are_invalid_and_named(void)
 {
 	static const char *const urls[] = {

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "base/panic.h"
+#include "store/auth.h"
 #include "tests/lib/store_model.h"
 #include "tests/lib/tap.h"
 
@@ -283,6 +284,87 @@ static void each_allocation_fails_once_and_nothing_is_lost(void)
 	CU_ASSERT(n > 100); /* else the fault never fired */
 }
 
+/* ---- users and roles: the model knows none, so the other store is the judge ---- */
+
+static void auth(const struct ks_auth_req *req)
+{
+	struct ks_request request = {.kind = KS_REQ_AUTH, .caller = {.internal = true}, .auth = *req};
+	struct ks_result result;
+	struct ks_effects effects;
+	struct ks_err err;
+	enum ks_status status = ks_store_eval(store, &request, &result, &effects, &err);
+
+	if (status == KS_RESOURCE_EXHAUSTED) {
+		CU_ASSERT(hit);
+		status = ks_store_eval(store, &request, &result, &effects, &err);
+	}
+	CU_ASSERT_EQUAL_FATAL(status, KS_OK);
+	status = ks_store_apply(other, &effects.entry, &err);
+	if (status == KS_RESOURCE_EXHAUSTED) {
+		CU_ASSERT(hit);
+		status = ks_store_apply(other, &effects.entry, &err);
+	}
+	CU_ASSERT_EQUAL_FATAL(status, KS_OK);
+	ks_result_fini(&result);
+	ks_effects_fini(&effects);
+}
+
+static void may_read(struct ks_store *which)
+{
+	struct ks_caller caller = {.user = S("alice"), .auth_revision = 99, .identified = true};
+	struct ks_interval interval = {.key = S("b")};
+	struct ks_auth *state = ks_store_auth(which);
+	enum ks_status status = ks_auth_check(state, &caller, &interval, KS_PERM_READ, NULL);
+
+	if (status == KS_RESOURCE_EXHAUSTED) {
+		CU_ASSERT(hit);
+		status = ks_auth_check(state, &caller, &interval, KS_PERM_READ, NULL);
+	}
+	CU_ASSERT_EQUAL(status, KS_OK);
+	CU_ASSERT(ks_auth_enabled(state) && ks_auth_user_count(state) == 2 && ks_auth_role_count(state) == 1);
+	CU_ASSERT(ks_auth_revision(state) == 9);
+	ks_auth_unref(state);
+}
+
+static bool auth_scenario(long n)
+{
+	struct ks_store_config config = {.values_kept = true};
+	struct ks_err err;
+
+	store = ks_store_new(&config, &err);
+	other = ks_store_new(&config, &err);
+	CU_ASSERT_FATAL(store && other);
+	hit = false;
+	countdown = n;
+	auth(&(struct ks_auth_req){.op = KS_AUTH_USER_ADD, .user = S("root"), .secret = S("hash")});
+	auth(&(struct ks_auth_req){.op = KS_AUTH_USER_GRANT, .user = S("root"), .role = S("root")});
+	auth(&(struct ks_auth_req){.op = KS_AUTH_ROLE_ADD, .role = S("r")});
+	auth(&(struct ks_auth_req){
+		.op = KS_AUTH_ROLE_GRANT, .role = S("r"), .interval = {.key = S("a"), .end = S("c")}});
+	publish();
+	auth(&(struct ks_auth_req){.op = KS_AUTH_USER_ADD, .user = S("alice"), .secret = S("hash")});
+	auth(&(struct ks_auth_req){.op = KS_AUTH_USER_GRANT, .user = S("alice"), .role = S("r")});
+	auth(&(struct ks_auth_req){.op = KS_AUTH_ROLE_ADD, .role = S("s")});
+	auth(&(struct ks_auth_req){.op = KS_AUTH_ROLE_DELETE, .role = S("s")});
+	auth(&(struct ks_auth_req){.op = KS_AUTH_ENABLE, .secret = S("0123456789abcdef0123456789abcdef")});
+	publish();
+	may_read(store);
+	may_read(other);
+	countdown = 0;
+	ks_store_free(store);
+	ks_store_free(other);
+	return hit;
+}
+
+static void each_allocation_of_auth_fails_once(void)
+{
+	long n = 1;
+
+	while (auth_scenario(n))
+		n++;
+	CU_ASSERT(n > 50);
+}
+
 static void new_store_without_memory_is_refused(void)
 {
 	struct ks_store_config config = {.values_kept = true};
@@ -344,6 +426,7 @@ int main(void)
 {
 	return tap_run("store_alloc", (const struct tap_test[]){
 					      T(each_allocation_fails_once_and_nothing_is_lost),
+					      T(each_allocation_of_auth_fails_once),
 					      T(new_store_without_memory_is_refused),
 					      T(load_and_jump_without_memory_say_so),
 					      {NULL, NULL},
