@@ -3,7 +3,6 @@
 #include "server.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include "api/api.h"
 #include "base/diag.h"
 #include "base/panic.h"
+#include "base/thread.h"
 #include "base/timer.h"
 #include "log/log.h"
 #include "net/address.h"
@@ -23,6 +23,7 @@
 #include "sqlbackends/sqlb.h"
 
 #define DRAIN_MS 5000
+#define ACTIVATION_WAIT_MS 5000
 /* Spec 11.1: how long a request may wait, with two election timeouts on top. */
 #define REQUEST_TIMEOUT_MS 5000
 /* What decoding and answering a request may take, as a multiple of the largest request. */
@@ -38,16 +39,24 @@ struct ks_server {
 	struct ks_http *http;
 	struct ks_listener *listener;
 	struct ks_timer quit_timer;
-	char endpoint[1024];     /* without its password */
-	char urls[4096];         /* really listened on */
-	_Atomic int parts_ready; /* the log and the listener: whoever is second says so */
+	char endpoint[1024]; /* without its password */
+	char urls[4096];     /* really listened on */
+	/* The log and the listener: whoever is second says so. */
+	struct ks_mutex lock;
+	struct ks_cond changed;
+	int parts_ready;
 };
 
 static void part_ready(void *ctx)
 {
 	struct ks_server *server = ctx;
+	bool second;
 
-	if (atomic_fetch_add(&server->parts_ready, 1) != 1)
+	ks_mutex_lock(&server->lock);
+	second = ++server->parts_ready == 2;
+	ks_cond_broadcast(&server->changed);
+	ks_mutex_unlock(&server->lock);
+	if (!second)
 		return;
 	ks_diag(KS_INFO, "main", "ready to serve client requests urls=%s endpoint=%s pid=%d", server->urls,
 		server->endpoint, (int)getpid());
@@ -176,6 +185,20 @@ static int never_if_zero(int64_t ms)
 	return ms > 0 ? (int)ms : -1;
 }
 
+/*
+ * The client whose connection made systemd start us waits in the socket's queue, and has no use for "no leader". It is served once
+ * the log is loaded, or when that takes too long.
+ */
+static void wait_for_log(struct ks_server *server)
+{
+	int64_t now = ks_clock_now(ks_clock_system()), end = now + ACTIVATION_WAIT_MS;
+
+	ks_mutex_lock(&server->lock);
+	for (; server->parts_ready == 0 && now < end; now = ks_clock_now(ks_clock_system()))
+		(void)ks_cond_wait(&server->changed, &server->lock, end - now);
+	ks_mutex_unlock(&server->lock);
+}
+
 static enum ks_status start_serving(struct ks_server *server, const struct ks_options *options, struct ks_err *err)
 {
 	size_t most = (size_t)options->max_request_bytes + KS_ETCD_GRPC_OVERHEAD_BYTES;
@@ -220,6 +243,8 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 		listener_config.socket_count = ks_notify_sockets(handed);
 		for (size_t i = 0; i < listener_config.socket_count; i++)
 			sockets[i] = (struct ks_listener_socket){.fd = handed[i].fd, .name = handed[i].name};
+		if (listener_config.socket_count > 0)
+			wait_for_log(server);
 	}
 	if (server->http)
 		server->listener = ks_listener_start(&listener_config, err);
@@ -269,6 +294,8 @@ void ks_server_stop(struct ks_server *server)
 	ks_timers_stop(server->timers);
 	if (server->db)
 		server->backend->close(server->db);
+	ks_cond_fini(&server->changed);
+	ks_mutex_fini(&server->lock);
 	free(server);
 }
 
@@ -306,6 +333,8 @@ struct ks_server *ks_server_start(const struct ks_options *options, struct ks_er
 {
 	struct ks_server *server = ks_xcalloc(1, sizeof(*server));
 
+	ks_mutex_init(&server->lock);
+	ks_cond_init(&server->changed);
 	if (start(server, options, err) != KS_OK) {
 		ks_server_stop(server);
 		return NULL;
