@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arena.h"
 #include "base/list.h"
 #include "base/panic.h"
 #include "base/thread.h"
@@ -581,6 +582,71 @@ KS_NO_TSA static enum sqlb_outcome memory_append(struct sqlb_conn *conn, const s
 	return outcome;
 }
 
+/* All the rows at once: whoever needs bounded memory has another database. */
+struct load {
+	struct sqlb_row *rows;
+	size_t count, room;
+	struct ks_arena copies;
+};
+
+static void load_slice(struct load *load, struct ks_slice *slice)
+{
+	uint8_t *copy;
+
+	if (!slice->data)
+		return;
+	copy = ks_arena_alloc(&load->copies, slice->size + 1);
+	KS_ASSERT(copy);
+	if (slice->size)
+		memcpy(copy, slice->data, slice->size);
+	slice->data = copy;
+}
+
+static enum sqlb_next load_rows(struct load *load, sqlb_next_fn *next, void *ctx)
+{
+	enum sqlb_next what;
+	struct sqlb_row row;
+
+	while ((what = next(ctx, &row)) == SQLB_NEXT_ROW) {
+		load_slice(load, &row.key);
+		load_slice(load, &row.value);
+		load_slice(load, &row.payload);
+		if (load->count == load->room) {
+			struct sqlb_row *bigger = ks_xcalloc(2 * load->room + 16, sizeof(*bigger));
+
+			if (load->count)
+				memcpy(bigger, load->rows, load->count * sizeof(*bigger));
+			free(load->rows);
+			load->rows = bigger;
+			load->room = 2 * load->room + 16;
+		}
+		load->rows[load->count++] = row;
+	}
+	return what;
+}
+
+static enum sqlb_outcome memory_load(struct sqlb_conn *conn, sqlb_next_fn *next, void *ctx, struct ks_err *err)
+{
+	struct load load = {0};
+	enum sqlb_outcome outcome = SQLB_AWAY;
+	struct sqlb_head head = {0};
+	bool appended;
+
+	ks_arena_init(&load.copies, SIZE_MAX);
+	if (sqlb_memory_ops.read_head(conn, &head, err) == SQLB_OK)
+		outcome = head.position ? SQLB_CONFLICT : SQLB_OK;
+	if (outcome == SQLB_OK && load_rows(&load, next, ctx) == SQLB_NEXT_FAILED)
+		outcome = SQLB_AWAY;
+	if (outcome == SQLB_OK) {
+		const struct sqlb_append append = {.rows = load.rows, .row_count = load.count};
+
+		outcome = memory_append(conn, &append, &appended, err);
+	}
+	ks_arena_fini(&load.copies);
+	free(load.rows);
+	return outcome;
+}
+
 static enum sqlb_outcome memory_read_head(struct sqlb_conn *conn, struct sqlb_head *head, struct ks_err *err)
 {
 	const struct database *database = conn->database;
@@ -1022,6 +1088,7 @@ const struct sqlb_ops sqlb_memory_ops = {
 	.disconnect = memory_disconnect,
 	.migrate = memory_migrate,
 	.append = memory_append,
+	.load = memory_load,
 	.read_head = memory_read_head,
 	.read_rows = memory_read_rows,
 	.read_at = memory_read_at,

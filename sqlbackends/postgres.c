@@ -380,6 +380,7 @@ const struct sqlb_ops sqlb_postgres_ops = {
 	.disconnect = pg_disconnect,
 	.migrate = pg_migrate,
 	.append = sqlb_pg_append,
+	.load = sqlb_pg_load,
 	.read_head = sqlb_pg_read_head,
 	.read_rows = sqlb_pg_read_rows,
 	.read_at = sqlb_pg_read_at,

@@ -192,6 +192,7 @@ struct ks_slice sqlb_pg_get_slice(const PGresult *result, int row, int column);
 
 enum sqlb_outcome sqlb_pg_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
 				 struct ks_err *err);
+enum sqlb_outcome sqlb_pg_load(struct sqlb_conn *conn, sqlb_next_fn *next, void *ctx, struct ks_err *err);
 enum sqlb_outcome sqlb_pg_read_head(struct sqlb_conn *conn, struct sqlb_head *head, struct ks_err *err);
 enum sqlb_outcome sqlb_pg_read_rows(struct sqlb_conn *conn, int64_t after, int64_t to, size_t max_bytes,
 				    sqlb_row_fn *visit, void *ctx, bool *more, struct ks_err *err);

@@ -33,7 +33,7 @@
 #include "base/bytes.h"
 #include "base/status.h"
 
-#define SQLB_VERSION 1
+#define SQLB_VERSION 2
 
 /*
  * A batch of several entries never carries more than this; the log sees to it. One entry alone may (the delete of a
@@ -135,6 +135,10 @@ typedef bool sqlb_row_fn(void *ctx, const struct sqlb_row *row);
 typedef bool sqlb_lease_fn(void *ctx, const struct sqlb_lease *lease);
 typedef bool sqlb_member_fn(void *ctx, const struct sqlb_member *member);
 
+/* Gives the next row, which is borrowed until the next call. */
+enum sqlb_next { SQLB_NEXT_ROW, SQLB_NEXT_END, SQLB_NEXT_FAILED };
+typedef enum sqlb_next sqlb_next_fn(void *ctx, struct sqlb_row *row);
+
 enum sqlb_feature {
 	SQLB_EXCLUSIVE = 1, /* nobody else can append while this db is open: reads need no head probe */
 	SQLB_NOTIFIES = 2,  /* wait_for_change returns promptly after a foreign append */
@@ -167,6 +171,13 @@ struct sqlb_ops {
 
 	enum sqlb_outcome (*append)(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
 				    struct ks_err *err);
+	/*
+	 * Fills a log that is empty: all rows that 'next' gives, in (position, sub) order from position 1 on, as one
+	 * transaction of any size. Nobody ever sees a part of it, and no crash leaves one; a server that starts meanwhile
+	 * waits, or finds a full log. CONFLICT: the log is not empty. When 'next' fails nothing was changed, and the outcome is
+	 * AWAY with 'err' as it was. Memory is bounded.
+	 */
+	enum sqlb_outcome (*load)(struct sqlb_conn *conn, sqlb_next_fn *next, void *ctx, struct ks_err *err);
 	enum sqlb_outcome (*read_head)(struct sqlb_conn *conn, struct sqlb_head *head, struct ks_err *err);
 	/*
 	 * Visits the rows with position > after and <= to in (position, sub) order, from one snapshot of the database, and

@@ -425,6 +425,7 @@ const struct sqlb_ops sqlb_sqlite_ops = {
 	.disconnect = lite_disconnect,
 	.migrate = lite_migrate,
 	.append = sqlb_lite_append,
+	.load = sqlb_lite_load,
 	.read_head = sqlb_lite_read_head,
 	.read_rows = sqlb_lite_read_rows,
 	.read_at = sqlb_lite_read_at,

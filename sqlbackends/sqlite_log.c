@@ -118,6 +118,50 @@ enum sqlb_outcome sqlb_lite_append(struct sqlb_conn *conn, const struct sqlb_app
 	return outcome;
 }
 
+/* ---- load ---- */
+
+/* *failed: 'next' did. */
+static int insert_all(struct sqlb_conn *conn, sqlb_next_fn *next, void *ctx, int64_t *newest, bool *failed)
+{
+	int64_t now = sqlb_lite_now(conn->db);
+	enum sqlb_next what = SQLB_NEXT_END;
+	sqlite3_stmt *statement;
+	struct sqlb_row row;
+	int rc = sqlb_lite_prepare(conn, LITE_INSERT_ROW, &statement);
+
+	while (rc == SQLITE_OK && (what = next(ctx, &row)) == SQLB_NEXT_ROW) {
+		*newest = row.position;
+		rc = insert_row(statement, &row, now);
+	}
+	*failed = what == SQLB_NEXT_FAILED;
+	return rc;
+}
+
+enum sqlb_outcome sqlb_lite_load(struct sqlb_conn *conn, sqlb_next_fn *next, void *ctx, struct ks_err *err)
+{
+	enum sqlb_outcome outcome = sqlb_lite_begin_write(conn, LITE_DURABLE, "load", err);
+	int64_t head[4] = {0}, newest = 0;
+	bool failed = false;
+	int rc;
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	rc = sqlb_lite_ask(conn, LITE_HEAD, NULL, 0, head, 4);
+	if (sqlb_lite_outcome(rc) == SQLB_OK)
+		rc = SQLITE_OK;
+	if (rc == SQLITE_OK && head[0] == 0)
+		rc = insert_all(conn, next, ctx, &newest, &failed);
+	if (rc == SQLITE_OK && (head[0] != 0 || failed)) {
+		sqlb_lite_roll_back(conn);
+		sqlb_lite_give_turn(conn->db);
+		return failed ? SQLB_AWAY : SQLB_CONFLICT;
+	}
+	outcome = sqlb_lite_end_write(conn, rc, "load", err);
+	if (outcome == SQLB_OK)
+		sqlb_lite_learn_newest(conn->db, newest);
+	return outcome;
+}
+
 /* ---- reading the log ---- */
 
 enum sqlb_outcome sqlb_lite_read_head(struct sqlb_conn *conn, struct sqlb_head *head, struct ks_err *err)

@@ -131,6 +131,7 @@ void *sqlb_lite_checkpointer(void *arg);
 void sqlb_lite_learn_newest(struct sqlb_db *db, int64_t position);
 enum sqlb_outcome sqlb_lite_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
 				   struct ks_err *err);
+enum sqlb_outcome sqlb_lite_load(struct sqlb_conn *conn, sqlb_next_fn *next, void *ctx, struct ks_err *err);
 enum sqlb_outcome sqlb_lite_read_head(struct sqlb_conn *conn, struct sqlb_head *head, struct ks_err *err);
 enum sqlb_outcome sqlb_lite_read_rows(struct sqlb_conn *conn, int64_t after, int64_t to, size_t max_bytes,
 				      sqlb_row_fn *visit, void *ctx, bool *more, struct ks_err *err);

@@ -82,6 +82,9 @@ struct seen read_all(struct sqlb_conn *conn, const struct sqlb_row *expected, si
 	X(large_values_come_back)                                   \
 	X(a_batch_of_the_maximum_comes_back)                        \
 	X(an_entry_of_100000_rows_is_all_or_nothing)                \
+	X(a_load_fills_an_empty_log_and_no_other)                   \
+	X(a_load_that_fails_leaves_nothing)                         \
+	X(a_load_of_100000_rows_comes_back)                         \
 	X(a_row_that_the_database_refuses_undoes_the_batch)         \
 	X(reads_stop_between_entries_only)                          \
 	X(reads_keep_to_their_bounds)                               \
