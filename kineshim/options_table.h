@@ -92,6 +92,8 @@ OPTION(TEXT, log_outputs, "log-outputs", "default", 0, 0,
 OPTION(TIME, warning_unary_request_duration, "warning-unary-request-duration", "300ms", 0, INT64_MAX / 2,
        "requests that take longer are logged, with method and size, without keys and values; 0: none")
 ALIAS("experimental-warning-unary-request-duration", "warning-unary-request-duration")
+OPTION(CHOICE, metrics, "metrics", "basic|extensive", 0, 0,
+       "what /metrics shows; extensive: also histograms of how long each kind of request took")
 
 GROUP("Compatibility with etcd")
 OPTION(NUMBER, heartbeat_interval, "heartbeat-interval", "100", 1, 50000,

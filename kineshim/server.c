@@ -10,7 +10,9 @@
 #include <unistd.h>
 
 #include "api/api.h"
+#include "api/probes.h"
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "base/thread.h"
 #include "base/timer.h"
@@ -237,6 +239,8 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 	if (server->api)
 		server->rpc = listener_config.rpc = ks_rpc_start(&rpc_config, err);
 	http_config.rpc = server->rpc;
+	http_config.plain = ks_api_plain;
+	http_config.plain_ctx = server->api;
 	if (server->rpc)
 		server->http = listener_config.http = ks_http_start(&http_config, err);
 	if (server->http) {
@@ -258,6 +262,7 @@ static enum ks_status start(struct ks_server *server, const struct ks_options *o
 	sqlb_url_redact(options->endpoint, server->endpoint, sizeof(server->endpoint));
 	raise_file_limit();
 	check_advertised(options);
+	ks_metrics_set_extensive(strcmp(options->metrics, "extensive") == 0);
 	server->backend = sqlb_find(options->endpoint, err);
 	if (!server->backend)
 		return err->status;

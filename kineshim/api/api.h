@@ -28,6 +28,7 @@
  * and does not forbid RangeStream.
  */
 #define KS_ETCD_VERSION "3.6.7"
+#define KS_ETCD_CLUSTER_VERSION "3.6.0"
 #define KS_ETCD_STORAGE_VERSION "3.6.0"
 
 #define KS_ETCD_MAX_TXN_OPS 128
@@ -73,6 +74,9 @@ struct ks_api *ks_api_start(const struct ks_api_config *config, struct ks_err *e
 void ks_api_stop(struct ks_api *api); /* after ks_rpc_stop; NULL is fine */
 /* For ks_rpc_config: the table of methods.h, and the context is the struct ks_api. */
 const struct ks_rpc_method *ks_api_methods(size_t *count);
+
+/* The alarms that are on, by bits of their type (1 << ETCDSERVERPB__ALARM_TYPE__NOSPACE); any thread. */
+unsigned ks_api_alarms(const struct ks_api *api);
 
 /* The database was reached and its log is loaded: serializable reads can be answered. */
 bool ks_api_loaded(const struct ks_api *api);

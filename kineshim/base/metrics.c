@@ -14,7 +14,7 @@
 _Thread_local struct ks_metrics_shard *ks_metrics_shard__;
 
 static struct ks_metrics_shard shards[KS_METRICS_SHARDS] = {[KS_METRICS_SHARDS - 1].shared = true};
-/* Of gauges: the bits of a double. */
+/* Of gauges: the bits of a double; all 0 for one that was never set. */
 static _Atomic uint64_t set_cells[KS_METRIC_CELLS];
 static _Atomic bool extensive_wanted;
 
@@ -77,8 +77,15 @@ void ks_metrics_set__(size_t cell, double value)
 {
 	uint64_t bits;
 
+	if (value == 0)
+		value = -0.0; /* whose bits are not all 0 */
 	memcpy(&bits, &value, sizeof(bits));
 	atomic_store_explicit(&set_cells[cell], bits, memory_order_relaxed);
+}
+
+bool ks_metrics_used(size_t cell)
+{
+	return atomic_load_explicit(&set_cells[cell], memory_order_relaxed) || ks_metrics_sum(cell);
 }
 
 double ks_metrics_gauge(size_t cell)

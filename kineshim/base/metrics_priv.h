@@ -28,6 +28,7 @@ extern const struct ks_metrics_bounds ks_metrics_bounds[KS_METRIC_BUCKETS_COUNT]
 size_t ks_metrics_series(const struct ks_metrics_row *row);
 uint64_t ks_metrics_sum(size_t cell);
 double ks_metrics_gauge(size_t cell);
+bool ks_metrics_used(size_t cell); /* counted or set, if only to 0 */
 void ks_metrics_ask(struct ks_metrics_sink *sink);
 
 #endif

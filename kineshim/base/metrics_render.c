@@ -266,15 +266,13 @@ static void histogram(struct writer *w, size_t cell, const char *label, const ch
 
 static void series(struct writer *w, size_t cell, const char *label, const char *more)
 {
-	double value;
+	bool gauge = w->row->type == KS_METRIC_GAUGE;
 
-	if (w->row->type == KS_METRIC_HISTOGRAM) {
+	if (w->row->type == KS_METRIC_HISTOGRAM)
 		histogram(w, cell, label, more);
-		return;
-	}
-	value = w->row->type == KS_METRIC_GAUGE ? ks_metrics_gauge(cell) : (double)ks_metrics_sum(cell);
-	if (value != 0 || w->row->show != KS_METRIC_USED)
-		line(w, value_suffix(w), label, more, "", value);
+	else if (w->row->show != KS_METRIC_USED || ks_metrics_used(cell))
+		line(w, value_suffix(w), label, more, "",
+		     gauge ? ks_metrics_gauge(cell) : (double)ks_metrics_sum(cell));
 }
 
 static void row(struct writer *w, const struct ks_metrics_sink *sink)

@@ -7,8 +7,8 @@
  *
  * M(ID, type, show, labels, more labels, buckets, name, help)
  *	type	COUNTER, GAUGE, HISTOGRAM
- *	show	ALWAYS; USED: only series that are not 0 (as etcd's, which come to life with their first use); EXTENSIVE: with
- *		--metrics=extensive; SAMPLED: only what sources hand in when /metrics is read (ks_metrics_sample)
+ *	show	ALWAYS; USED: only series that were counted or set (as etcd's, which come to life with their first use);
+ *		EXTENSIVE: with --metrics=extensive; SAMPLED: only what sources hand in when /metrics is read (ks_metrics_sample)
  *	labels	two of KS_METRIC_LABELS; the series of a row are all combinations, the second label running fastest
  *	buckets	one of KS_METRIC_BUCKETS, NONE but for histograms
  *
@@ -199,7 +199,7 @@
 	  "The total number of failed health checks") \
 	M(HEALTH_SUCCESS, COUNTER, ALWAYS, NONE, NONE, NONE, "etcd_server_health_success", \
 	  "The total number of successful health checks") \
-	M(HEALTHCHECK, GAUGE, SAMPLED, NONE, NONE, NONE, "etcd_server_healthcheck", \
+	M(HEALTHCHECK, GAUGE, USED, CHECK, NONE, NONE, "etcd_server_healthcheck", \
 	  "The result of each kind of healthcheck.") \
 	M(HEALTHCHECKS, COUNTER, USED, CHECK, CHECK_STATUS, NONE, "etcd_server_healthchecks_total", \
 	  "The total number of each kind of healthcheck.") \

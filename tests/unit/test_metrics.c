@@ -93,6 +93,11 @@ static void series_of_a_used_row_appear_with_their_first_count(void)
 	CU_ASSERT(renders(KS_METRICS_PROMETHEUS, "# TYPE etcd_server_apply_duration_seconds histogram\n"
 						 "etcd_server_apply_duration_seconds_bucket"
 						 "{version=\"v3\",op=\"Txn\",success=\"true\",le=\"0.0001\"} 0\n"));
+	CU_ASSERT(!renders(KS_METRICS_PROMETHEUS, "etcd_server_healthcheck{"));
+	KS_SET_AT(HEALTHCHECK, 1, 0); /* failed, which is not the same as never asked */
+	CU_ASSERT(renders(KS_METRICS_PROMETHEUS,
+			  "# TYPE etcd_server_healthcheck gauge\n"
+			  "etcd_server_healthcheck{type=\"readyz\",name=\"data_corruption\"} 0\n#"));
 	CU_ASSERT(renders(KS_METRICS_PROMETHEUS,
 			  "# TYPE etcd_server_client_requests_total counter\n"
 			  "etcd_server_client_requests_total{type=\"stream\",client_api_version=\"3.5\"} 1\n#"));
