@@ -17,6 +17,7 @@
 #include "base/diag.h"
 #include "base/panic.h"
 #include "net/call.h"
+#include "net/gateway.h"
 #include "net/http_priv.h"
 
 #define DEFAULT_MAX_CONNECTIONS 65536
@@ -249,6 +250,7 @@ static void free_http(struct ks_http *http)
 		ks_mutex_fini(&io->lock);
 	}
 	free(http->ios);
+	ks_gateway_routes_free(http->routes);
 	free(http->cors);
 	free(http->host_whitelist);
 	ks_cond_fini(&http->changed);
@@ -317,6 +319,7 @@ struct ks_http *ks_http_start(const struct ks_http_config *config, struct ks_err
 	http->stall_ms = or_default(config->stall_ms, DEFAULT_STALL_MS);
 	http->cors = ks_xstrdup(config->cors ? config->cors : "*");
 	http->host_whitelist = ks_xstrdup(config->host_whitelist ? config->host_whitelist : "*");
+	http->routes = ks_gateway_routes_new(config->rpc);
 	http->io_count = thread_count(config->threads);
 	http->ios = ks_xcalloc(http->io_count, sizeof(*http->ios));
 	ks_mutex_init(&http->lock);

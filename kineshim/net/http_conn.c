@@ -196,14 +196,10 @@ static int headers_complete(http_parser *parser)
 
 static int collect(struct http_conn *conn, struct ks_http_request *request, const char *at, size_t size)
 {
-	struct ks_http *http = http_of(conn);
-
-	if (request->body.size + size > http->max_body_bytes)
+	if (request->body.size + size > http_of(conn)->max_body_bytes)
 		return refuse_in_parser(conn, 413, "the request body is too large");
-	if (atomic_fetch_add(&http->body_bytes, size) + size > http->max_all_bodies) {
-		atomic_fetch_sub(&http->body_bytes, size);
+	if (!ks_http_claim(request, size))
 		return refuse_in_parser(conn, 503, "too many large requests at a time");
-	}
 	request->body_counted += size;
 	ks_buf_append(&request->body, at, size);
 	return request->body.failed ? refuse_in_parser(conn, 503, "out of memory") : 0;
@@ -213,13 +209,18 @@ static int body_part(http_parser *parser, const char *at, size_t size)
 {
 	struct http_conn *conn = parser->data;
 	struct ks_http_request *request = conn->parsing;
-	bool paused;
+	bool room;
 
 	if (!request->started)
 		return collect(conn, request, at, size);
-	paused = !request->ops->body(request, ks_slice_of(at, size));
+	/* Before, not after: ks_http_resume may come at any time from now on. */
 	ks_mutex_lock(&conn->lock);
-	conn->body_paused = paused;
+	conn->body_paused = true;
+	ks_mutex_unlock(&conn->lock);
+	room = request->ops->body(request, ks_slice_of(at, size));
+	ks_mutex_lock(&conn->lock);
+	if (room)
+		conn->body_paused = false;
 	if (request->patient)
 		conn->deadline_ms = 0;
 	ks_mutex_unlock(&conn->lock);
@@ -418,35 +419,33 @@ void ks_http_conn_start(struct http_io *io, struct http_conn *conn)
 	ks_http_conn_unref(conn);
 }
 
-static bool is_stream(struct http_conn *conn)
+/* With the lock held: whoever asked has gone, and nobody else wants the answer. */
+static bool abandoned(const struct http_conn *conn)
 {
-	bool stream;
-
-	ks_mutex_lock(&conn->lock);
-	stream = conn->request && conn->request->ops->stream;
-	ks_mutex_unlock(&conn->lock);
-	return stream;
+	return conn->peer_closed && conn->request && (conn->request->ops->stream || conn->request->watch_peer);
 }
 
 void ks_http_conn_event(struct http_conn *conn, uint32_t events)
 {
-	bool flush = false;
+	bool flush, gone;
 
 	atomic_fetch_add(&conn->refs, 1);
-	if (events & (EPOLLERR | EPOLLHUP) || (events & EPOLLRDHUP && is_stream(conn))) {
-		ks_http_conn_close(conn);
-		goto out;
-	}
+	ks_mutex_lock(&conn->lock);
+	conn->peer_closed |= (events & EPOLLRDHUP) != 0;
+	gone = events & (EPOLLERR | EPOLLHUP) || abandoned(conn);
+	flush = (events & EPOLLOUT) && conn->blocked;
 	if (events & EPOLLOUT) {
-		ks_mutex_lock(&conn->lock);
-		flush = conn->blocked;
 		conn->blocked = false;
 		/* Whoever writes at this moment may be about to find the socket full. */
 		conn->write_again |= conn->writing;
-		ks_mutex_unlock(&conn->lock);
-		if (flush)
-			ks_http_flush_conn(conn);
 	}
+	ks_mutex_unlock(&conn->lock);
+	if (gone) {
+		ks_http_conn_close(conn);
+		goto out;
+	}
+	if (flush)
+		ks_http_flush_conn(conn);
 	if (events & (EPOLLIN | EPOLLRDHUP)) {
 		conn->readable = true;
 		advance(conn);
@@ -457,12 +456,12 @@ out:
 
 void ks_http_conn_nudged(struct http_conn *conn)
 {
-	bool broken;
+	bool close;
 
 	ks_mutex_lock(&conn->lock);
-	broken = conn->broken;
+	close = conn->broken || abandoned(conn);
 	ks_mutex_unlock(&conn->lock);
-	if (broken) {
+	if (close) {
 		ks_http_conn_close(conn);
 		return;
 	}

@@ -78,9 +78,9 @@ struct ks_http_request {
 	size_t target_size;
 	struct http_header headers[HTTP_MAX_HEADERS];
 	size_t header_count;
-	bool header_open;             /* the last header's value may still grow */
+	bool header_open;               /* the last header's value may still grow */
 	char *path, *query, *raw_query; /* one allocation */
-	size_t path_size, query_size; /* of the query once decoded: name, 0, value, 0, and so on */
+	size_t path_size, query_size;   /* of the query once decoded: name, 0, value, 0, and so on */
 	struct ks_buf body;
 	size_t body_counted; /* in http->body_bytes */
 	unsigned method;
@@ -90,7 +90,8 @@ struct ks_http_request {
 	bool body_complete;  /* under the connection's lock */
 	int64_t deadline_ms; /* 0: none; I/O thread */
 	int canned;          /* the status that this is answered with, whatever it asks for; 0: none */
-	const char *canned_text;
+	const char *canned_text, *canned_type;
+	bool watch_peer; /* under the connection's lock: over as soon as the client closed its side, like a stream */
 	/* a plain answer */
 	struct ks_buf answer;
 	size_t answer_sent;
@@ -127,6 +128,7 @@ struct http_conn {
 	bool writing, write_again;       /* guarded */
 	bool blocked;                    /* guarded: the socket took no more */
 	bool broken;                     /* guarded: close it */
+	bool peer_closed;                /* guarded: the client's side; it may still read */
 	bool dead;                       /* guarded: shut down; nothing is sent any more */
 	bool gone_due;                   /* guarded: the writer tells the request */
 	bool close_after;                /* guarded: no further request */
@@ -165,6 +167,7 @@ struct ks_http {
 	size_t max_connections, max_body_bytes, max_all_bodies;
 	int64_t header_ms, body_ms, idle_ms, stall_ms;
 	char *cors, *host_whitelist;
+	struct gateway_routes *routes;
 	struct http_io *ios;
 	size_t io_count;
 	_Atomic uint32_t next_io;
@@ -208,7 +211,13 @@ bool ks_http_request_prepare(struct ks_http_request *request); /* target → pat
 void ks_http_request_route(struct ks_http_request *request);   /* chooses the ops; I/O thread, header complete */
 bool ks_http_origin(const struct ks_http_request *request, struct ks_slice *origin); /* false: no CORS headers */
 bool ks_http_host_allowed(const struct ks_http_request *request);
-/* I/O thread or not: a paused body goes on. */
+/* Any thread: a paused body goes on. */
 void ks_http_resume(struct ks_http_request *request);
+/* Any thread: from now on the request is over as soon as its client closed its side, as a stream is. */
+void ks_http_watch_peer(struct ks_http_request *request);
+/* Room for bytes of bodies, of all requests together. False: too many at a time. Any thread. */
+bool ks_http_claim(struct ks_http_request *request, size_t size);
+void ks_http_unclaim(struct ks_http_request *request, size_t size);
+void ks_http_release_body(struct ks_http_request *request); /* the collected body is not needed any more */
 
 #endif

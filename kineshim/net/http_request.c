@@ -7,6 +7,8 @@
 #include "net/gateway.h"
 #include "net/http_priv.h"
 
+#define TEXT_TYPE "text/plain; charset=utf-8"
+
 struct ks_http_request *ks_http_request_new(struct http_conn *conn)
 {
 	struct ks_http_request *request = calloc(1, sizeof(*request));
@@ -36,13 +38,34 @@ void ks_http_request_unref(struct ks_http_request *request)
 		return;
 	if (request->ops && request->ops->fini)
 		request->ops->fini(request);
-	atomic_fetch_sub(&conn->io->http->body_bytes, request->body_counted);
+	ks_http_release_body(request);
 	ks_buf_fini(&request->text);
-	ks_buf_fini(&request->body);
 	ks_buf_fini(&request->answer);
 	free(request->path);
 	free(request);
 	ks_http_conn_unref(conn);
+}
+
+bool ks_http_claim(struct ks_http_request *request, size_t size)
+{
+	struct ks_http *http = request->conn->io->http;
+
+	if (atomic_fetch_add(&http->body_bytes, size) + size <= http->max_all_bodies)
+		return true;
+	atomic_fetch_sub(&http->body_bytes, size);
+	return false;
+}
+
+void ks_http_unclaim(struct ks_http_request *request, size_t size)
+{
+	atomic_fetch_sub(&request->conn->io->http->body_bytes, size);
+}
+
+void ks_http_release_body(struct ks_http_request *request)
+{
+	ks_http_unclaim(request, request->body_counted);
+	request->body_counted = 0;
+	ks_buf_fini(&request->body);
 }
 
 /* ---- the target ---- */
@@ -256,13 +279,15 @@ bool ks_http_host_allowed(const struct ks_http_request *request)
 
 /* ---- plain requests ---- */
 
+static void answer_string(struct ks_http_request *request, int status, const char *type, const char *text);
+
 static void plain_complete(struct ks_http_request *request)
 {
 	struct ks_http *http = request->conn->io->http;
 
 	ks_http_request_ref(request); /* until it is answered */
 	if (request->canned)
-		ks_http_answer_text(request, request->canned, request->canned == 200 ? "" : request->canned_text);
+		answer_string(request, request->canned, request->canned_type, request->canned_text);
 	else if (http->config.plain)
 		http->config.plain(http->config.plain_ctx, request);
 	else
@@ -319,14 +344,18 @@ void ks_http_answer(struct ks_http_request *request, int status, const char *con
 	ks_http_request_unref(request);
 }
 
-void ks_http_answer_text(struct ks_http_request *request, int status, const char *text)
+static void answer_string(struct ks_http_request *request, int status, const char *type, const char *text)
 {
 	struct ks_buf body;
 
 	ks_buf_init(&body, SIZE_MAX);
 	ks_buf_append(&body, text, strlen(text));
-	ks_http_answer(request, status, *text ? "text/plain; charset=utf-8" : NULL,
-		       *text ? "X-Content-Type-Options: nosniff\r\n" : NULL, &body);
+	ks_http_answer(request, status, type, type ? "X-Content-Type-Options: nosniff\r\n" : NULL, &body);
+}
+
+void ks_http_answer_text(struct ks_http_request *request, int status, const char *text)
+{
+	answer_string(request, status, TEXT_TYPE, text);
 }
 
 /* ---- the way in (spec 9.2) ---- */
@@ -345,9 +374,11 @@ void ks_http_request_route(struct ks_http_request *request)
 	request->ops = &plain_ops;
 	if (!ks_http_host_allowed(request)) {
 		request->canned = 421;
+		request->canned_type = TEXT_TYPE;
 		request->canned_text = "the Host header names none of the hosts in --host-whitelist\n";
 	} else if (request->method == HTTP_OPTIONS) {
 		request->canned = 200;
+		request->canned_text = "";
 	} else if (http->rpc && conn->port == KS_HTTP_CLIENTS && under_v3(request)) {
 		ks_gateway_route(request);
 	}

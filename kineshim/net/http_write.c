@@ -180,6 +180,17 @@ void ks_http_resume(struct ks_http_request *request)
 	ks_mutex_unlock(&conn->lock);
 }
 
+void ks_http_watch_peer(struct ks_http_request *request)
+{
+	struct http_conn *conn = request->conn;
+
+	ks_mutex_lock(&conn->lock);
+	request->watch_peer = true;
+	if (conn->peer_closed)
+		ks_http_nudge_locked(conn);
+	ks_mutex_unlock(&conn->lock);
+}
+
 /* ---- heads ---- */
 
 const char *ks_http_status_text(int status)

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the gateway*.c files share: a call that came as JSON.
+ *
+ * gateway.c        routes, metadata, errors
+ * gateway_unary.c  one request, one answer
+ * gateway_stream.c sequences of either
+ *
+ * A call lives as long as its HTTP request (http_priv.h), which has two owners: the connection, until the answer is out or the
+ * client has gone; and the handler, until it ended the call. Requests arrive on the I/O thread, handlers run on the call's cq thread,
+ * answers are produced by whoever writes to the connection. 'lock' guards what these share.
+ */
+#ifndef KS_NET_GATEWAY_PRIV_H
+#define KS_NET_GATEWAY_PRIV_H
+
+#include "base/list.h"
+#include "net/call.h"
+#include "net/gateway.h"
+#include "net/http_priv.h"
+#include "net/json.h"
+
+#define GATEWAY_TEXT_MAX 512
+#define GATEWAY_TEXT_EXPIRED "context deadline exceeded"
+
+struct gateway_call {
+	struct ks_call base;
+	struct ks_http_request *request;
+	struct ks_task task;
+
+	/* the writer's */
+	struct ks_buf piece; /* JSON that is about to be sent */
+	bool head_sent;
+
+	struct ks_mutex lock;
+	enum ks_status status;       /* guarded: how the call ended */
+	char text[GATEWAY_TEXT_MAX]; /* guarded */
+};
+
+/* 'call' is zeroed and embedded in what the request's ops take for 'serving'. */
+void ks_gateway_call_init(struct gateway_call *call, const struct ks_call_ops *ops, struct ks_http_request *request,
+			  const struct ks_rpc_method *method);
+void ks_gateway_call_fini(struct gateway_call *call);
+void ks_gateway_set_status(struct gateway_call *call, enum ks_status status, const char *text);
+
+struct ks_slice ks_gateway_metadata(struct ks_call *base, const char *key);
+const char *ks_gateway_peer(struct ks_call *base);
+const struct ks_identity *ks_gateway_identity(struct ks_call *base);
+
+int ks_gateway_http_status(enum ks_status status);
+/* The head of an answer of JSON; the caller adds the length or the encoding and the empty line. */
+void ks_gateway_write_head(struct gateway_call *call, struct ks_buf *out, int status);
+/* Head and body of a call that ended with an error before anything was sent; also the line of a stream's error. */
+void ks_gateway_write_error(struct gateway_call *call, struct ks_buf *out);
+void ks_gateway_write_error_line(struct gateway_call *call, struct ks_buf *line);
+/* Sends what is in 'piece' as one chunk, as far as the client knows chunks, and empties it. */
+void ks_gateway_write_chunk(struct gateway_call *call, struct ks_buf *out);
+void ks_gateway_write_last_chunk(struct gateway_call *call, struct ks_buf *out);
+
+void ks_gateway_unary_route(struct ks_http_request *request, const struct ks_rpc_method *method);
+void ks_gateway_stream_route(struct ks_http_request *request, const struct ks_rpc_method *method);
+
+#endif
