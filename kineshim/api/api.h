@@ -253,4 +253,9 @@ void ks_read_go(struct ks_read *read);
 struct ks_snapshots *ks_snapshots_new(const char *dir);
 void ks_snapshots_free(struct ks_snapshots *snapshots);
 
+/* ---- leases (lease.c) ---- */
+
+/* An id for a lease whose client left the choice to us. It may be taken. */
+int64_t ks_api_choose_lease_id(struct ks_api *api);
+
 #endif

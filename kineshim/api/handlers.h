@@ -42,6 +42,15 @@ ks_api_handler_fn ks_api_downgrade;
 /* snapshot.c */
 extern const struct ks_stream_ops ks_api_snapshot_ops;
 
+/* lock.c, election.c, observe.c */
+ks_api_handler_fn ks_api_lock;
+ks_api_handler_fn ks_api_unlock;
+ks_api_handler_fn ks_api_campaign;
+ks_api_handler_fn ks_api_proclaim;
+ks_api_handler_fn ks_api_resign;
+ks_api_handler_fn ks_api_leader;
+extern const struct ks_stream_ops ks_api_observe_ops;
+
 /* health.c */
 ks_api_handler_fn ks_api_health_check;
 extern const struct ks_stream_ops ks_api_health_watch_ops;

@@ -14,7 +14,7 @@
 /* ---- LeaseGrant ---- */
 
 /* As etcd: 16 bits of the member, 40 bits of milliseconds, 8 bits that count, sign bit cleared; never 0 (spec 4.1). */
-static int64_t choose_id(struct ks_api *api)
+int64_t ks_api_choose_lease_id(struct ks_api *api)
 {
 	struct ks_cluster_status status;
 	struct timespec now;
@@ -45,7 +45,7 @@ static bool grant_again(struct ks_write *write)
 	if (write->submit.err.status != KS_FAILED_PRECONDITION || write->attempts == ID_ROUNDS)
 		return false;
 	write->attempts++;
-	write->submit.request.grant.id = choose_id(write->api);
+	write->submit.request.grant.id = ks_api_choose_lease_id(write->api);
 	ks_write_go(write);
 	return true;
 }
@@ -64,7 +64,7 @@ void ks_api_lease_grant(struct ks_api *api, struct ks_call *call, const Protobuf
 		return;
 	write->submit.request.kind = KS_REQ_LEASE_GRANT;
 	write->submit.request.grant.ttl = request->ttl < api->min_lease_ttl_s ? api->min_lease_ttl_s : request->ttl;
-	write->submit.request.grant.id = request->id ? request->id : choose_id(api);
+	write->submit.request.grant.id = request->id ? request->id : ks_api_choose_lease_id(api);
 	write->failed = request->id ? NULL : grant_again;
 	ks_write_go(write);
 }

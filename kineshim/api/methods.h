@@ -95,20 +95,20 @@
 	  etcdserverpb__auth_role_grant_permission_response, UNARY, ks_api_unimplemented, "auth/role/grant") \
 	M("etcdserverpb.Auth", RoleRevokePermission, etcdserverpb__auth_role_revoke_permission_request, \
 	  etcdserverpb__auth_role_revoke_permission_response, UNARY, ks_api_unimplemented, "auth/role/revoke") \
-	M("v3lockpb.Lock", Lock, v3lockpb__lock_request, v3lockpb__lock_response, UNARY, ks_api_unimplemented, \
+	M("v3lockpb.Lock", Lock, v3lockpb__lock_request, v3lockpb__lock_response, UNARY, ks_api_lock, \
 	  "lock/lock") \
 	M("v3lockpb.Lock", Unlock, v3lockpb__unlock_request, \
-	  v3lockpb__unlock_response, UNARY, ks_api_unimplemented, "lock/unlock") \
+	  v3lockpb__unlock_response, UNARY, ks_api_unlock, "lock/unlock") \
 	M("v3electionpb.Election", Campaign, v3electionpb__campaign_request, \
-	  v3electionpb__campaign_response, UNARY, ks_api_unimplemented, "election/campaign") \
+	  v3electionpb__campaign_response, UNARY, ks_api_campaign, "election/campaign") \
 	M("v3electionpb.Election", Proclaim, v3electionpb__proclaim_request, \
-	  v3electionpb__proclaim_response, UNARY, ks_api_unimplemented, "election/proclaim") \
+	  v3electionpb__proclaim_response, UNARY, ks_api_proclaim, "election/proclaim") \
 	M("v3electionpb.Election", Leader, v3electionpb__leader_request, \
-	  v3electionpb__leader_response, UNARY, ks_api_unimplemented, "election/leader") \
+	  v3electionpb__leader_response, UNARY, ks_api_leader, "election/leader") \
 	M("v3electionpb.Election", Observe, v3electionpb__leader_request, \
-	  v3electionpb__leader_response, SERVER, ks_api_unimplemented_stream, "election/observe") \
+	  v3electionpb__leader_response, SERVER, ks_api_observe, "election/observe") \
 	M("v3electionpb.Election", Resign, v3electionpb__resign_request, \
-	  v3electionpb__resign_response, UNARY, ks_api_unimplemented, "election/resign") \
+	  v3electionpb__resign_response, UNARY, ks_api_resign, "election/resign") \
 	M("grpc.health.v1.Health", Check, grpc__health__v1__health_check_request, \
 	  grpc__health__v1__health_check_response, UNARY, ks_api_health_check, NULL) \
 	M("grpc.health.v1.Health", Watch, grpc__health__v1__health_check_request, \

@@ -140,6 +140,10 @@ void fake_unary(const char *path, struct ks_slice request, const struct fake_met
 	call->answer = answer;
 	call->method->unary(call, request);
 	fake_run();
+	if (!answer->ended) {
+		fake_unary_cancel(call);
+		fake_run();
+	}
 	KS_ASSERT(answer->ended);
 	free_call(call);
 }

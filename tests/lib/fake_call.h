@@ -31,7 +31,7 @@ void fake_rpc_set_arena_limit(size_t limit);
 void fake_rpc_stop(void);
 void fake_run(void);
 
-/* 'metadata' ends with {NULL, NULL} and may be NULL. */
+/* A call that waits is cancelled; any other must have ended. 'metadata' ends with {NULL, NULL} and may be NULL. */
 void fake_unary(const char *path, struct ks_slice request, const struct fake_metadata *metadata,
 		struct fake_answer *answer);
 void fake_answer_fini(struct fake_answer *answer);
