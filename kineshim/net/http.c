@@ -78,6 +78,7 @@ void ks_http_conn_unref(struct http_conn *conn)
 	ks_buf_fini(&conn->unsent);
 	free(conn->input);
 	free(conn->peer);
+	ks_identity_unref(conn->identity);
 	ks_mutex_fini(&conn->lock);
 	free(conn);
 	/* Under the lock, so that the end does not free the server between the two. */
@@ -220,7 +221,7 @@ void ks_http_adopt(struct ks_http *http, int fd, const struct ks_http_peer *peer
 	conn->fd = fd;
 	conn->refs = 1; /* io->conns */
 	conn->peer = ks_xstrdup(peer->text);
-	conn->identity = peer->identity;
+	conn->identity = ks_identity_ref(peer->identity);
 	conn->secure = peer->secure;
 	conn->port = peer->port;
 	ks_list_init(&conn->node);

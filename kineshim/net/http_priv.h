@@ -31,6 +31,7 @@
 #include "base/list.h"
 #include "base/thread.h"
 #include "net/http.h"
+#include "net/identity.h"
 
 #define HTTP_MAX_HEADERS 100
 #define HTTP_MAX_HEADER_BYTES 65536

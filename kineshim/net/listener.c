@@ -97,7 +97,7 @@ static void hand_over(struct ks_listener *listener, struct half *half, bool http
 	if (http1)
 		ks_http_adopt(listener->http, half->fd, &peer);
 	else
-		ks_rpc_adopt(listener->rpc, half->fd, half->peer);
+		ks_rpc_adopt(listener->rpc, half->fd, half->peer, NULL);
 	free(half);
 }
 

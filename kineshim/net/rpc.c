@@ -3,7 +3,7 @@
  * Life cycle of the gRPC server: its settings, its queues, connections, and the end. See rpc_priv.h for the other files.
  *
  * The core listens on nothing: connections come from the listener, by file descriptor. The core names them "fd:7", so
- * the peer's address is kept in a table by descriptor.
+ * the peer's address and identity are kept in a table by descriptor.
  */
 #include "net/rpc_priv.h"
 
@@ -154,8 +154,10 @@ static void free_rpc(struct ks_rpc *rpc)
 		grpc_channel_destroy(rpc->nowhere);
 	if (rpc->credentials)
 		grpc_server_credentials_release(rpc->credentials);
-	for (size_t i = 0; i < rpc->peer_capacity; i++)
-		free(rpc->peers[i]);
+	for (size_t i = 0; i < rpc->peer_capacity; i++) {
+		free(rpc->peers[i].text);
+		ks_identity_unref(rpc->peers[i].identity);
+	}
 	free(rpc->peers);
 	ks_cond_fini(&rpc->changed);
 	ks_mutex_fini(&rpc->lock);
@@ -254,7 +256,7 @@ struct ks_rpc *ks_rpc_start(const struct ks_rpc_config *config, struct ks_err *e
 	return rpc;
 }
 
-static void remember_peer(struct ks_rpc *rpc, int fd, const char *peer)
+static void remember_peer(struct ks_rpc *rpc, int fd, const char *peer, struct ks_identity *identity)
 {
 	size_t index = (size_t)fd, capacity = rpc->peer_capacity ? rpc->peer_capacity : 64;
 
@@ -265,38 +267,49 @@ static void remember_peer(struct ks_rpc *rpc, int fd, const char *peer)
 		memset(rpc->peers + rpc->peer_capacity, 0, (capacity - rpc->peer_capacity) * sizeof(*rpc->peers));
 		rpc->peer_capacity = capacity;
 	}
-	free(rpc->peers[index]);
-	rpc->peers[index] = ks_xstrdup(peer);
+	free(rpc->peers[index].text);
+	ks_identity_unref(rpc->peers[index].identity);
+	rpc->peers[index] = (struct rpc_peer){.text = ks_xstrdup(peer), .identity = ks_identity_ref(identity)};
+	if (identity)
+		atomic_store(&rpc->identities, true);
 }
 
-void ks_rpc_adopt(struct ks_rpc *rpc, int fd, const char *peer)
+void ks_rpc_adopt(struct ks_rpc *rpc, int fd, const char *peer, struct ks_identity *identity)
 {
 	/* Held throughout, so that the end of the server waits for a connection that is just being added. */
 	ks_mutex_lock(&rpc->lock);
 	if (atomic_load(&rpc->stopping)) {
 		(void)close(fd);
 	} else {
-		remember_peer(rpc, fd, peer);
+		remember_peer(rpc, fd, peer, identity);
 		grpc_server_add_channel_from_fd(rpc->server, fd, rpc->credentials);
 	}
 	ks_mutex_unlock(&rpc->lock);
+}
+
+/* With the lock held. NULL when the core calls the connection something else. */
+static const struct rpc_peer *find_peer(struct ks_rpc *rpc, const char *name)
+{
+	int fd;
+
+	if (!name || sscanf(name, "fd:%d", &fd) != 1 || fd < 0 || (size_t)fd >= rpc->peer_capacity)
+		return NULL;
+	return rpc->peers[fd].text ? &rpc->peers[fd] : NULL;
 }
 
 const char *ks_rpc_peer(struct ks_call *base)
 {
 	struct rpc_call *call = ks_container_of(base, struct rpc_call, base);
 	struct ks_rpc *rpc = base->rpc;
+	const struct rpc_peer *peer;
 	char *name;
-	int fd;
 
 	if (call->peer)
 		return call->peer;
 	name = grpc_call_get_peer(call->call);
 	ks_mutex_lock(&rpc->lock);
-	if (name && sscanf(name, "fd:%d", &fd) == 1 && fd >= 0 && (size_t)fd < rpc->peer_capacity && rpc->peers[fd])
-		call->peer = ks_xstrdup(rpc->peers[fd]);
-	else
-		call->peer = ks_xstrdup(name ? name : "unknown");
+	peer = find_peer(rpc, name);
+	call->peer = ks_xstrdup(peer ? peer->text : name ? name : "unknown");
 	ks_mutex_unlock(&rpc->lock);
 	gpr_free(name);
 	return call->peer;
@@ -304,8 +317,22 @@ const char *ks_rpc_peer(struct ks_call *base)
 
 const struct ks_identity *ks_rpc_identity(struct ks_call *base)
 {
-	(void)base;
-	return NULL;
+	struct rpc_call *call = ks_container_of(base, struct rpc_call, base);
+	struct ks_rpc *rpc = base->rpc;
+	const struct rpc_peer *peer;
+	char *name;
+
+	/* Set before the connection that has one is given to the core. */
+	if (call->identity_known || !atomic_load(&rpc->identities))
+		return call->identity;
+	name = grpc_call_get_peer(call->call);
+	ks_mutex_lock(&rpc->lock);
+	peer = find_peer(rpc, name);
+	call->identity = peer ? ks_identity_ref(peer->identity) : NULL;
+	ks_mutex_unlock(&rpc->lock);
+	gpr_free(name);
+	call->identity_known = true;
+	return call->identity;
 }
 
 bool ks_rpc_stopping(const struct ks_rpc *rpc)

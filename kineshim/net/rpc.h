@@ -82,8 +82,11 @@ struct ks_rpc_config {
 };
 
 struct ks_rpc *ks_rpc_start(const struct ks_rpc_config *config, struct ks_err *err);
-/* Serves an accepted, connected socket (plaintext HTTP/2); takes it over in any case. 'peer' is for the log. Any thread. */
-void ks_rpc_adopt(struct ks_rpc *rpc, int fd, const char *peer);
+/*
+ * Serves a connected socket (plaintext HTTP/2); takes it over in any case. 'peer' is for the log; 'identity' is who the client's
+ * certificate says it is (NULL: none), of which a reference is taken. Any thread.
+ */
+void ks_rpc_adopt(struct ks_rpc *rpc, int fd, const char *peer, struct ks_identity *identity);
 /*
  * Graceful end: no new calls, GOAWAY to clients, streams are ended with UNAVAILABLE "etcdserver: server stopped", running unary
  * calls get up to drain_ms, then everything is cancelled. Returns when all calls are gone and the threads have ended.

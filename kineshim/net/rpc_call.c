@@ -68,6 +68,7 @@ void ks_rpc_call_fini(struct rpc_call *call)
 		grpc_call_details_destroy(&call->details);
 	grpc_slice_unref(call->text);
 	free(call->peer);
+	ks_identity_unref(call->identity);
 	if (call->call) {
 		grpc_call_unref(call->call);
 		ks_rpc_call_gone(call->base.rpc);

@@ -26,6 +26,7 @@
 #include "base/thread.h"
 #include "net/call.h"
 #include "net/grpc_bytes.h"
+#include "net/identity.h"
 #include "net/rpc.h"
 
 /* What a completion queue event points at. */
@@ -68,6 +69,15 @@ struct rpc_queue {
 	struct rpc_tag wake_tag;
 };
 
+/*
+ * Who is at the other end of a connection. The core keeps a connection's descriptor open until the last call on it has been freed, so
+ * what a call finds by number is its own connection's (a test holds the core to it).
+ */
+struct rpc_peer {
+	char *text;
+	struct ks_identity *identity;
+};
+
 struct ks_rpc {
 	const struct ks_rpc_method *methods;
 	size_t method_count;
@@ -82,13 +92,14 @@ struct ks_rpc {
 
 	struct ks_mutex lock;
 	struct ks_cond changed;
-	bool down;           /* the core says that all calls and connections are gone */
-	size_t queues_ended; /* their 'end' has run */
-	char **peers;        /* by file descriptor */
+	bool down;              /* the core says that all calls and connections are gone */
+	size_t queues_ended;    /* their 'end' has run */
+	struct rpc_peer *peers; /* by file descriptor */
 	size_t peer_capacity;
 	struct rpc_tag down_tag;
 
 	alignas(64) atomic_bool stopping;
+	atomic_bool identities; /* some connection has or had one */
 	_Atomic uint64_t calls_started, calls_open;
 	_Atomic uint32_t next_queue; /* for calls that do not come from the core */
 	_Atomic size_t reply_bytes;  /* of large unary replies on their way out */
@@ -106,6 +117,8 @@ struct rpc_call {
 	grpc_byte_buffer *payload; /* of the request, later of the reply */
 	struct ks_grpc_message request;
 	char *peer;
+	struct ks_identity *identity; /* once it was asked for */
+	bool identity_known;
 	enum ks_status status; /* of the reply */
 	int cancelled;
 	bool watched;        /* unary: a batch of its own, with close_tag, tells when the client is gone */

@@ -591,6 +591,8 @@ int main(void)
 					   T(first_bytes_tell_the_protocol),
 					   T(port_zero_becomes_a_real_one),
 					   T(an_address_in_use_is_unavailable_and_named),
+					   T(a_socket_handed_over_serves_in_place_of_the_urls),
+					   T(with_http_ports_the_others_speak_grpc_only),
 					   T(a_preface_in_single_bytes_reaches_grpc),
 					   T(http1_gets_a_whole_answer_and_the_end),
 					   T(an_answer_survives_a_body_that_was_not_wanted),

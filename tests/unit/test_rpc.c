@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rpc.h, seen by gRPC C core's own client and, where that is too well-behaved, by hand-made HTTP/2 frames. */
+#include <grpc/grpc_posix.h>
+#include <grpc/grpc_security.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -7,12 +9,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/list.h"
 #include "base/panic.h"
 #include "base/thread.h"
+#include "net/identity.h"
 #include "net/listener.h"
 #include "net/rpc.h"
 #include "tests/lib/grpc_client.h"
@@ -103,6 +107,14 @@ static void peer(struct ks_call *call, struct ks_slice request)
 {
 	(void)request;
 	reply_slice(call, ks_slice_str(ks_call_peer(call)));
+}
+
+static void identity(struct ks_call *call, struct ks_slice request)
+{
+	const struct ks_identity *who = ks_call_identity(call);
+
+	(void)request;
+	reply_slice(call, ks_slice_str(who ? who->common_name : "nobody"));
 }
 
 /* 'request' bytes "ab": a shared value of 100,000 'a', text, a shared value of 50,000 'b'. */
@@ -447,6 +459,7 @@ static const struct ks_rpc_method methods[] = {
 	{.path = "/test.T/Fail", .unary = fail},
 	{.path = "/test.T/Metadata", .unary = metadata},
 	{.path = "/test.T/Peer", .unary = peer},
+	{.path = "/test.T/Identity", .unary = identity},
 	{.path = "/test.T/Shared", .unary = shared},
 	{.path = "/test.T/TooLarge", .unary = too_large_reply},
 	{.path = "/test.T/Later", .unary = later},
@@ -597,6 +610,65 @@ static void metadata_and_peer_are_those_of_the_call(void)
 	CU_ASSERT_EQUAL(strncmp(result.data, "127.0.0.1:", 10), 0);
 	free(result.data);
 	gc_close(&client);
+	stop_server();
+}
+
+static void open_adopted(struct gc *client, struct ks_identity *identity, int *server_fd)
+{
+	grpc_channel_credentials *credentials = grpc_insecure_credentials_create();
+	int ends[2];
+
+	KS_ASSERT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0);
+	grpc_init();
+	client->cq = grpc_completion_queue_create_for_pluck(NULL);
+	client->channel = grpc_channel_create_from_fd("adopted", ends[0], credentials, NULL);
+	grpc_channel_credentials_release(credentials);
+	*server_fd = ends[1];
+	ks_rpc_adopt(rpc, ends[1], "adopted", identity);
+}
+
+/* One by one, so that a descriptor's number is taken again as soon as it is free. */
+static void identity_is_that_of_the_connection_to_the_last(void)
+{
+	static const char *const names[] = {"DNS:a.example"};
+	struct ks_identity *a = ks_identity_new("a", names, 1), *b = ks_identity_new("b", NULL, 0);
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc first, second, third;
+	struct ks_call *call;
+	int first_fd, second_fd, third_fd;
+
+	start_server(0);
+	open_adopted(&first, a, &first_fd);
+	gc_stream_open(&stream, &first, "/test.T/Hold");
+	CU_ASSERT_TRUE(gc_stream_send(&stream, "", 0, WAIT_MS));
+	gc_stream_half_close(&stream);
+	CU_ASSERT_TRUE(wait_for(&seen.messages, 1));
+	call = held;
+	/* The client is gone; what it asked for still runs. */
+	gc_stream_cancel(&stream);
+	gc_stream_end(&stream, &result);
+	gc_close(&first);
+	open_adopted(&second, b, &second_fd);
+	gc_unary(&second, "/test.T/Identity", "", 0, NULL, NULL, &result);
+	CU_ASSERT_STRING_EQUAL(result.data, "b");
+	free(result.data);
+	CU_ASSERT_NOT_EQUAL(first_fd, second_fd);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(ks_call_identity(call));
+	CU_ASSERT_STRING_EQUAL(ks_call_identity(call)->common_name, "a");
+	CU_ASSERT_EQUAL(ks_call_identity(call)->name_count, 1);
+	reply_slice(call, ks_slice_str(""));
+	gc_close(&second);
+	/* Nothing of an earlier connection sticks to a number. */
+	for (int i = 0; i < 20; i++) {
+		open_adopted(&third, NULL, &third_fd);
+		gc_unary(&third, "/test.T/Identity", "", 0, NULL, NULL, &result);
+		CU_ASSERT_STRING_EQUAL(result.data, "nobody");
+		free(result.data);
+		gc_close(&third);
+	}
+	ks_identity_unref(a);
+	ks_identity_unref(b);
 	stop_server();
 }
 
@@ -1387,6 +1459,7 @@ int main(void)
 				      T(shared_bytes_arrive_in_their_places),
 				      T(a_reply_that_outgrew_its_maximum_is_resource_exhausted),
 				      T(metadata_and_peer_are_those_of_the_call),
+				      T(identity_is_that_of_the_connection_to_the_last),
 				      T(oversize_has_the_text_of_grpc_go),
 				      T(oversize_ends_a_stream_with_the_same_text),
 				      T(unknown_methods_and_services_have_etcds_texts),
