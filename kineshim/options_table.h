@@ -81,6 +81,9 @@ OPTION(TEXT, auto_compaction_retention, "auto-compaction-retention", "0", 0, 0,
 OPTION(TIME, watch_progress_notify_interval, "watch-progress-notify-interval", "10m", 100, INT64_MAX / 2,
        "pause between progress notifications of watches that asked for them")
 ALIAS("experimental-watch-progress-notify-interval", "watch-progress-notify-interval")
+OPTION(TIME, watch_cursor_interval, "watch-cursor-interval", "10s", 0, INT64_MAX / 2,
+       "after so much silence a watch through JSON is told the present revision, so that its client never resumes from a compacted one; "
+       "0: never")
 
 GROUP("Logs and metrics")
 OPTION(LEVEL, log_level, "log-level", "info", 0, 0, "least level that is logged: debug, info, warn, error")

@@ -211,6 +211,7 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 		.max_txn_ops = (size_t)options->max_txn_ops,
 		.max_request_bytes = (size_t)options->max_request_bytes,
 		.progress_interval_ms = options->watch_progress_notify_interval,
+		.cursor_interval_ms = options->watch_cursor_interval,
 		.min_lease_ttl_s = min_lease_ttl_s(options),
 		.snapshot_dir = options->data_dir,
 	};

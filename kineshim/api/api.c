@@ -367,6 +367,7 @@ struct ks_api *ks_api_start(const struct ks_api_config *config, struct ks_err *e
 	api->max_txn_ops = config->max_txn_ops;
 	api->max_request_bytes = config->max_request_bytes;
 	api->progress_interval_ms = config->progress_interval_ms;
+	api->cursor_interval_ms = config->cursor_interval_ms;
 	api->min_lease_ttl_s = config->min_lease_ttl_s > 0 ? config->min_lease_ttl_s : KS_ETCD_MIN_LEASE_TTL_S;
 	api->snapshots = ks_snapshots_new(config->snapshot_dir);
 	if (!api->snapshots) {

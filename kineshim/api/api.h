@@ -46,6 +46,7 @@ struct ks_api_config {
 	size_t max_txn_ops;
 	size_t max_request_bytes;
 	int64_t progress_interval_ms;
+	int64_t cursor_interval_ms; /* of idle watches through JSON, see watch.c; 0: never */
 	int64_t min_lease_ttl_s;
 	const char *snapshot_dir; /* for their temporary files; NULL or not usable: TMPDIR, /tmp */
 };
@@ -59,6 +60,7 @@ struct ks_api {
 	size_t max_txn_ops;
 	size_t max_request_bytes;
 	int64_t progress_interval_ms;
+	int64_t cursor_interval_ms;
 	int64_t min_lease_ttl_s;
 	_Atomic uint32_t lease_counter;
 	/* The watchdog, once a second: ends streams that asked for a leader when there is none (spec 3.10), and tells health

@@ -26,6 +26,7 @@
 
 #include "api/api.h"
 #include "api/errors.h"
+#include "base/clock.h"
 #include "base/diag.h"
 #include "base/list.h"
 #include "base/panic.h"
@@ -97,12 +98,17 @@ struct stream {
 	bool manual_progress; /* asked for, waits for nothing: answered or dropped in pump order */
 	struct ks_timer progress_timer;
 	int64_t progress_ms; /* 0: not armed yet */
+	/* Through JSON only: what was told last, and when. */
+	bool tells_cursor;
+	int64_t told_revision, told_ms;
+	struct ks_timer cursor_timer;
 	/* under ready_lock */
 	struct ks_mutex ready_lock;
 	struct ks_list ready;
 	struct ks_task task;
 	bool posted;
-	bool tick; /* the progress timer fired */
+	bool tick;       /* the progress timer fired */
+	bool cursor_due; /* the cursor timer fired */
 	bool closed;
 	/* references: the open stream, a posted task, batches on their way */
 	unsigned refs;
@@ -255,12 +261,23 @@ static void write_response_head(struct stream *stream, struct ks_out *out, const
 	ks_wire_uint(&out->buf, 7, response->fragment);
 }
 
+/* Before each response. */
+static void note_told(struct stream *stream, int64_t revision)
+{
+	if (!stream->tells_cursor)
+		return;
+	stream->told_ms = ks_clock_now(ks_clock_system());
+	if (revision > stream->told_revision)
+		stream->told_revision = revision;
+}
+
 static void send_response(struct stream *stream, const struct response *response)
 {
 	struct ks_out out;
 
 	ks_out_init(&out, 1024);
 	write_response_head(stream, &out, response);
+	note_told(stream, response->revision);
 	ks_stream_send(stream->call, &out);
 }
 
@@ -330,6 +347,7 @@ static void send_events(struct stream *stream, const struct batch *batch)
 			finish(stream, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory for a watch response");
 			return;
 		}
+		note_told(stream, response.revision);
 		ks_stream_send(stream->call, &out);
 		first = end;
 	}
@@ -519,6 +537,9 @@ static void read_watch(struct stream *stream, struct watch *watch)
 	}
 	if (batch->count) {
 		batch->header_revision = watch->live ? batch->events[batch->count - 1].revision : read.current;
+		/* Clients of JSON take a revision that does not grow for a server that was set back. */
+		if (stream->tells_cursor && !read.caught_up)
+			batch->header_revision = batch->events[batch->count - 1].revision;
 		watch->sent_since_tick = true;
 	}
 	if (read.caught_up)
@@ -557,7 +578,7 @@ static void pump(struct stream *stream)
 }
 
 /* Woken watches become active; a parked one when its fetch ends. */
-static bool take_ready(struct stream *stream, bool *tick)
+static bool take_ready(struct stream *stream, bool *tick, bool *cursor_due)
 {
 	struct ks_list ready;
 	struct ks_list *item;
@@ -569,6 +590,8 @@ static bool take_ready(struct stream *stream, bool *tick)
 	closed = stream->closed;
 	*tick = stream->tick;
 	stream->tick = false;
+	*cursor_due = stream->cursor_due;
+	stream->cursor_due = false;
 	ks_list_splice(&ready, &stream->ready);
 	for (item = ready.next; item != &ready; item = item->next)
 		ks_container_of(item, struct watch, link)->woken = false;
@@ -649,16 +672,56 @@ static void start_ticker(struct stream *stream)
 	ks_timer_arm(stream->api->timers, &stream->progress_timer, stream->progress_ms);
 }
 
+/*
+ * Clients of JSON (lua-resty-etcd, that is APISIX) resume from the last revision that a line told them, and know no progress
+ * notifications. A watch of keys that do not change would resume from a revision that was compacted meanwhile, and load
+ * everything again. So after some silence it is told the present revision, in a line with an empty list of events: {"result":
+ * {"header":{…},"events":[]}}. As with progress, everything up to that revision was sent before. Only with one watch on the
+ * stream, for the revision would be one watch's and the events another's.
+ */
+static void cursor_tick(struct stream *stream)
+{
+	int64_t interval_ms = stream->api->cursor_interval_ms;
+	int64_t silent_ms = ks_clock_now(ks_clock_system()) - stream->told_ms, revision;
+	struct ks_out out;
+
+	if (silent_ms >= interval_ms && stream->watch_count == 1 && all_sent(stream) &&
+	    ks_stream_queued(stream->call, NULL) == 0 &&
+	    ks_watch_progress(stream->hub, stream->watches, 1, &revision) && revision > stream->told_revision) {
+		const struct watch *watch = ks_container_of(stream->watches[0], struct watch, watcher);
+
+		ks_out_init(&out, 1024);
+		write_response_head(stream, &out, &(struct response){.revision = revision, .watch_id = watch->id});
+		note_told(stream, revision);
+		ks_stream_send_empty_list(stream->call, &out, "events");
+		silent_ms = 0;
+	}
+	ks_timer_arm(stream->api->timers, &stream->cursor_timer,
+		     silent_ms < interval_ms ? interval_ms - silent_ms : interval_ms);
+}
+
+static void cursor_fired(struct ks_timer *timer)
+{
+	struct stream *stream = ks_container_of(timer, struct stream, cursor_timer);
+
+	ks_mutex_lock(&stream->ready_lock);
+	stream->cursor_due = true;
+	post_locked(stream);
+	ks_mutex_unlock(&stream->ready_lock);
+}
+
 static void run_task(struct ks_task *task)
 {
 	struct stream *stream = ks_container_of(task, struct stream, task);
-	bool tick;
+	bool tick, cursor_due;
 
-	if (take_ready(stream, &tick)) {
+	if (take_ready(stream, &tick, &cursor_due)) {
 		pump(stream);
 		if (tick && !stream->finishing)
 			progress_tick(stream);
 		answer_progress(stream);
+		if (cursor_due && !stream->finishing)
+			cursor_tick(stream);
 	}
 	stream_unref(stream);
 }
@@ -836,7 +899,11 @@ static void watch_open(struct ks_call *call)
 	ks_list_init(&stream->ready);
 	ks_list_init(&stream->active);
 	ks_timer_init(&stream->progress_timer, progress_fired);
+	ks_timer_init(&stream->cursor_timer, cursor_fired);
+	stream->tells_cursor = ks_call_is_http(call) && api->cursor_interval_ms > 0;
 	stream->finishing = !ks_api_stream_open(api, call, &stream->base);
+	if (stream->tells_cursor)
+		ks_timer_arm(api->timers, &stream->cursor_timer, api->cursor_interval_ms);
 }
 
 /* Spec 3.10: a client's half-close does not end a watch. */
@@ -862,6 +929,7 @@ static void watch_closed(struct ks_call *call)
 	stream->finishing = true;
 	ks_api_stream_closed(stream->api, &stream->base);
 	ks_timer_cancel(stream->api->timers, &stream->progress_timer);
+	ks_timer_cancel(stream->api->timers, &stream->cursor_timer);
 	/* First out of the hub: then no wake can come, and what was woken is forgotten with its watch. */
 	while (stream->watch_count > 0) {
 		struct watch *watch = ks_container_of(stream->watches[stream->watch_count - 1], struct watch, watcher);

@@ -96,7 +96,13 @@ void ks_call_fail(struct ks_call *call, enum ks_status status, const char *text)
 void ks_stream_send(struct ks_call *call, struct ks_out *out)
 {
 	KS_ASSERT(call->method && call->method->stream);
-	call->ops->send(call, out);
+	call->ops->send(call, out, NULL);
+}
+
+void ks_stream_send_empty_list(struct ks_call *call, struct ks_out *out, const char *list)
+{
+	KS_ASSERT(call->method && call->method->stream);
+	call->ops->send(call, out, list);
 }
 
 size_t ks_stream_queued(struct ks_call *call, size_t *bytes)

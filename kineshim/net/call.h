@@ -30,7 +30,7 @@ struct ks_call_ops {
 	 */
 	void (*watch)(struct ks_call *call);
 	/* streams */
-	void (*send)(struct ks_call *call, struct ks_out *out);
+	void (*send)(struct ks_call *call, struct ks_out *out, const char *empty_list); /* the latter: JSON only */
 	size_t (*queued)(struct ks_call *call, size_t *bytes);
 	void (*finish)(struct ks_call *call, enum ks_status status, const char *text);
 	/* both */

@@ -100,7 +100,7 @@ static void finish(struct ks_call *base, enum ks_status status, const char *text
 	ks_mutex_unlock(&stream->call.lock);
 }
 
-static void send_out(struct ks_call *base, struct ks_out *out)
+static void send_out(struct ks_call *base, struct ks_out *out, const char *empty_list)
 {
 	struct stream *stream = stream_of(base);
 	struct message *message = NULL;
@@ -119,6 +119,8 @@ static void send_out(struct ks_call *base, struct ks_out *out)
 		finish(base, KS_RESOURCE_EXHAUSTED, "out of memory");
 		return;
 	}
+	if (empty_list)
+		ks_json_writer_empty_list(message->writer, empty_list);
 	ks_mutex_lock(&stream->call.lock);
 	if (!stream->dead && !stream->finished) {
 		*stream->last = message;

@@ -54,6 +54,8 @@ struct ks_json_writer;
 
 /* Takes what 'wire' holds; it must not have failed. NULL when memory is short ('wire' is emptied all the same). */
 struct ks_json_writer *ks_json_writer_new(const ProtobufCMessageDescriptor *type, struct ks_out *wire);
+/* Before the first piece: the message ends with an empty list of that (static) name, which wire bytes cannot say. */
+void ks_json_writer_empty_list(struct ks_json_writer *writer, const char *name);
 void ks_json_writer_free(struct ks_json_writer *writer); /* NULL is fine */
 
 enum ks_json_written {

@@ -36,6 +36,7 @@ struct ks_json_writer {
 	size_t bytes_left;
 	uint8_t carry[3];
 	size_t carry_size;
+	const char *empty_list; /* comes last; NULL: none */
 	bool begun, failed;
 };
 
@@ -523,7 +524,13 @@ static void close_message(struct ks_json_writer *writer, struct ks_buf *to)
 {
 	struct open_message *message = &writer->stack[--writer->depth];
 
-	put(to, message->list ? "]}" : "}");
+	put(to, message->list ? "]" : "");
+	if (writer->depth == 0 && writer->empty_list) {
+		put(to, message->any ? ",\"" : "\"");
+		put(to, writer->empty_list);
+		put(to, "\":[]");
+	}
+	put(to, "}");
 }
 
 static bool step(struct ks_json_writer *writer, struct ks_buf *to)
@@ -560,6 +567,11 @@ struct ks_json_writer *ks_json_writer_new(const ProtobufCMessageDescriptor *type
 		return NULL;
 	}
 	return writer;
+}
+
+void ks_json_writer_empty_list(struct ks_json_writer *writer, const char *name)
+{
+	writer->empty_list = name;
 }
 
 void ks_json_writer_free(struct ks_json_writer *writer)

@@ -128,6 +128,8 @@ bool ks_call_unpost(struct ks_call *call, struct ks_task *task);
 
 /* Queues one response message; takes what 'out' holds. Silently dropped when the stream is already dead. */
 void ks_stream_send(struct ks_call *call, struct ks_out *out);
+/* The same for a message that says that one of its lists is empty. Only JSON can, and there the list comes last. Static 'list'. */
+void ks_stream_send_empty_list(struct ks_call *call, struct ks_out *out, const char *list);
 /* Responses queued and not yet given to the transport, and their bytes. */
 size_t ks_stream_queued(struct ks_call *call, size_t *bytes);
 /* After what is queued: trailing status. 'closed' follows. Further sends are dropped; a second finish is ignored. */

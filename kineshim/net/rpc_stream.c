@@ -409,7 +409,7 @@ void ks_rpc_send_unsent(struct rpc_queue *queue)
 	}
 }
 
-static void stream_send(struct ks_call *call, struct ks_out *out)
+static void stream_send(struct ks_call *call, struct ks_out *out, const char *empty_list)
 {
 	struct rpc_stream *stream = stream_of(call);
 	struct message *message;
@@ -417,6 +417,7 @@ static void stream_send(struct ks_call *call, struct ks_out *out)
 	size_t size = ks_out_size(out);
 	bool taken = false;
 
+	(void)empty_list;
 	buffer = ks_grpc_bytes_from_out(out);
 	if (!buffer) {
 		stream_finish(call, KS_RESOURCE_EXHAUSTED, "grpc: response is larger than max");

@@ -243,6 +243,29 @@ static void sixty_four_bits_are_strings_and_thirty_two_numbers(void)
 	free(text);
 }
 
+static void an_empty_list_can_be_said(void)
+{
+	static const char *const wanted[] = {"{\"events\":[]}", "{\"watch_id\":\"7\",\"events\":[]}"};
+	char text[64];
+
+	for (uint64_t id = 0; id < 2; id++) {
+		struct ks_json_writer *writer;
+		struct ks_out wire;
+		struct ks_buf out;
+
+		ks_out_init(&wire, 100);
+		ks_wire_uint(&wire.buf, 2, id * 7);
+		writer = ks_json_writer_new(&etcdserverpb__watch_response__descriptor, &wire);
+		ks_json_writer_empty_list(writer, "events");
+		ks_buf_init(&out, 100);
+		CU_ASSERT_EQUAL(ks_json_write(writer, &out, 100), KS_JSON_DONE);
+		(void)snprintf(text, sizeof(text), "%.*s", (int)out.size, (const char *)out.data);
+		CU_ASSERT_STRING_EQUAL(text, wanted[id]);
+		ks_json_writer_free(writer);
+		ks_buf_fini(&out);
+	}
+}
+
 static void texts_are_escaped(void)
 {
 	struct ks_buf out;
@@ -373,6 +396,7 @@ int main(void)
 				       T(depth_and_count_are_bounded),
 				       T(a_full_buffer_is_told),
 				       T(sixty_four_bits_are_strings_and_thirty_two_numbers),
+				       T(an_empty_list_can_be_said),
 				       T(texts_are_escaped),
 				       T(pieces_of_any_size_change_nothing),
 				       T(foreign_bytes_fail_and_do_not_crash),
