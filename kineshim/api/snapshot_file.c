@@ -14,6 +14,7 @@
 
 #include "base/diag.h"
 #include "bbolt/bbolt.h"
+#include "store/auth_codec.h"
 
 #define RECORDS 256       /* copied, fetched and written at a time */
 #define ATTEMPTS_MAX 5    /* of copies that were overtaken */
@@ -112,17 +113,43 @@ static enum ks_status write_alarms(struct writing *w)
 	return bucket(w, "alarm");
 }
 
+/* Payloads of our log are a letter and etcd's own message. Takes 'payload'. */
+static enum ks_status put_auth(struct writing *w, struct ks_slice name, struct ks_bytes *payload)
+{
+	enum ks_status status;
+
+	if (!payload)
+		return ks_fail(w->err, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory");
+	status = ks_bbolt_writer_put(w->file, name, ks_slice_of(payload->data + 1, payload->size - 1), w->err);
+	ks_bytes_unref(payload);
+	return status;
+}
+
 static enum ks_status write_auth(struct writing *w)
 {
+	const struct ks_auth *auth = w->copy.auth;
 	enum ks_status status = bucket(w, "auth");
 
 	if (status == KS_OK)
-		status = put(w, "authEnabled", ks_slice_of("\0", 1));
+		status = put(w, "authEnabled", ks_slice_of(ks_auth_enabled(auth) ? "\1" : "\0", 1));
 	if (status == KS_OK)
-		status = put_number(w, "authRevision", 1);
+		status = put_number(w, "authRevision", ks_auth_revision(auth));
 	if (status == KS_OK)
 		status = bucket(w, "authRoles");
-	return status == KS_OK ? bucket(w, "authUsers") : status;
+	for (size_t i = 0; status == KS_OK && i < ks_auth_role_count(auth); i++) {
+		const struct ks_auth_role *role = ks_auth_role_at(auth, i);
+
+		status = put_auth(w, role->name, ks_auth_encode_role(role));
+	}
+	if (status == KS_OK)
+		status = bucket(w, "authUsers");
+	for (size_t i = 0; status == KS_OK && i < ks_auth_user_count(auth); i++) {
+		struct ks_auth_user user = *ks_auth_user_at(auth, i);
+
+		user.credential = 0; /* ours alone */
+		status = put_auth(w, user.name, ks_auth_encode_user(&user));
+	}
+	return status;
 }
 
 /* Without a cluster version: an etcd 3.4 or 3.5 would refuse to start on one that is newer than itself. */

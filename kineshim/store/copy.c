@@ -5,6 +5,7 @@
  */
 #include <stdlib.h>
 
+#include "store/auth.h"
 #include "store/store_priv.h"
 
 bool ks_store_copying(const struct ks_store *store)
@@ -46,6 +47,7 @@ enum ks_status ks_store_copy_begin(struct ks_store *store, struct ks_store_copy 
 			.compact_revision = state->committed.compact_revision,
 		};
 		copy->compact_done = state->compact_done;
+		copy->auth = ks_auth_ref(state->auth);
 		copy->generation = store->generation;
 		atomic_fetch_add_explicit(&store->copies, 1, memory_order_relaxed);
 	}
@@ -90,5 +92,6 @@ void ks_store_copy_end(struct ks_store *store, struct ks_store_copy *copy)
 	atomic_fetch_sub_explicit(&store->copies, 1, memory_order_relaxed);
 	ks_unlock(store);
 	free(copy->leases);
+	ks_auth_unref(copy->auth);
 	*copy = (struct ks_store_copy){0};
 }

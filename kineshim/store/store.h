@@ -29,6 +29,7 @@
 
 struct ks_store;
 struct ks_watch_hub;
+struct ks_auth;
 
 /* Where a record's row lies in the log, to fetch a value that the cache has let go. position 0 = nowhere. */
 struct ks_loc {
@@ -444,6 +445,7 @@ struct ks_store_copy {
 	int64_t compact_done;         /* the newest compaction that has nothing left to remove; -1: none */
 	struct ks_lease_info *leases; /* of the same instant, unordered, without keys */
 	size_t lease_count;
+	struct ks_auth *auth; /* users and roles (auth.h), of the same instant */
 	/* the store's */
 	uint64_t generation;
 	int64_t next_revision;
