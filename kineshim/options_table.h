@@ -54,6 +54,11 @@ OPTION(BOOL, socket_reuse_port, "socket-reuse-port", "false", 0, 0,
 GROUP("TLS")
 
 GROUP("Users and roles")
+OPTION(TEXT, auth_token, "auth-token", "simple", 0, 0,
+       "kind of tokens: simple, or jwt,sign-method=RS256,priv-key=FILE,pub-key=FILE,ttl=5m (HS, RS, PS, ES with 256, 384 or 512; "
+       "EdDSA)")
+OPTION(NUMBER, auth_token_ttl, "auth-token-ttl", "300", 1, INT32_MAX, "seconds after its last use that a simple token lives")
+OPTION(NUMBER, bcrypt_cost, "bcrypt-cost", "10", 0, UINT32_MAX, "work that a password hash costs, 4 to 31; others mean 10")
 
 GROUP("HTTP/1.1")
 OPTION(TEXT, listen_client_http_urls, "listen-client-http-urls", "", 0, 0,

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "api/api.h"
+#include "api/password.h"
 #include "api/probes.h"
 #include "base/diag.h"
 #include "base/metrics.h"
@@ -213,6 +214,9 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 		.progress_interval_ms = options->watch_progress_notify_interval,
 		.cursor_interval_ms = options->watch_cursor_interval,
 		.min_lease_ttl_s = min_lease_ttl_s(options),
+		.auth_token = options->auth_token,
+		.auth_token_ttl_s = options->auth_token_ttl,
+		.bcrypt_cost = options->bcrypt_cost <= KS_BCRYPT_COST_MAX ? (int)options->bcrypt_cost : 0,
 		.snapshot_dir = options->data_dir,
 	};
 	struct ks_rpc_config rpc_config = {

@@ -8,8 +8,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "api/access.h"
 #include "api/handlers.h"
 #include "api/methods.h"
+#include "api/password.h"
+#include "api/token.h"
 #include "api/validate.h"
 #include "api/watch.h"
 #include "base/diag.h"
@@ -161,31 +164,77 @@ ProtobufCMessage *ks_api_unpack(const ProtobufCMessageDescriptor *type, struct k
 	return message;
 }
 
-static void dispatch(struct ks_call *call, struct ks_slice request)
+static void serve(struct ks_api *api, struct ks_call *call, struct ks_slice request)
 {
-	struct ks_api *api = ks_api_of(call);
-	const struct row *row = &rows[ks_call_method(call) - rpc_methods];
+	size_t method = (size_t)(ks_call_method(call) - rpc_methods);
+	const struct row *row = &rows[method];
 	const ProtobufCMessage *message;
 	struct ks_err err;
 
-	if (check_metadata(api, call, &err) != KS_OK) {
-		ks_api_fail_err(call, &err);
-		return;
-	}
-	if (row->handler == ks_api_unimplemented) {
-		ks_api_unimplemented(api, call, NULL, request.size);
-		return;
-	}
 	if (row->request == &etcdserverpb__txn_request__descriptor &&
 	    ks_txn_shape_check(request, api->max_txn_ops, &err) != KS_OK) {
 		ks_api_fail_err(call, &err);
 		return;
 	}
 	message = ks_api_unpack(row->request, ks_call_arena(call), request, &err);
-	if (message)
+	if (message && ks_access_check_rule(api, call, api->rules[method], message, &err) == KS_OK)
 		row->handler(api, call, message, request.size);
 	else
 		ks_api_fail_err(call, &err);
+}
+
+/* A call whose token is newer than what we know of users: it waits until we have caught up. */
+struct early {
+	struct ks_api *api;
+	struct ks_slice request;
+	struct ks_await await;
+	struct ks_read_proof proof;
+};
+
+static void caught_up(struct ks_await *await)
+{
+	struct early *early = ks_container_of(await, struct early, await);
+
+	if (early->proof.err.status == KS_OK)
+		serve(early->api, await->call, early->request);
+	else
+		ks_api_fail_err(await->call, &early->proof.err);
+}
+
+static void catch_up_done(struct ks_read_proof *proof)
+{
+	ks_await_done(&ks_container_of(proof, struct early, proof)->await);
+}
+
+static void catch_up(struct ks_api *api, struct ks_call *call, struct ks_slice request)
+{
+	struct early *early = ks_arena_zalloc(ks_call_arena(call), sizeof(*early));
+
+	if (!early) {
+		ks_api_fail(call, KS_E_NO_MEMORY);
+		return;
+	}
+	early->api = api;
+	early->request = request;
+	early->proof.done = catch_up_done;
+	ks_await_init(&early->await, call, caught_up);
+	api->committer->ops->prove_read(api->committer, &early->proof);
+	ks_await_go(&early->await);
+}
+
+static void dispatch(struct ks_call *call, struct ks_slice request)
+{
+	struct ks_api *api = ks_api_of(call);
+	struct ks_err err;
+
+	if (check_metadata(api, call, &err) != KS_OK)
+		ks_api_fail_err(call, &err);
+	else if (rows[ks_call_method(call) - rpc_methods].handler == ks_api_unimplemented)
+		ks_api_unimplemented(api, call, NULL, request.size);
+	else if (ks_access_is_ahead(api, call))
+		catch_up(api, call, request);
+	else
+		serve(api, call, request);
 }
 
 /* ---- what is not there ---- */
@@ -312,7 +361,8 @@ bool ks_api_stream_open(struct ks_api *api, struct ks_call *call, struct ks_api_
 
 	ks_list_init(&stream->link);
 	stream->call = call;
-	if (check_metadata(api, call, &err) != KS_OK) {
+	if (check_metadata(api, call, &err) != KS_OK ||
+	    ks_access_check_rule(api, call, api->rules[ks_call_method(call) - rpc_methods], NULL, &err) != KS_OK) {
 		ks_stream_finish(call, err.status, err.text);
 		return false;
 	}
@@ -353,6 +403,36 @@ static void watchdog_fired(struct ks_timer *timer)
 
 /* ---- life ---- */
 
+static bool start_parts(struct ks_api *api, const struct ks_api_config *config, struct ks_err *err)
+{
+	const struct ks_tokens_config tokens = {.spec = config->auth_token, .ttl_s = config->auth_token_ttl_s};
+	const struct ks_passwords_config passwords = {.cost = config->bcrypt_cost};
+	size_t count = sizeof(rpc_methods) / sizeof(*rpc_methods);
+
+	ks_fail(err, KS_RESOURCE_EXHAUSTED, "out of memory for the API");
+	api->rules = calloc(count, sizeof(*api->rules));
+	for (size_t i = 0; api->rules && i < count; i++)
+		api->rules[i] = (uint8_t)ks_access_rule_of(rpc_methods[i].path);
+	api->snapshots = ks_snapshots_new(config->snapshot_dir);
+	if (!api->rules || !api->snapshots)
+		return false;
+	api->tokens = ks_tokens_new(&tokens, err);
+	if (api->tokens)
+		api->passwords = ks_passwords_start(&passwords, err);
+	return api->passwords != NULL;
+}
+
+static void free_api(struct ks_api *api)
+{
+	ks_passwords_stop(api->passwords);
+	ks_tokens_free(api->tokens);
+	if (api->snapshots)
+		ks_snapshots_free(api->snapshots);
+	free(api->rules);
+	ks_mutex_fini(&api->lock);
+	free(api);
+}
+
 struct ks_api *ks_api_start(const struct ks_api_config *config, struct ks_err *err)
 {
 	struct ks_api *api = calloc(1, sizeof(*api));
@@ -369,14 +449,12 @@ struct ks_api *ks_api_start(const struct ks_api_config *config, struct ks_err *e
 	api->progress_interval_ms = config->progress_interval_ms;
 	api->cursor_interval_ms = config->cursor_interval_ms;
 	api->min_lease_ttl_s = config->min_lease_ttl_s > 0 ? config->min_lease_ttl_s : KS_ETCD_MIN_LEASE_TTL_S;
-	api->snapshots = ks_snapshots_new(config->snapshot_dir);
-	if (!api->snapshots) {
-		free(api);
-		ks_fail(err, KS_RESOURCE_EXHAUSTED, "out of memory for the API");
-		return NULL;
-	}
 	ks_mutex_init(&api->lock);
 	ks_list_init(&api->streams);
+	if (!start_parts(api, config, err)) {
+		free_api(api);
+		return NULL;
+	}
 	ks_timer_init(&api->watchdog, watchdog_fired);
 	ks_timer_arm(api->timers, &api->watchdog, WATCHDOG_MS);
 	return api;
@@ -387,7 +465,5 @@ void ks_api_stop(struct ks_api *api)
 	if (!api)
 		return;
 	ks_timer_cancel(api->timers, &api->watchdog);
-	ks_snapshots_free(api->snapshots);
-	ks_mutex_fini(&api->lock);
-	free(api);
+	free_api(api);
 }

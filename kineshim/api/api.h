@@ -49,6 +49,9 @@ struct ks_api_config {
 	int64_t cursor_interval_ms; /* of idle watches through JSON, see watch.c; 0: never */
 	int64_t min_lease_ttl_s;
 	const char *snapshot_dir; /* for their temporary files; NULL or not usable: TMPDIR, /tmp */
+	const char *auth_token;   /* --auth-token; NULL: simple */
+	int64_t auth_token_ttl_s; /* 0: a default */
+	int bcrypt_cost;          /* 0: a default */
 };
 
 struct ks_snapshots;
@@ -70,6 +73,9 @@ struct ks_api {
 	struct ks_list streams;
 	int leaderless_ticks;
 	struct ks_snapshots *snapshots; /* snapshot.c */
+	struct ks_tokens *tokens;       /* token.h */
+	struct ks_passwords *passwords; /* password.h */
+	uint8_t *rules;                 /* of each method: enum ks_access_rule */
 };
 
 struct ks_api *ks_api_start(const struct ks_api_config *config, struct ks_err *err);
@@ -217,9 +223,13 @@ struct ks_write {
 	struct ks_await await;
 	struct ks_values values;
 	int attempts; /* for 'failed' */
+	/* The caller of the request is looked up by ks_write_go, and again when users or roles changed before the write was judged. */
+	bool has_caller;
+	int renewals;
 };
 
-/* Checks the size of the request (spec 2.9). NULL when that or the memory did not do: then the call was ended. */
+/* Looks the caller up and checks the size of the request (spec 2.9). NULL when one of it or the memory did not do: then the call was
+ * ended. */
 struct ks_write *ks_write_new(struct ks_api *api, struct ks_call *call, size_t size,
 			      void (*encode)(struct ks_write *write, struct ks_out *out));
 void ks_write_go(struct ks_write *write);

@@ -81,6 +81,9 @@
 	X(NO_INFLIGHT_DOWNGRADE, FAILED_PRECONDITION, "etcdserver: no inflight downgrade job")                         \
 	X(CANCELED, CANCELLED, "etcdserver: request canceled")                                                         \
 	X(DEADLINE_EXCEEDED, DEADLINE_EXCEEDED, "etcdserver: context deadline exceeded")                               \
+	X(NO_PASSWORD_USER, UNKNOWN, "auth: authentication failed, password was given for no password user")           \
+	X(PASSWORD_TOO_LONG, UNKNOWN, "bcrypt: password length exceeds 72 bytes")                                      \
+	X(BAD_BASE64, UNKNOWN, "illegal base64 data at input byte 0")                                                  \
 	/* not of etcd's table, but what its gRPC library or its services answer */                                    \
 	X(STREAM_SORT, UNIMPLEMENTED, "RangeStream does not support custom sort orders")                               \
 	X(STREAM_FILTER, UNIMPLEMENTED, "RangeStream does not support revision filters")                               \

@@ -51,6 +51,25 @@ ks_api_handler_fn ks_api_resign;
 ks_api_handler_fn ks_api_leader;
 extern const struct ks_stream_ops ks_api_observe_ops;
 
+/* auth.c, login.c */
+ks_api_handler_fn ks_api_auth_enable;
+ks_api_handler_fn ks_api_auth_disable;
+ks_api_handler_fn ks_api_auth_status;
+ks_api_handler_fn ks_api_authenticate;
+ks_api_handler_fn ks_api_user_add;
+ks_api_handler_fn ks_api_user_get;
+ks_api_handler_fn ks_api_user_list;
+ks_api_handler_fn ks_api_user_delete;
+ks_api_handler_fn ks_api_user_change_password;
+ks_api_handler_fn ks_api_user_grant_role;
+ks_api_handler_fn ks_api_user_revoke_role;
+ks_api_handler_fn ks_api_role_add;
+ks_api_handler_fn ks_api_role_get;
+ks_api_handler_fn ks_api_role_list;
+ks_api_handler_fn ks_api_role_delete;
+ks_api_handler_fn ks_api_role_grant_permission;
+ks_api_handler_fn ks_api_role_revoke_permission;
+
 /* health.c */
 ks_api_handler_fn ks_api_health_check;
 extern const struct ks_stream_ops ks_api_health_watch_ops;

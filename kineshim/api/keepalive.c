@@ -5,6 +5,7 @@
  */
 #include <stdlib.h>
 
+#include "api/access.h"
 #include "api/api.h"
 #include "api/handlers.h"
 #include "proto/rpc.pb-c.h"
@@ -113,11 +114,16 @@ static void keepalive_done(struct ks_keepalive *keepalive)
 	ks_guard_done(&renewals->guard);
 }
 
-static void renew(struct renewals *renewals, int64_t id)
+static void renew(struct renewals *renewals, int64_t id, struct ks_arena *arena)
 {
 	struct ks_committer *committer = renewals->api->committer;
 	struct renewal *renewal;
+	struct ks_err err;
 
+	if (ks_access_for_lease(renewals->api, renewals->guard.call, arena, id, KS_PERM_WRITE, &err) != KS_OK) {
+		end(renewals, err.status, err.text);
+		return;
+	}
 	if (renewals->count == MAX_RENEWALS) {
 		fail(renewals, KS_E_TOO_MANY_REQUESTS);
 		return;
@@ -152,7 +158,7 @@ static void stream_message(struct ks_call *call, struct ks_slice message)
 	request = (Etcdserverpb__LeaseKeepAliveRequest *)ks_api_unpack(
 		&etcdserverpb__lease_keep_alive_request__descriptor, &arena, message, &err);
 	if (request)
-		renew(renewals, request->id);
+		renew(renewals, request->id, &arena);
 	else
 		end(renewals, err.status, err.text);
 	ks_arena_fini(&arena);

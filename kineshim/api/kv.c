@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The writes of the KV service, and Txn (spec 2, 5.1). Range is in range.c, RangeStream in range_stream.c. */
+#include "api/access.h"
 #include "api/api.h"
 #include "api/convert.h"
 #include "api/encode.h"
@@ -164,6 +165,39 @@ static void read_txn_missed(struct ks_await *await)
 	read_txn_run(read);
 }
 
+static enum ks_status read_txn_once(struct read_txn *read, bool *holds, struct ks_err *err)
+{
+	struct ks_access access;
+	enum ks_status status = ks_access_open(read->api, read->call, ks_call_arena(read->call), &access, err);
+
+	*holds = true;
+	if (status != KS_OK)
+		return status;
+	status = ks_access_check_txn(&access, &read->request, err);
+	if (status == KS_OK)
+		status = ks_store_read_txn(read->api->store, &read->request, &read->result.txn, &read->result.revision,
+					   &read->misses, err);
+	*holds = ks_access_holds(read->api, &access);
+	ks_access_close(&access);
+	return status;
+}
+
+/* Users and roles were the same before and after the read. */
+static enum ks_status read_txn_judged(struct read_txn *read, struct ks_err *err)
+{
+	for (int i = 0; i < KS_ACCESS_ROUNDS; i++) {
+		enum ks_status status;
+		bool holds;
+
+		read->result = (struct ks_result){.kind = KS_REQ_TXN};
+		status = read_txn_once(read, &holds, err);
+		if (holds)
+			return status;
+		ks_result_fini(&read->result);
+	}
+	return ks_etcd_fail(err, KS_E_AUTH_OLD_REVISION);
+}
+
 static void read_txn_run(struct read_txn *read)
 {
 	struct ks_err err = {.status = KS_OK};
@@ -176,14 +210,12 @@ static void read_txn_run(struct read_txn *read)
 		submit_txn(read->api, read->call, &read->request, read->size);
 		return;
 	}
-	read->result = (struct ks_result){.kind = KS_REQ_TXN};
 	if (!ks_api_view_begin(read->api, &epoch)) {
 		ks_etcd_fail(&err, KS_E_NO_LEADER);
 		read_txn_fail(read, &err);
 		return;
 	}
-	status = ks_store_read_txn(read->api->store, &read->request, &read->result.txn, &read->result.revision,
-				   &read->misses, &err);
+	status = read_txn_judged(read, &err);
 	if (!ks_api_view_holds(read->api, epoch))
 		status = ks_etcd_fail(&err, KS_E_NO_LEADER);
 	if (status == KS_ABORTED)
@@ -264,6 +296,7 @@ struct compaction {
 	struct ks_api *api;
 	struct ks_call *call;
 	bool physical;
+	int renewals;
 	struct ks_await await;
 	struct ks_submit submit;
 	struct ks_chore chore;
@@ -280,6 +313,8 @@ static void compaction_end(struct compaction *compaction)
 	ks_result_fini(&compaction->submit.result);
 	ks_api_reply_header(compaction->api, compaction->call, revision);
 }
+
+static void compaction_submit(struct compaction *compaction);
 
 static void compaction_chore_done(struct ks_chore *chore)
 {
@@ -304,6 +339,11 @@ static void compaction_committed(struct ks_await *await)
 	const struct ks_err *err = &compaction->submit.err;
 	bool compacted = err->status == KS_OUT_OF_RANGE && strcmp(err->text, KS_TEXT_COMPACTED) == 0;
 
+	if (ks_api_caller_is_stale(&compaction->submit.request.caller, err) &&
+	    compaction->renewals++ < KS_ACCESS_ROUNDS) {
+		compaction_submit(compaction);
+		return;
+	}
 	if (!compaction->physical || (err->status != KS_OK && !compacted)) {
 		compaction_end(compaction);
 		return;
@@ -318,6 +358,22 @@ static void compaction_committed(struct ks_await *await)
 static void compaction_submit_done(struct ks_submit *submit)
 {
 	ks_await_done(&ks_container_of(submit, struct compaction, submit)->await);
+}
+
+static void compaction_submit(struct compaction *compaction)
+{
+	struct ks_committer *committer = compaction->api->committer;
+	struct ks_err err;
+
+	if (ks_api_caller(compaction->api, compaction->call, ks_call_arena(compaction->call),
+			  &compaction->submit.request.caller, &err) != KS_OK) {
+		ks_api_fail_err(compaction->call, &err);
+		return;
+	}
+	compaction->submit.err = (struct ks_err){.status = KS_OK};
+	ks_await_init(&compaction->await, compaction->call, compaction_committed);
+	committer->ops->submit(committer, &compaction->submit);
+	ks_await_go(&compaction->await);
 }
 
 void ks_api_compact(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)
@@ -336,7 +392,5 @@ void ks_api_compact(struct ks_api *api, struct ks_call *call, const ProtobufCMes
 	compaction->submit.request.compact_revision = request->revision;
 	compaction->submit.bytes = size;
 	compaction->submit.done = compaction_submit_done;
-	ks_await_init(&compaction->await, call, compaction_committed);
-	api->committer->ops->submit(api->committer, &compaction->submit);
-	ks_await_go(&compaction->await);
+	compaction_submit(compaction);
 }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "api/access.h"
 #include "api/api.h"
 #include "api/handlers.h"
 #include "proto/rpc.pb-c.h"
@@ -163,12 +164,30 @@ static void time_to_live_known(struct ks_await *await)
 	free(times);
 }
 
+/* Any user; whoever wants to see the keys must be allowed to read them. */
+static enum ks_status may_look(struct lease_read *read, struct ks_err *err)
+{
+	struct ks_access access;
+	enum ks_status status = ks_access_open(read->api, read->call, ks_call_arena(read->call), &access, err);
+
+	if (status != KS_OK)
+		return status;
+	status = ks_access_check_user(&access, err);
+	if (status == KS_OK && read->keys)
+		status = ks_access_check_lease(read->api, &access, read->id, KS_PERM_READ, err);
+	ks_access_close(&access);
+	return status;
+}
+
 static void time_to_live_proved(struct ks_await *await)
 {
 	struct lease_read *read = ks_container_of(await, struct lease_read, await);
+	struct ks_err err;
 
 	if (read->proof.err.status != KS_OK) {
 		ks_api_fail_err(read->call, &read->proof.err);
+	} else if (may_look(read, &err) != KS_OK) {
+		ks_api_fail_err(read->call, &err);
 	} else if (!ks_store_lease(read->api->store, read->id, read->keys, &read->info)) {
 		reply_time_to_live(read, NULL);
 	} else {
@@ -234,12 +253,44 @@ static void leases_known(struct ks_await *await)
 	ks_call_reply(call, &out);
 }
 
+/* Whoever sees all leases must be allowed to read whatever hangs on them (spec 4.5). */
+static enum ks_status may_look_at_all(struct ks_api *api, const struct ks_access *access, struct ks_err *err)
+{
+	struct ks_lease_info *infos;
+	enum ks_status status;
+	size_t count;
+
+	if (!access->auth || ks_access_check_admin(access, err) == KS_OK)
+		return KS_OK;
+	status = ks_access_check_user(access, err);
+	if (status != KS_OK)
+		return status;
+	if (ks_store_leases(api->store, &infos, &count) != KS_OK)
+		return ks_etcd_fail(err, KS_E_NO_MEMORY);
+	for (size_t i = 0; i < count && status == KS_OK; i++)
+		status = ks_access_check_lease(api, access, infos[i].id, KS_PERM_READ, err);
+	free(infos);
+	return status;
+}
+
 void ks_api_lease_leases(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)
 {
 	struct lease_read *read = new_lease_read(api, call);
+	struct ks_access access;
+	enum ks_status status;
+	struct ks_err err;
 
 	(void)message;
 	(void)size;
-	if (read)
+	if (!read)
+		return;
+	status = ks_access_open(api, call, ks_call_arena(call), &access, &err);
+	if (status == KS_OK) {
+		status = may_look_at_all(api, &access, &err);
+		ks_access_close(&access);
+	}
+	if (status == KS_OK)
 		start_times(read, leases_known);
+	else
+		ks_api_fail_err(call, &err);
 }

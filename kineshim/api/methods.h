@@ -62,39 +62,39 @@
 	M("etcdserverpb.Maintenance", Downgrade, etcdserverpb__downgrade_request, \
 	  etcdserverpb__downgrade_response, UNARY, ks_api_downgrade, "maintenance/downgrade") \
 	M("etcdserverpb.Auth", AuthEnable, etcdserverpb__auth_enable_request, \
-	  etcdserverpb__auth_enable_response, UNARY, ks_api_unimplemented, "auth/enable") \
+	  etcdserverpb__auth_enable_response, UNARY, ks_api_auth_enable, "auth/enable") \
 	M("etcdserverpb.Auth", AuthDisable, etcdserverpb__auth_disable_request, \
-	  etcdserverpb__auth_disable_response, UNARY, ks_api_unimplemented, "auth/disable") \
+	  etcdserverpb__auth_disable_response, UNARY, ks_api_auth_disable, "auth/disable") \
 	M("etcdserverpb.Auth", AuthStatus, etcdserverpb__auth_status_request, \
-	  etcdserverpb__auth_status_response, UNARY, ks_api_unimplemented, "auth/status") \
+	  etcdserverpb__auth_status_response, UNARY, ks_api_auth_status, "auth/status") \
 	M("etcdserverpb.Auth", Authenticate, etcdserverpb__authenticate_request, \
-	  etcdserverpb__authenticate_response, UNARY, ks_api_unimplemented, "auth/authenticate") \
+	  etcdserverpb__authenticate_response, UNARY, ks_api_authenticate, "auth/authenticate") \
 	M("etcdserverpb.Auth", UserAdd, etcdserverpb__auth_user_add_request, \
-	  etcdserverpb__auth_user_add_response, UNARY, ks_api_unimplemented, "auth/user/add") \
+	  etcdserverpb__auth_user_add_response, UNARY, ks_api_user_add, "auth/user/add") \
 	M("etcdserverpb.Auth", UserGet, etcdserverpb__auth_user_get_request, \
-	  etcdserverpb__auth_user_get_response, UNARY, ks_api_unimplemented, "auth/user/get") \
+	  etcdserverpb__auth_user_get_response, UNARY, ks_api_user_get, "auth/user/get") \
 	M("etcdserverpb.Auth", UserList, etcdserverpb__auth_user_list_request, \
-	  etcdserverpb__auth_user_list_response, UNARY, ks_api_unimplemented, "auth/user/list") \
+	  etcdserverpb__auth_user_list_response, UNARY, ks_api_user_list, "auth/user/list") \
 	M("etcdserverpb.Auth", UserDelete, etcdserverpb__auth_user_delete_request, \
-	  etcdserverpb__auth_user_delete_response, UNARY, ks_api_unimplemented, "auth/user/delete") \
+	  etcdserverpb__auth_user_delete_response, UNARY, ks_api_user_delete, "auth/user/delete") \
 	M("etcdserverpb.Auth", UserChangePassword, etcdserverpb__auth_user_change_password_request, \
-	  etcdserverpb__auth_user_change_password_response, UNARY, ks_api_unimplemented, "auth/user/changepw") \
+	  etcdserverpb__auth_user_change_password_response, UNARY, ks_api_user_change_password, "auth/user/changepw") \
 	M("etcdserverpb.Auth", UserGrantRole, etcdserverpb__auth_user_grant_role_request, \
-	  etcdserverpb__auth_user_grant_role_response, UNARY, ks_api_unimplemented, "auth/user/grant") \
+	  etcdserverpb__auth_user_grant_role_response, UNARY, ks_api_user_grant_role, "auth/user/grant") \
 	M("etcdserverpb.Auth", UserRevokeRole, etcdserverpb__auth_user_revoke_role_request, \
-	  etcdserverpb__auth_user_revoke_role_response, UNARY, ks_api_unimplemented, "auth/user/revoke") \
+	  etcdserverpb__auth_user_revoke_role_response, UNARY, ks_api_user_revoke_role, "auth/user/revoke") \
 	M("etcdserverpb.Auth", RoleAdd, etcdserverpb__auth_role_add_request, \
-	  etcdserverpb__auth_role_add_response, UNARY, ks_api_unimplemented, "auth/role/add") \
+	  etcdserverpb__auth_role_add_response, UNARY, ks_api_role_add, "auth/role/add") \
 	M("etcdserverpb.Auth", RoleGet, etcdserverpb__auth_role_get_request, \
-	  etcdserverpb__auth_role_get_response, UNARY, ks_api_unimplemented, "auth/role/get") \
+	  etcdserverpb__auth_role_get_response, UNARY, ks_api_role_get, "auth/role/get") \
 	M("etcdserverpb.Auth", RoleList, etcdserverpb__auth_role_list_request, \
-	  etcdserverpb__auth_role_list_response, UNARY, ks_api_unimplemented, "auth/role/list") \
+	  etcdserverpb__auth_role_list_response, UNARY, ks_api_role_list, "auth/role/list") \
 	M("etcdserverpb.Auth", RoleDelete, etcdserverpb__auth_role_delete_request, \
-	  etcdserverpb__auth_role_delete_response, UNARY, ks_api_unimplemented, "auth/role/delete") \
+	  etcdserverpb__auth_role_delete_response, UNARY, ks_api_role_delete, "auth/role/delete") \
 	M("etcdserverpb.Auth", RoleGrantPermission, etcdserverpb__auth_role_grant_permission_request, \
-	  etcdserverpb__auth_role_grant_permission_response, UNARY, ks_api_unimplemented, "auth/role/grant") \
+	  etcdserverpb__auth_role_grant_permission_response, UNARY, ks_api_role_grant_permission, "auth/role/grant") \
 	M("etcdserverpb.Auth", RoleRevokePermission, etcdserverpb__auth_role_revoke_permission_request, \
-	  etcdserverpb__auth_role_revoke_permission_response, UNARY, ks_api_unimplemented, "auth/role/revoke") \
+	  etcdserverpb__auth_role_revoke_permission_response, UNARY, ks_api_role_revoke_permission, "auth/role/revoke") \
 	M("v3lockpb.Lock", Lock, v3lockpb__lock_request, v3lockpb__lock_response, UNARY, ks_api_lock, \
 	  "lock/lock") \
 	M("v3lockpb.Lock", Unlock, v3lockpb__unlock_request, \

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * KV.Range (spec 1). The usual one never leaves its thread but for the proof that nothing newer exists; values outside
- * the cache are fetched before the answer is written.
+ * the cache are fetched before the answer is written. Permissions are looked at behind the proof, and must still be what they
+ * were when it was read.
  */
+#include "api/access.h"
 #include "api/api.h"
 #include "api/convert.h"
 #include "api/encode.h"
@@ -51,6 +53,38 @@ static void fetched(struct ks_await *await)
 		end(read, &err);
 }
 
+/* KS_OK with a result, or neither. */
+static enum ks_status read_once(struct ks_read *read, bool *holds, struct ks_err *err)
+{
+	struct ks_access access;
+	enum ks_status status = ks_access_open(read->api, read->call, ks_call_arena(read->call), &access, err);
+
+	*holds = true;
+	if (status != KS_OK)
+		return status;
+	status = ks_access_check(&access, &read->request.interval, KS_PERM_READ, err);
+	if (status == KS_OK)
+		status = ks_store_range(read->api->store, &read->request, &read->result, &read->revision, err);
+	*holds = ks_access_holds(read->api, &access);
+	ks_access_close(&access);
+	return status;
+}
+
+/* Users and roles were the same before and after the read. */
+static enum ks_status read_judged(struct ks_read *read, struct ks_err *err)
+{
+	for (int i = 0; i < KS_ACCESS_ROUNDS; i++) {
+		bool holds;
+		enum ks_status status = read_once(read, &holds, err);
+
+		if (holds)
+			return status;
+		if (status == KS_OK)
+			ks_range_result_fini(&read->result);
+	}
+	return ks_etcd_fail(err, KS_E_AUTH_OLD_REVISION);
+}
+
 static void run(struct ks_read *read)
 {
 	struct ks_committer *committer = read->api->committer;
@@ -62,7 +96,7 @@ static void run(struct ks_read *read)
 		end_with(read, KS_E_NO_LEADER);
 		return;
 	}
-	if (ks_store_range(read->api->store, &read->request, &read->result, &read->revision, &err) != KS_OK) {
+	if (read_judged(read, &err) != KS_OK) {
 		end(read, &err);
 		return;
 	}

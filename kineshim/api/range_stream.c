@@ -10,6 +10,7 @@
  */
 #include <stdlib.h>
 
+#include "api/access.h"
 #include "api/api.h"
 #include "api/convert.h"
 #include "api/encode.h"
@@ -121,6 +122,34 @@ static void fetch_done(struct ks_fetch *fetch)
 	ks_guard_done(&ks_container_of(fetch, struct range_stream, values.fetch)->guard);
 }
 
+/* Whoever lost his right in the middle gets no more. */
+static enum ks_status read_judged(struct range_stream *range, int64_t *revision, struct ks_err *err)
+{
+	struct ks_access access;
+	struct ks_arena arena;
+	enum ks_status status;
+	bool holds = false;
+
+	ks_arena_init(&arena, 65536);
+	for (int i = 0; i < KS_ACCESS_ROUNDS && !holds; i++) {
+		status = ks_access_open(range->api, range->guard.call, &arena, &access, err);
+		if (status != KS_OK)
+			break;
+		status = ks_access_check(&access, &range->request.interval, KS_PERM_READ, err);
+		if (status == KS_OK)
+			status = ks_store_range(range->api->store, &range->request, &range->chunk, revision, err);
+		holds = ks_access_holds(range->api, &access);
+		ks_access_close(&access);
+		if (!holds && status == KS_OK) {
+			ks_range_result_fini(&range->chunk);
+			range->chunk = (struct ks_range_result){0};
+			status = ks_etcd_fail(err, KS_E_AUTH_OLD_REVISION);
+		}
+	}
+	ks_arena_fini(&arena);
+	return status;
+}
+
 /* Reads one chunk and sends it, or has its values fetched first. */
 static void read_chunk(struct range_stream *range)
 {
@@ -137,7 +166,7 @@ static void read_chunk(struct range_stream *range)
 		range->request.limit = left;
 	else if (first && range->wanted > 0 && range->wanted < range->chunk_keys)
 		range->request.limit = range->wanted;
-	status = ks_store_range(range->api->store, &range->request, &range->chunk, &revision, &err);
+	status = read_judged(range, &revision, &err);
 	/* All chunks come from one history: the log may have lost its end meanwhile. */
 	if (!ks_api_view_holds(range->api, range->epoch)) {
 		fail(range, KS_E_NO_LEADER);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The way of a write through the API: size check, submit, fetch what the response shows of the past, answer (api.h).
+ * The way of a write through the API: the caller, size check, submit, fetch what the response shows of the past, answer (api.h).
  */
+#include "api/access.h"
 #include "api/api.h"
 
 /*
@@ -74,6 +75,12 @@ static void committed(struct ks_await *await)
 	struct ks_committer *committer = write->api->committer;
 	int missing;
 
+	if (ks_api_caller_is_stale(&write->submit.request.caller, &write->submit.err) &&
+	    write->renewals++ < KS_ACCESS_ROUNDS) {
+		write->has_caller = false;
+		ks_write_go(write);
+		return;
+	}
 	if (write->submit.err.status != KS_OK) {
 		if (!write->failed || !write->failed(write))
 			end(write);
@@ -97,17 +104,24 @@ static void committed(struct ks_await *await)
 struct ks_write *ks_write_new(struct ks_api *api, struct ks_call *call, size_t size,
 			      void (*encode)(struct ks_write *write, struct ks_out *out))
 {
-	struct ks_write *write;
+	struct ks_write *write = ks_arena_zalloc(ks_call_arena(call), sizeof(*write));
+	struct ks_caller caller;
+	struct ks_err err;
 
-	if (!ks_write_fits(api, size)) {
-		ks_api_fail(call, KS_E_REQUEST_TOO_LARGE);
-		return NULL;
-	}
-	write = ks_arena_zalloc(ks_call_arena(call), sizeof(*write));
 	if (!write) {
 		ks_api_fail(call, KS_E_NO_MEMORY);
 		return NULL;
 	}
+	if (ks_api_caller(api, call, ks_call_arena(call), &caller, &err) != KS_OK) {
+		ks_api_fail_err(call, &err);
+		return NULL;
+	}
+	if (!ks_write_fits(api, size)) {
+		ks_api_fail(call, KS_E_REQUEST_TOO_LARGE);
+		return NULL;
+	}
+	write->submit.request.caller = caller;
+	write->has_caller = true;
 	write->api = api;
 	write->call = call;
 	write->encode = encode;
@@ -119,8 +133,14 @@ void ks_write_go(struct ks_write *write)
 {
 	struct ks_committer *committer = write->api->committer;
 
-	write->submit.done = submit_done;
 	write->submit.err = (struct ks_err){.status = KS_OK};
+	if (!write->has_caller && ks_api_caller(write->api, write->call, ks_call_arena(write->call),
+						&write->submit.request.caller, &write->submit.err) != KS_OK) {
+		end(write);
+		return;
+	}
+	write->has_caller = true;
+	write->submit.done = submit_done;
 	ks_await_init(&write->await, write->call, committed);
 	committer->ops->submit(committer, &write->submit);
 	ks_await_go(&write->await);

@@ -245,6 +245,8 @@ static enum ks_status role_grant(struct auth_eval *e)
 	enum ks_status status;
 	size_t i = 0;
 
+	if (e->req->no_perm)
+		return ks_fail(e->err, KS_INVALID_ARGUMENT, "etcdserver: permission not given");
 	if (!valid_interval(&perm.interval))
 		return fail_management(e);
 	if (!old)

@@ -199,7 +199,8 @@ struct ks_auth_req {
 	struct ks_slice
 		secret;   /* USER_ADD, USER_PASSWORD: the hash to be stored; ENABLE: what tokens are signed with */
 	bool no_password; /* USER_ADD */
-	enum ks_perm_type perm;      /* ROLE_GRANT */
+	bool no_perm;     /* ROLE_GRANT: the request had none */
+	int perm;         /* ROLE_GRANT: authpb.Permission.Type as it came */
 	struct ks_interval interval; /* ROLE_GRANT, ROLE_REVOKE */
 };
 

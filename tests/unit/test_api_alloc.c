@@ -832,8 +832,8 @@ static void bad_requests_get_etcds_errors(void)
 	refuse("/etcdserverpb.KV/Range", empty, version, KS_INVALID_ARGUMENT, "etcdserver: invalid client api version");
 	refuse("/etcdserverpb.KV/Put", empty, NULL, KS_INVALID_ARGUMENT, "etcdserver: key is not provided");
 	refuse("/etcdserverpb.KV/DeleteRange", empty, NULL, KS_INVALID_ARGUMENT, "etcdserver: key is not provided");
-	refuse("/etcdserverpb.Auth/AuthEnable", empty, NULL, KS_UNIMPLEMENTED,
-	       "unknown method AuthEnable for service etcdserverpb.Auth");
+	refuse("/etcdserverpb.Auth/AuthEnable", empty, NULL, KS_FAILED_PRECONDITION,
+	       "etcdserver: root user does not exist");
 	lease.ttl = 9000000001;
 	refuse("/etcdserverpb.Lease/LeaseGrant", pack(&lease.base), NULL, KS_OUT_OF_RANGE,
 	       "etcdserver: too large lease TTL");
