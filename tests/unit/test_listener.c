@@ -603,8 +603,6 @@ int main(void)
 					   T(a_flood_pushes_out_the_oldest_and_serves_the_newest),
 					   T(running_out_of_descriptors_only_delays),
 					   T(unix_sockets_serve_and_clean_up),
-					   T(a_socket_handed_over_serves_in_place_of_the_urls),
-					   T(with_http_ports_the_others_speak_grpc_only),
 					   T(ipv6_serves),
 					   T(stop_closes_what_waits),
 #undef T
