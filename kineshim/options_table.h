@@ -61,6 +61,7 @@ OPTION(NUMBER, auth_token_ttl, "auth-token-ttl", "300", 1, INT32_MAX, "seconds a
 OPTION(NUMBER, bcrypt_cost, "bcrypt-cost", "10", 0, UINT32_MAX, "work that a password hash costs, 4 to 31; others mean 10")
 
 GROUP("HTTP/1.1")
+OPTION(BOOL, enable_grpc_gateway, "enable-grpc-gateway", "true", 0, 0, "serve the API as JSON under /v3/")
 OPTION(TEXT, listen_client_http_urls, "listen-client-http-urls", "", 0, 0,
        "where HTTP/1.1 is served; the ports of listen-client-urls speak gRPC only then (default: one port for both)")
 OPTION(TEXT, listen_metrics_urls, "listen-metrics-urls", "", 0, 0,

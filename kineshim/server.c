@@ -243,7 +243,7 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 	rpc_config.context = server->api = ks_api_start(&api_config, err);
 	if (server->api)
 		server->rpc = listener_config.rpc = ks_rpc_start(&rpc_config, err);
-	http_config.rpc = server->rpc;
+	http_config.rpc = options->enable_grpc_gateway ? server->rpc : NULL;
 	http_config.plain = ks_api_plain;
 	http_config.plain_ctx = server->api;
 	if (server->rpc)

@@ -183,6 +183,12 @@ until_true 10 grep -q 'ready to serve' second.log
 check $? "--socket-reuse-port lets two servers share a port"
 kill -TERM "$started" "$first"
 wait "$started" "$first"
+start_ready nojson --data-dir=one.data --enable-grpc-gateway=false
+[ "$(timeout 10 curl -s -o why -w '%{http_code}' "$url/v3/kv/range" -d '{"key":"aw=="}')" = 404 ] &&
+	timeout 10 curl -sf "$url/version" | grep -q etcdserver
+check $? "--enable-grpc-gateway=false leaves /version and takes /v3"
+kill -TERM "$started"
+wait "$started"
 cat >file.yml <<END
 # as etcd's sample
 name: from-file
