@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The parts of the server in the order in which they need each other; stopping goes the same way backwards. */
+#include "config.h"
+
 #include "server.h"
 
 #include <errno.h>
@@ -42,6 +44,7 @@ struct ks_server {
 	struct ks_http *http;
 	struct ks_listener *listener;
 	struct ks_timer quit_timer;
+	struct ks_metrics_source source;
 	char endpoint[1024]; /* without its password */
 	char urls[4096];     /* really listened on */
 	/* The log and the listener: whoever is second says so. */
@@ -49,6 +52,14 @@ struct ks_server {
 	struct ks_cond changed;
 	int parts_ready;
 };
+
+static void ask(struct ks_metrics_source *source, struct ks_metrics_sink *sink)
+{
+	const struct ks_server *server = ks_container_of(source, struct ks_server, source);
+
+	ks_metrics_sample(sink, KS_METRIC_BUILD_INFO, 1, "version=\"%s\",etcd_version=\"%s\",database=\"%s\"",
+			  PACKAGE_VERSION, KS_ETCD_VERSION, server->backend->name);
+}
 
 static void part_ready(void *ctx)
 {
@@ -274,6 +285,8 @@ static enum ks_status start(struct ks_server *server, const struct ks_options *o
 	status = server->backend->open(options->endpoint, options->data_dir, &server->db, err);
 	if (status != KS_OK)
 		return status;
+	server->source.ask = ask;
+	ks_metrics_add_source(&server->source);
 	server->timers = ks_timers_start(err);
 	if (!server->timers)
 		return err->status;
@@ -289,6 +302,7 @@ static void quit_log(struct ks_timer *timer)
 
 void ks_server_stop(struct ks_server *server)
 {
+	ks_metrics_remove_source(&server->source);
 	if (server->listener)
 		ks_listener_stop(server->listener);
 	if (server->rpc) {

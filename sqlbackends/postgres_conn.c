@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "postgres_priv.h"
 
@@ -116,6 +117,7 @@ static enum sqlb_outcome connect_now(struct sqlb_conn *conn, struct ks_err *err)
 		sqlb_pg_drop(conn);
 		return SQLB_AWAY;
 	}
+	KS_COUNT(DB_CONNECTS, 1);
 	PQsetNoticeReceiver(conn->pg, on_notice, NULL);
 	if (PQsetnonblocking(conn->pg, 1) != 0)
 		return sqlb_pg_lost(conn, err);

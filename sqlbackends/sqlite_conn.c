@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 
 #define BUSY_TIMEOUT_MS 2000
@@ -202,6 +203,7 @@ enum sqlb_outcome sqlb_lite_ready(struct sqlb_conn *conn, const char *op, struct
 		sqlb_lite_drop(conn);
 		return outcome;
 	}
+	KS_COUNT(DB_CONNECTS, 1);
 	conn->relaxed = false;
 	sqlite3_wal_hook(conn->handle, wal_hook, conn->db); /* instead of a checkpoint in the commit */
 	return SQLB_OK;

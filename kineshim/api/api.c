@@ -16,6 +16,7 @@
 #include "api/validate.h"
 #include "api/watch.h"
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "proto/election.pb-c.h"
 #include "proto/health.pb-c.h"
 #include "proto/lock.pb-c.h"
@@ -117,10 +118,25 @@ static bool has_leader(const struct ks_api *api)
 	return status.available;
 }
 
+/* "3.0" to "3.7" are counted one by one; a client can put anything there, and each new label would cost memory for ever. */
+static void count_client(struct ks_call *call, struct ks_slice version)
+{
+	bool stream = ks_call_method(call)->stream != NULL;
+	size_t index = 0;
+
+	if (version.size == 3 && memcmp(version.data, "3.", 2) == 0 && version.data[2] >= '0' &&
+	    version.data[2] - '0' < KS_METRIC_LABEL_SIZE_CLIENT - 1)
+		index = (size_t)(1 + version.data[2] - '0');
+	KS_COUNT_AT(CLIENT_REQUESTS, stream * KS_METRIC_LABEL_SIZE_CLIENT + index, 1);
+}
+
 /* Spec 0.4, step 2. */
 static enum ks_status check_metadata(const struct ks_api *api, struct ks_call *call, struct ks_err *err)
 {
-	if (!utf8_valid(ks_call_metadata(call, "client-api-version")))
+	struct ks_slice version = ks_call_metadata(call, "client-api-version");
+
+	count_client(call, version);
+	if (!utf8_valid(version))
 		return ks_etcd_fail(err, KS_E_INVALID_CLIENT_API_VERSION);
 	if (wants_leader(call) && !has_leader(api))
 		return ks_etcd_fail(err, KS_E_NO_LEADER);
@@ -457,6 +473,7 @@ struct ks_api *ks_api_start(const struct ks_api_config *config, struct ks_err *e
 	}
 	ks_timer_init(&api->watchdog, watchdog_fired);
 	ks_timer_arm(api->timers, &api->watchdog, WATCHDOG_MS);
+	ks_api_gauges_start(api);
 	return api;
 }
 
@@ -464,6 +481,7 @@ void ks_api_stop(struct ks_api *api)
 {
 	if (!api)
 		return;
+	ks_api_gauges_stop(api);
 	ks_timer_cancel(api->timers, &api->watchdog);
 	free_api(api);
 }

@@ -18,6 +18,7 @@
 
 #include "api/errors.h"
 #include "base/list.h"
+#include "base/metrics.h"
 #include "base/thread.h"
 #include "base/timer.h"
 #include "net/rpc.h"
@@ -72,10 +73,11 @@ struct ks_api {
 	struct ks_mutex lock;
 	struct ks_list streams;
 	int leaderless_ticks;
-	struct ks_snapshots *snapshots; /* snapshot.c */
-	struct ks_tokens *tokens;       /* token.h */
-	struct ks_passwords *passwords; /* password.h */
-	uint8_t *rules;                 /* of each method: enum ks_access_rule */
+	struct ks_snapshots *snapshots;  /* snapshot.c */
+	struct ks_tokens *tokens;        /* token.h */
+	struct ks_passwords *passwords;  /* password.h */
+	uint8_t *rules;                  /* of each method: enum ks_access_rule */
+	struct ks_metrics_source source; /* gauges.c */
 };
 
 struct ks_api *ks_api_start(const struct ks_api_config *config, struct ks_err *err);
@@ -99,6 +101,10 @@ static inline struct ks_api *ks_api_of(struct ks_call *call)
 {
 	return ks_rpc_context(ks_call_rpc(call));
 }
+
+/* gauges.c */
+void ks_api_gauges_start(struct ks_api *api);
+void ks_api_gauges_stop(struct ks_api *api);
 
 /* ---- unary handlers ---- */
 
@@ -255,6 +261,7 @@ struct ks_read {
 	struct ks_read_proof proof;
 	struct ks_values values;
 	int rounds;
+	int64_t began_ns;
 };
 
 void ks_read_go(struct ks_read *read);

@@ -191,6 +191,8 @@ int ks_values_of_range(struct ks_values *values, struct ks_range_result *result)
 
 	values->capacity = 0;
 	ks_range_result_each_missing(result, count_missing, values);
+	KS_COUNT(CACHE_HITS, result->kv_count - values->capacity);
+	KS_COUNT(CACHE_MISSES, values->capacity);
 	some = make_room(values);
 	if (some > 0)
 		ks_range_result_each_missing(result, collect_missing, values);

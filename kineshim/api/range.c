@@ -19,6 +19,7 @@ static void run(struct ks_read *read);
 static void end(struct ks_read *read, const struct ks_err *err)
 {
 	read->err = *err;
+	KS_OBSERVE_AT(RANGE_TIME, err->status == KS_OK, ks_metrics_now() - read->began_ns);
 	read->done(read);
 }
 
@@ -140,6 +141,7 @@ void ks_read_go(struct ks_read *read)
 {
 	struct ks_committer *committer = read->api->committer;
 
+	read->began_ns = ks_metrics_now();
 	if (read->request.serializable) {
 		run(read);
 		return;

@@ -349,6 +349,7 @@ static void send_events(struct stream *stream, const struct batch *batch)
 			return;
 		}
 		note_told(stream, response.revision);
+		KS_COUNT(EVENTS, end - first);
 		ks_stream_send(stream->call, &out);
 		first = end;
 	}
@@ -694,6 +695,7 @@ static void cursor_tick(struct stream *stream)
 		ks_out_init(&out, 1024);
 		write_response_head(stream, &out, &(struct response){.revision = revision, .watch_id = watch->id});
 		note_told(stream, revision);
+		KS_COUNT(CURSOR_LINES, 1);
 		ks_stream_send_empty_list(stream->call, &out, "events");
 		silent_ms = 0;
 	}
@@ -922,6 +924,7 @@ static void watch_open(struct ks_call *call)
 		ks_stream_finish(call, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory for a watch stream");
 		return;
 	}
+	KS_COUNT(WATCH_STREAMS, 1);
 	stream->call = call;
 	stream->api = api;
 	stream->hub = ks_store_hub(api->store);
@@ -958,6 +961,7 @@ static void watch_closed(struct ks_call *call)
 
 	if (!stream)
 		return;
+	KS_COUNT(WATCH_STREAMS, -1);
 	stream->finishing = true;
 	ks_api_stream_closed(stream->api, &stream->base);
 	ks_timer_cancel(stream->api->timers, &stream->progress_timer);

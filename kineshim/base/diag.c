@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 
 #define MESSAGE_MAX 1024
@@ -265,6 +266,7 @@ void ks_diag(enum ks_diag_level level, const char *module, const char *fmt, ...)
 
 	if (!ks_diag_wants(level))
 		return;
+	KS_COUNT_AT(LOG_LINES, level, 1);
 	va_start(args, fmt);
 	if (vsnprintf(message, sizeof(message), fmt, args) < 0)
 		message[0] = '\0';

@@ -33,8 +33,6 @@
 	L(CLIENT, 9, "client_api_version=\"unknown\"", "client_api_version=\"3.0\"", "client_api_version=\"3.1\"", \
 	  "client_api_version=\"3.2\"", "client_api_version=\"3.3\"", "client_api_version=\"3.4\"", \
 	  "client_api_version=\"3.5\"", "client_api_version=\"3.6\"", "client_api_version=\"3.7\"") \
-	L(STREAM_API, 3, "API=\"watch\",Type=\"receive\"", "API=\"watch\",Type=\"send\"", \
-	  "API=\"lease-keepalive\",Type=\"receive\"") \
 	L(OP, 8, "version=\"v3\",op=\"Put\"", "version=\"v3\",op=\"DeleteRange\"", "version=\"v3\",op=\"Txn\"", \
 	  "version=\"v3\",op=\"Compaction\"", "version=\"v3\",op=\"LeaseGrant\"", "version=\"v3\",op=\"LeaseRevoke\"", \
 	  "version=\"v3\",op=\"Auth\"", "version=\"v3\",op=\"Alarm\"") \
@@ -170,7 +168,7 @@
 	M(DELETES, COUNTER, ALWAYS, NONE, NONE, NONE, "etcd_mvcc_delete_total", \
 	  "Total number of deletes seen by this member.") \
 	M(HASH_DURATION, HISTOGRAM, ALWAYS, NONE, NONE, MS10, "etcd_mvcc_hash_duration_seconds", \
-	  "The latency distribution of storage hash operation.") \
+	  "Always empty: Hash is counted with HashKV.") \
 	M(HASH_REV_DURATION, HISTOGRAM, ALWAYS, NONE, NONE, MS10, "etcd_mvcc_hash_rev_duration_seconds", \
 	  "The latency distribution of storage hash by revision operation.") \
 	M(PUTS, COUNTER, ALWAYS, NONE, NONE, NONE, "etcd_mvcc_put_total", "Total number of puts seen by this member.") \
@@ -181,18 +179,10 @@
 	  "The total number of bytes received from grpc clients.") \
 	M(SENT_BYTES, COUNTER, ALWAYS, NONE, NONE, NONE, "etcd_network_client_grpc_sent_bytes_total", \
 	  "The total number of bytes sent to grpc clients.") \
-	M(KNOWN_PEERS, GAUGE, SAMPLED, NONE, NONE, NONE, "etcd_network_known_peers", \
-	  "The current number of known peers.") \
-	M(STREAM_FAILURES, COUNTER, USED, STREAM_API, NONE, NONE, "etcd_network_server_stream_failures_total", \
-	  "The total number of stream failures from the local server.") \
 	M(APPLY, HISTOGRAM, USED, OP, SUCCESS, US100, "etcd_server_apply_duration_seconds", \
 	  "The latency distributions of evaluating a request.") \
 	M(CLIENT_REQUESTS, COUNTER, USED, CALL, CLIENT, NONE, "etcd_server_client_requests_total", \
 	  "The total number of client requests per client version.") \
-	M(FEATURE_ENABLED, GAUGE, SAMPLED, NONE, NONE, NONE, "etcd_server_feature_enabled", \
-	  "Whether or not a feature is enabled. 1 is enabled, 0 is not.") \
-	M(GO_VERSION, GAUGE, SAMPLED, NONE, NONE, NONE, "etcd_server_go_version", \
-	  "Which Go version server is running with. 1 for 'server_go_version' label with current version.") \
 	M(HAS_LEADER, GAUGE, ALWAYS, NONE, NONE, NONE, "etcd_server_has_leader", \
 	  "Whether or not a leader exists. 1 is existence, 0 is not.") \
 	M(HEALTH_FAILURES, COUNTER, ALWAYS, NONE, NONE, NONE, "etcd_server_health_failures", \
@@ -225,6 +215,8 @@
 	  "The current number of pending proposals to commit.") \
 	M(QUOTA, GAUGE, ALWAYS, NONE, NONE, NONE, "etcd_server_quota_backend_bytes", \
 	  "Current backend storage quota size in bytes.") \
+	M(RANGE_TIME, HISTOGRAM, USED, SUCCESS, NONE, US100, "etcd_server_range_duration_seconds", \
+	  "How long a range took, with the proof that it misses nothing and values that had to be fetched.") \
 	M(READ_INDEXES_FAILED, COUNTER, ALWAYS, NONE, NONE, NONE, "etcd_server_read_indexes_failed_total", \
 	  "The total number of failed read indexes seen.") \
 	M(SLOW_APPLY, COUNTER, ALWAYS, NONE, NONE, NONE, "etcd_server_slow_apply_total", \
@@ -340,8 +332,10 @@
 	  "Large responses that clients have not taken yet.") \
 	M(ACCEPTED, COUNTER, ALWAYS, PROTOCOL, NONE, NONE, "kineshim_connections_total", \
 	  "Connections accepted, by what their first bytes were.") \
-	M(CONNECTIONS, GAUGE, ALWAYS, PROTOCOL, NONE, NONE, "kineshim_connections", \
-	  "Connections open, by protocol; unknown: still waiting for the first bytes.") \
+	M(HALF_OPEN, GAUGE, ALWAYS, NONE, NONE, NONE, "kineshim_half_open_connections", \
+	  "Connections whose first bytes have not come yet, or whose TLS handshake goes on.") \
+	M(HTTP_CONNECTIONS, GAUGE, ALWAYS, NONE, NONE, NONE, "kineshim_http_connections", \
+	  "HTTP/1.1 connections open.") \
 	M(HTTP_REQUESTS, COUNTER, ALWAYS, HTTP_STATUS, NONE, NONE, "kineshim_http_requests_total", \
 	  "HTTP/1.1 requests by class of status.") \
 	M(HTTP_STREAMS, GAUGE, ALWAYS, NONE, NONE, NONE, "kineshim_http_streams", "Streaming HTTP responses under way.") \

@@ -60,14 +60,20 @@ static void run(struct ks_log *log, struct ks_chore *chore)
 	struct ks_err err = {0};
 	enum sqlb_outcome outcome = SQLB_OK;
 
+	int64_t began = ks_metrics_now();
+
 	chore->err.status = KS_OK;
 	switch (chore->kind) {
 	case KS_CHORE_HASH_KV:
 		chore->err.status =
 			ks_store_hash_kv(log->store, chore->revision, hash_fetch, log, &chore->hash, &chore->err);
+		KS_OBSERVE(HASH_REV_DURATION, ks_metrics_now() - began);
 		break;
 	case KS_CHORE_DEFRAGMENT:
+		KS_SET(DEFRAG_INFLIGHT, 1);
 		outcome = log->ops->defragment(role->conn, &err);
+		KS_SET(DEFRAG_INFLIGHT, 0);
+		KS_OBSERVE(DEFRAG_DURATION, ks_metrics_now() - began);
 		break;
 	case KS_CHORE_COMPACT_PHYSICAL: /* the side thread's */
 	case KS_CHORE_MOVE_LEADER:

@@ -26,8 +26,12 @@ enum sqlb_outcome ks_log_duty_take(struct ks_log *log, struct ks_err *err)
 	struct sqlb_duty duty = {0};
 	enum sqlb_outcome outcome = log->ops->duty_take(s->role.conn, self, log->config.duty_ttl_ms, &duty, err);
 
-	if (outcome != SQLB_OK)
+	if (outcome != SQLB_OK) {
+		KS_COUNT(HEARTBEAT_FAILURES, 1);
 		return outcome;
+	}
+	if (duty.holder && duty.holder != s->duty.holder)
+		KS_COUNT(LEADER_CHANGES, 1);
 	if (duty.holder == self) {
 		/* Also when it ran out meanwhile: then the database was away, and keepalives were impossible. */
 		if (duty.taken_now || !s->duty_held || before >= s->duty_until_ms) {

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "log/log_priv.h"
 
 #define FETCH_CHUNK 512       /* rows in one query */
@@ -22,6 +23,9 @@ struct ks_log_fetch_slot {
 	struct ks_loc loc;
 	struct ks_kvref *ref;
 };
+
+/* The label PROOF. */
+enum { BY_PROBE, BY_APPEND, BY_EXCLUSIVE };
 
 static struct ks_log *log_of(struct ks_committer *committer)
 {
@@ -41,8 +45,10 @@ static void finish_proofs(struct ks_list *proofs, const char *failure)
 		struct ks_read_proof *proof = proof_of(link);
 
 		proof->err.status = KS_OK;
-		if (failure)
+		if (failure) {
 			ks_fail(&proof->err, KS_UNAVAILABLE, "%s", failure);
+			KS_COUNT(READ_INDEXES_FAILED, 1);
+		}
 		proof->done(proof);
 	}
 }
@@ -87,8 +93,10 @@ void ks_log_prove_read(struct ks_committer *committer, struct ks_read_proof *pro
 	ks_mutex_unlock(&r->role.mutex);
 	if (refusal) {
 		ks_fail(&proof->err, KS_UNAVAILABLE, "%s", refusal);
+		KS_COUNT(READ_INDEXES_FAILED, 1);
 		proof->done(proof);
 	} else if (at_once) {
+		KS_COUNT_AT(PROOFS, BY_EXCLUSIVE, 1);
 		proof->err.status = KS_OK;
 		proof->done(proof);
 	}
@@ -132,6 +140,7 @@ static void take_proven(struct ks_list *from, struct ks_list *to, uint64_t mark,
 
 		if (proof->seq >= mark && (position < 0 || proof->target > position))
 			return;
+		KS_COUNT_AT(PROOFS, proof->seq < mark ? BY_APPEND : BY_PROBE, 1);
 		ks_list_remove(&proof->link);
 		ks_list_append(to, &proof->link);
 	}
@@ -204,6 +213,8 @@ void ks_log_reader_fail_all(struct ks_log *log, const char *text)
 static void take_older(struct ks_list *from, struct ks_list *to, int64_t than_ms)
 {
 	while (!ks_list_empty(from) && proof_of(from->next)->since_ms <= than_ms) {
+		KS_COUNT(SLOW_READ_INDEXES, 1);
+		KS_COUNT_AT(LOG_LATE, 1, 1);
 		struct ks_list *link = ks_list_pop(from);
 
 		ks_list_append(to, link);
@@ -226,6 +237,7 @@ void ks_log_reader_expire(struct ks_log *log)
 		link = r->fetches.next;
 		if (ks_container_of(link, struct ks_fetch, link)->since_ms > than_ms)
 			break;
+		KS_COUNT_AT(LOG_LATE, 2, 1);
 		ks_list_remove(link);
 		ks_list_append(&fetches, link);
 	}
@@ -242,9 +254,9 @@ static void judge(struct ks_log *log, const struct sqlb_head *head, struct ks_lo
 	struct ks_log_reader *r = &log->reader;
 	struct ks_list proven;
 	bool suspect, reached;
+	size_t count = 0;
 
-	if (atomic_load(&log->head_known) < head->position)
-		atomic_store(&log->head_known, head->position);
+	ks_log_know_head(log, head->position);
 	ks_list_init(&proven);
 	ks_mutex_lock(&r->role.mutex);
 	suspect = epoch == r->epoch && (head->position < before.position ||
@@ -254,11 +266,14 @@ static void judge(struct ks_log *log, const struct sqlb_head *head, struct ks_lo
 	if (epoch != r->epoch || suspect) {
 		probe_again_locked(r); /* the answer came from a log that we do not hold */
 	} else {
-		for (struct ks_list *link = r->sent.next; link != &r->sent; link = link->next)
+		for (struct ks_list *link = r->sent.next; link != &r->sent; link = link->next, count++)
 			proof_of(link)->target = head->position;
+		if (reached)
+			KS_COUNT_AT(PROOFS, BY_PROBE, count);
 		ks_list_splice(reached ? &proven : &r->waiting, &r->sent);
 	}
 	ks_mutex_unlock(&r->role.mutex);
+	KS_OBSERVE(PROBE_READS, count);
 	finish_proofs(&proven, NULL);
 	if (suspect) {
 		r->role.retry_at_ms = ks_clock_now(log->clock) + SUSPICION_PAUSE_MS;
@@ -277,6 +292,7 @@ static bool prove(struct ks_log *log, int64_t *wait_ms)
 	struct ks_err err = {0};
 	struct ks_log_applied before;
 	uint64_t epoch;
+	int64_t began;
 	enum sqlb_outcome outcome;
 
 	ks_mutex_lock(&r->role.mutex);
@@ -294,7 +310,10 @@ static bool prove(struct ks_log *log, int64_t *wait_ms)
 	before = r->applied;
 	epoch = r->epoch;
 	ks_mutex_unlock(&r->role.mutex);
+	began = ks_metrics_now();
 	outcome = log->ops->read_head(r->role.conn, &head, &err);
+	KS_COUNT(PROBES, 1);
+	KS_OBSERVE(PROBE_TIME, ks_metrics_now() - began);
 	if (outcome != SQLB_OK) {
 		ks_mutex_lock(&r->role.mutex);
 		ks_list_splice(&r->sent, &r->fresh);
@@ -444,6 +463,7 @@ static bool fetch_some(struct ks_log *log, int64_t *wait_ms)
 	struct sqlb_loc locs[FETCH_CHUNK];
 	struct filling filling = {.log = log, .slots = r->slots};
 	size_t offset, distinct = 0;
+	int64_t began;
 	struct ks_err err = {0};
 	enum sqlb_outcome outcome = SQLB_OK;
 	bool missing = false;
@@ -457,8 +477,12 @@ static bool fetch_some(struct ks_log *log, int64_t *wait_ms)
 	for (size_t i = 0; i < filling.count; i++)
 		if (!i || by_loc(&r->slots[i - 1], &r->slots[i]) != 0)
 			locs[distinct++] = (struct sqlb_loc){r->slots[i].loc.position, r->slots[i].loc.sub};
-	if (distinct)
+	if (distinct) {
+		began = ks_metrics_now();
 		outcome = log->ops->read_at(r->role.conn, locs, distinct, fill, &filling, &err);
+		KS_OBSERVE(FETCH_TIME, ks_metrics_now() - began);
+		KS_COUNT(FETCHED, distinct);
+	}
 	if (outcome != SQLB_OK) {
 		r->chunk_offset = offset;
 		put_chunk_back(r);

@@ -315,6 +315,7 @@ static enum sqlb_outcome touch(struct ks_log *log, struct ks_list *keepalives, s
 		bool known = in_store(log, keepalive->id);
 
 		if (leases[i].found && known) {
+			KS_COUNT(LEASE_RENEWED, 1);
 			finish_keepalive(keepalive, leases[i].ttl_ms / 1000, NULL);
 		} else if (!known && (!leases[i].found || left_over)) {
 			if (leases[i].found)

@@ -132,8 +132,10 @@ static void init_parts(struct ks_log *log)
 	static const char *const names[KS_LOG_ROLES] = {"ks-writer", "ks-tail", "ks-reader", "ks-side", "ks-chores"};
 	uint64_t seed = (uint64_t)log->config.writer_id;
 
-	for (int i = 0; i < KS_LOG_ROLES; i++)
+	for (int i = 0; i < KS_LOG_ROLES; i++) {
 		ks_log_role_init(role_of(log, (enum ks_log_role_id)i), names[i], ks_log_random(&seed));
+		role_of(log, (enum ks_log_role_id)i)->id = (enum ks_log_role_id)i;
+	}
 	ks_list_init(&log->writer.queue);
 	ks_list_init(&log->writer.expired);
 	log->writer.moved_past = -1;
@@ -271,6 +273,7 @@ struct ks_log *ks_log_start(const struct ks_log_config *config, struct ks_err *e
 			return NULL;
 		}
 	}
+	ks_log_gauges_start(log);
 	return log;
 }
 
@@ -293,6 +296,7 @@ void ks_log_stop(struct ks_log *log)
 {
 	if (!log)
 		return;
+	ks_log_gauges_stop(log);
 	ks_log_quit(log);
 	for (int i = 0; i < KS_LOG_ROLES; i++) {
 		struct ks_log_role *role = role_of(log, (enum ks_log_role_id)i);

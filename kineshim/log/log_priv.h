@@ -15,6 +15,7 @@
 
 #include "base/backoff.h"
 #include "base/list.h"
+#include "base/metrics.h"
 #include "base/thread.h"
 #include "base/timer.h"
 #include "log/autocompact.h"
@@ -32,6 +33,7 @@
 enum ks_log_role_id { KS_LOG_WRITER, KS_LOG_TAIL, KS_LOG_READER, KS_LOG_SIDE, KS_LOG_CHORES, KS_LOG_ROLES };
 
 struct ks_log_role {
+	enum ks_log_role_id id;
 	const char *name; /* for the log, and of the thread */
 	struct ks_mutex mutex;
 	struct ks_cond cond;
@@ -89,7 +91,7 @@ struct ks_log_writer {
 	/* under role.mutex */
 	struct ks_list queue;   /* ks_submit of clients */
 	struct ks_list expired; /* ks_submit of the housekeeper: revokes of expired leases */
-	size_t queue_bytes;
+	size_t queue_count, queue_bytes;
 	int64_t moved_past; /* the tail saw the log go past this position; -1: nothing */
 	int64_t head_seen;  /* the reader saw the head here */
 	bool verify; /* look at the log before anything else: a connection was cut, or somebody suspects something */
@@ -111,6 +113,7 @@ struct ks_log_writer {
 	int64_t pause_until_ms;
 	int64_t append_us; /* moving average */
 	uint64_t random;
+	_Atomic size_t in_flight; /* requests of the batch, for gauges */
 };
 
 struct ks_log_tail {
@@ -214,7 +217,9 @@ struct ks_log {
 	_Atomic bool stopping;
 	_Atomic bool loaded; /* the store holds the log */
 	_Atomic uint64_t cluster_id;
-	_Atomic int64_t head_known; /* newest position anybody saw */
+	_Atomic int64_t head_known;      /* newest position anybody saw */
+	_Atomic int64_t behind_since_ms; /* it lies before what is applied since then; 0: it does not */
+	struct ks_metrics_source source; /* gauges.c */
 	_Atomic size_t live_members;
 	struct ks_log_writer writer;
 	struct ks_log_tail tail;
@@ -269,6 +274,14 @@ enum ks_log_pull {
 enum ks_log_pull ks_log_pull(struct ks_log *log, bool settling, bool *foreign, bool *more);
 /* Reads the whole log into the empty store. False: ks_log_role_failed was called, and the store is empty again. */
 bool ks_log_load(struct ks_log *log);
+
+/* ---- gauges.c ---- */
+
+void ks_log_gauges_start(struct ks_log *log);
+void ks_log_gauges_stop(struct ks_log *log);
+/* The log was seen to reach this position; the store has reached this one. */
+void ks_log_know_head(struct ks_log *log, int64_t position);
+void ks_log_caught_up(struct ks_log *log, int64_t applied);
 
 /* ---- writer.c ---- */
 

@@ -165,8 +165,10 @@ enum sqlb_outcome ks_log_members_beat(struct ks_log *log, struct ks_err *err)
 	};
 	enum sqlb_outcome outcome = log->ops->member_beat(s->role.conn, &self, log->config.member_ttl_ms, err);
 
-	if (outcome != SQLB_OK)
+	if (outcome != SQLB_OK) {
+		KS_COUNT(HEARTBEAT_FAILURES, 1);
 		return outcome;
+	}
 	s->beaten = true;
 	return ks_log_members_list(log, err);
 }

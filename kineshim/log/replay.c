@@ -16,8 +16,10 @@
 #include <inttypes.h>
 
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "log/log_priv.h"
+#include "store/count.h"
 
 #define WHOLE_LOG (SIZE_MAX / 4)
 
@@ -56,6 +58,8 @@ static bool flush(struct reading *r)
 		r->last_hole = entry->position - 1;
 	if (entry->subs)
 		r->last_hole = entry->position;
+	if (!r->whole)
+		ks_count_entry(entry);
 	r->tail = (struct ks_log_applied){entry->position, r->builder.writer, r->builder.batch};
 	for (size_t i = 0; i < entry->effect_count; i++)
 		if (entry->effects[i].kind == KS_EFFECT_COMPACT)
@@ -206,6 +210,7 @@ bool ks_log_load(struct ks_log *log)
 	ks_log_side_compact(log);
 	ks_diag(KS_INFO, "log", "loaded: position=%" PRId64 " revision=%" PRId64 " entries=%zu took_ms=%" PRId64,
 		r.tail.position, ks_store_committed(log->store).revision, r.entries, ks_clock_now(log->clock) - began);
+	KS_SET(LOAD_TIME, (double)(ks_clock_now(log->clock) - began) / 1000);
 	return true;
 }
 
@@ -250,6 +255,7 @@ static void publish_read(struct reading *r, bool *foreign)
 	if (r->tail.position == r->base.position)
 		return;
 	*foreign = true;
+	KS_COUNT(FOREIGN, r->entries);
 	note_compaction(r, false);
 	ks_store_publish(r->log->store);
 	ks_log_writer_published(r->log, r->tail, 0);

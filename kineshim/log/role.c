@@ -3,6 +3,7 @@
 #include <inttypes.h>
 
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "log/log_priv.h"
 
 void ks_log_role_init(struct ks_log_role *role, const char *name, uint64_t seed)
@@ -35,6 +36,7 @@ int64_t ks_log_role_failed(struct ks_log *log, struct ks_log_role *role, enum sq
 	bool first = !atomic_load(&role->away_since_ms) || broken != atomic_load(&role->broken);
 	int64_t wait_ms = broken ? KS_LOG_BROKEN_RETRY_MS : ks_backoff_failed(&role->backoff);
 
+	KS_COUNT_AT(DB_FAILURES, role->id * KS_METRIC_LABEL_SIZE_DB_STATE + (broken ? 2 : 1), 1);
 	if (!atomic_load(&role->away_since_ms))
 		atomic_store(&role->away_since_ms, now ? now : 1);
 	atomic_store(&role->broken, broken);
@@ -60,6 +62,7 @@ void ks_log_role_fine(struct ks_log *log, struct ks_log_role *role)
 
 	if (!since)
 		return;
+	KS_COUNT_AT(DB_FAILURES, role->id * KS_METRIC_LABEL_SIZE_DB_STATE, 1);
 	ks_diag(KS_INFO, "log", "%s: the database answers again after_ms=%" PRId64, role->name,
 		ks_clock_now(log->clock) - since);
 	ks_backoff_succeeded(&role->backoff);

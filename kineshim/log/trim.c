@@ -11,8 +11,10 @@
  */
 #include <inttypes.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "log/log_priv.h"
 #include "store/watch_hub.h"
 
@@ -75,6 +77,7 @@ static void dropped(void *ctx, const struct ks_loc *locs, size_t count)
 {
 	struct ks_log *log = ctx;
 
+	KS_COUNT(COMPACTED_KEYS, count);
 	/* Whoever has the duty, or has it next, finds by a scan what is not remembered here. */
 	if (!ks_log_duty_held(log) || !keep_locs(&log->side.trim, locs, count))
 		want_scan(&log->side);
@@ -132,6 +135,7 @@ static int64_t trim_rows(struct ks_log *log, const struct ks_log_applied *compac
 	if (outcome != SQLB_OK)
 		return ks_log_role_failed(log, &s->role, outcome, "trim", &err);
 	ks_log_role_fine(log, &s->role);
+	KS_COUNT(TRIMMED, count);
 	s->trim.start += count;
 	if (!pending(s))
 		s->trim.start = s->trim.count = 0;
@@ -241,13 +245,14 @@ static void finish_physical(struct ks_log *log)
 	}
 }
 
-int64_t ks_log_trim_step(struct ks_log *log)
+static int64_t trim_step(struct ks_log *log)
 {
 	struct ks_log_side *s = &log->side;
 	int64_t now = ks_clock_now(log->clock);
 	bool held = ks_log_duty_held(log), scan, again;
 	struct ks_log_applied compaction;
 	uint64_t generation;
+	int64_t began;
 
 	ks_mutex_lock(&s->role.mutex);
 	generation = s->generation;
@@ -269,7 +274,13 @@ int64_t ks_log_trim_step(struct ks_log *log)
 	if (s->compacting && ks_store_copying(log->store))
 		return COPY_WAIT_MS;
 	if (s->compacting && pending(s) < PENDING_MAX) {
+		began = ks_metrics_now();
 		s->compacting = ks_store_compact_step(log->store, DROP_RECORDS, dropped, log);
+		KS_OBSERVE(COMPACTION_PAUSE, ks_metrics_now() - began);
+		if (!s->compacting) {
+			KS_OBSERVE(COMPACTION_TOTAL, (ks_clock_now(log->clock) - s->compact_since_ms) * 1000000);
+			KS_SET(COMPACTION_LAST, time(NULL));
+		}
 		ks_mutex_lock(&s->role.mutex);
 		s->trim_for = s->compaction;
 		ks_mutex_unlock(&s->role.mutex);
@@ -302,4 +313,14 @@ int64_t ks_log_trim_step(struct ks_log *log)
 		s->scanning = false;
 	}
 	return scan_rows(log, &compaction);
+}
+
+int64_t ks_log_trim_step(struct ks_log *log)
+{
+	struct ks_log_side *s = &log->side;
+	int64_t wait_ms = trim_step(log);
+
+	KS_SET(TRIM_PENDING, pending(s));
+	KS_SET(TRIM_BLOCKED, s->trim_blocked_ms ? (double)(ks_clock_now(log->clock) - s->trim_blocked_ms) / 1000 : 0);
+	return wait_ms;
 }

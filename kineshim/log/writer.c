@@ -24,13 +24,16 @@
 #include <string.h>
 
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "log/log_priv.h"
+#include "store/count.h"
 
-#define SUBMIT_OVERHEAD 256  /* bytes that a queued request costs besides its own */
-#define EXPIRED_MAX 256      /* revokes of expired leases in one batch */
-#define CONTENTION_MS 1000   /* foreign entries that are not older make us leave room for others */
-#define WINS_BEFORE_PAUSE 64 /* so many appends without a break, then one for others who may be starving unseen */
+#define SUBMIT_OVERHEAD 256     /* bytes that a queued request costs besides its own */
+#define EXPIRED_MAX 256         /* revokes of expired leases in one batch */
+#define CONTENTION_MS 1000      /* foreign entries that are not older make us leave room for others */
+#define SLOW_APPLY_NS 100000000 /* etcd's --warning-apply-duration */
+#define WINS_BEFORE_PAUSE 64    /* so many appends without a break, then one for others who may be starving unseen */
 
 static struct ks_log *log_of(struct ks_committer *committer)
 {
@@ -39,6 +42,8 @@ static struct ks_log *log_of(struct ks_committer *committer)
 
 static void answer_error(struct ks_submit *submit, enum ks_status status, const char *text)
 {
+	if (status != KS_ABORTED) /* a guard's refusal is no failure */
+		KS_COUNT(PROPOSALS_FAILED, 1);
 	submit->result = (struct ks_result){0};
 	ks_fail(&submit->err, status, "%s", text);
 	submit->done(submit);
@@ -72,9 +77,11 @@ void ks_log_submit(struct ks_committer *committer, struct ks_submit *submit)
 	if (!refusal && w->queue_bytes && w->queue_bytes + cost(submit) > log->config.max_queue_bytes) {
 		refusal = "etcdserver: too many requests";
 		status = KS_UNKNOWN; /* spec 0: it leaks as UNKNOWN */
+		KS_COUNT(LOG_REFUSED, 1);
 	}
 	if (!refusal) {
 		ks_list_append(&w->queue, &submit->link);
+		w->queue_count++;
 		w->queue_bytes += cost(submit);
 		w->role.poked = true;
 		ks_cond_signal(&w->role.cond);
@@ -145,13 +152,13 @@ void ks_log_writer_fail_all(struct ks_log *log, const char *text)
 	ks_mutex_lock(&w->role.mutex);
 	ks_list_splice(&all, &w->queue);
 	ks_list_splice(&all, &w->expired);
-	w->queue_bytes = 0;
+	w->queue_count = w->queue_bytes = 0;
 	ks_mutex_unlock(&w->role.mutex);
 	answer_errors(&all, KS_UNAVAILABLE, text);
 }
 
 /* Requests are queued in the order of their age, also those that were put back. */
-static void take_older(struct ks_list *from, int64_t than_ms, struct ks_list *to, size_t *bytes)
+static void take_older(struct ks_log_writer *w, struct ks_list *from, int64_t than_ms, struct ks_list *to)
 {
 	while (!ks_list_empty(from)) {
 		struct ks_submit *submit = ks_container_of(from->next, struct ks_submit, link);
@@ -160,8 +167,11 @@ static void take_older(struct ks_list *from, int64_t than_ms, struct ks_list *to
 			return;
 		ks_list_remove(&submit->link);
 		ks_list_append(to, &submit->link);
-		if (bytes)
-			*bytes -= cost(submit);
+		KS_COUNT_AT(LOG_LATE, 0, 1);
+		if (from != &w->queue)
+			continue;
+		w->queue_count--;
+		w->queue_bytes -= cost(submit);
 	}
 }
 
@@ -173,8 +183,8 @@ void ks_log_writer_expire(struct ks_log *log)
 
 	ks_list_init(&late);
 	ks_mutex_lock(&w->role.mutex);
-	take_older(&w->queue, than_ms, &late, &w->queue_bytes);
-	take_older(&w->expired, than_ms, &late, NULL);
+	take_older(w, &w->queue, than_ms, &late);
+	take_older(w, &w->expired, than_ms, &late);
 	ks_mutex_unlock(&w->role.mutex);
 	answer_errors(&late, KS_UNAVAILABLE, "etcdserver: request timed out");
 }
@@ -198,8 +208,7 @@ static void go(struct ks_log_writer *w, enum ks_log_state state)
 void ks_log_writer_published(struct ks_log *log, struct ks_log_applied applied, uint64_t proof_mark)
 {
 	log->writer.applied = applied;
-	if (atomic_load(&log->head_known) < applied.position)
-		atomic_store(&log->head_known, applied.position);
+	ks_log_caught_up(log, applied.position);
 	ks_log_reader_published(log, applied, proof_mark);
 }
 
@@ -262,6 +271,7 @@ void ks_log_writer_unwind(struct ks_log *log)
 		ks_list_splice(&back, &w->expired);
 		ks_list_splice(&w->expired, &back);
 	} else {
+		w->queue_count += batch->count;
 		for (size_t i = 0; i < batch->count; i++)
 			w->queue_bytes += cost(batch->submits[i]);
 		ks_list_splice(&back, &w->queue);
@@ -296,9 +306,14 @@ static void batch_answer(struct ks_log *log)
 
 	effects_clear(batch);
 	batch_clear(batch);
-	for (size_t i = 0; i < count; i++)
-		batch->submits[i]->done(batch->submits[i]);
-	(void)log;
+	atomic_store_explicit(&log->writer.in_flight, 0, memory_order_relaxed);
+	for (size_t i = 0; i < count; i++) {
+		struct ks_submit *submit = batch->submits[i];
+
+		if (submit->err.status == KS_OK)
+			ks_count_request(&submit->request, &submit->result);
+		submit->done(submit);
+	}
 }
 
 /* The batch is in the log. */
@@ -338,12 +353,17 @@ static bool gather(struct ks_log *log)
 		if (batch->count && bytes + submit->bytes > log->config.max_batch_bytes)
 			break;
 		bytes += submit->bytes;
-		if (!batch->expired)
+		if (!batch->expired) {
+			w->queue_count--;
 			w->queue_bytes -= cost(submit);
+		}
 		ks_list_remove(&submit->link);
 		batch->submits[batch->count++] = submit;
 	}
 	ks_mutex_unlock(&w->role.mutex);
+	if (batch->count)
+		KS_OBSERVE(WRITE_WAIT, (ks_clock_now(log->clock) - batch->submits[0]->since_ms) * 1000000);
+	atomic_store_explicit(&w->in_flight, batch->count, memory_order_relaxed);
 	w->expired_next = !w->expired_next; /* turns, so that neither clients nor leases starve */
 	if (batch->expired && w->expired_alone)
 		w->expired_alone--;
@@ -360,11 +380,23 @@ static void drop_behind(struct ks_log_batch *batch, size_t evaluated)
 	}
 }
 
+/* The end of one evaluation is the beginning of the next: one look at the clock for each. */
+static int64_t count_evaluation(enum ks_request_kind kind, bool success, int64_t began)
+{
+	int64_t ended = ks_metrics_now();
+
+	KS_OBSERVE_AT(APPLY, (size_t)kind * KS_METRIC_LABEL_SIZE_SUCCESS + success, ended - began);
+	if (ended - began > SLOW_APPLY_NS)
+		KS_COUNT(SLOW_APPLY, 1);
+	return ended;
+}
+
 /* False: the requests went back to the queue. */
 static bool evaluate(struct ks_log *log, int64_t *wait_ms)
 {
 	struct ks_log_writer *w = &log->writer;
 	struct ks_log_batch *batch = &w->batch;
+	int64_t began = ks_metrics_now();
 
 	*wait_ms = 0;
 	drop_behind(batch, 0);
@@ -376,6 +408,7 @@ static bool evaluate(struct ks_log *log, int64_t *wait_ms)
 		w->fetch_failed = false;
 		status = ks_store_eval(log->store, &submit->request, &submit->result, effects, &submit->err);
 		submit->err.status = status;
+		began = count_evaluation(submit->request.kind, status == KS_OK, began);
 		if (w->fetch_failed) {
 			ks_log_writer_unwind(log);
 			*wait_ms = ks_log_role_pause(log, &w->role);
@@ -470,6 +503,26 @@ static bool encode(struct ks_log *log)
 	return true;
 }
 
+/* The index of OUTCOME is that of enum sqlb_outcome; a lease that lives on is none of them. */
+enum { GUARDED = SQLB_BROKEN + 1 };
+_Static_assert((int)GUARDED + 1 == (int)KS_METRIC_LABEL_SIZE_OUTCOME, "an outcome has no label");
+
+static void count_append(const struct ks_log_batch *batch, enum sqlb_outcome outcome, bool appended, int64_t took_ns)
+{
+	if (outcome != SQLB_OK || !appended) {
+		KS_COUNT_AT(APPENDS, outcome == SQLB_OK ? GUARDED : (int)outcome, 1);
+		return;
+	}
+	KS_COUNT_AT(APPENDS, SQLB_OK, 1);
+	KS_OBSERVE(APPEND_TIME, took_ns);
+	KS_OBSERVE(APPEND_ENTRIES, batch->entry_count);
+	KS_OBSERVE(APPEND_BYTES, batch->bytes);
+	/* What etcd's dashboards draw: there, the log and the tree are made durable one after the other. */
+	KS_OBSERVE(WAL_FSYNC, took_ns);
+	KS_OBSERVE(BACKEND_COMMIT, took_ns);
+	KS_COUNT(WAL_BYTES, batch->bytes);
+}
+
 static enum sqlb_outcome append(struct ks_log *log, bool *appended, struct ks_err *err)
 {
 	struct ks_log_writer *w = &log->writer;
@@ -480,7 +533,7 @@ static enum sqlb_outcome append(struct ks_log *log, bool *appended, struct ks_er
 		.leases_new = batch->leases_new,
 		.leases_new_count = batch->leases_new_count,
 	};
-	int64_t began = ks_clock_now(log->clock);
+	int64_t began = ks_clock_now(log->clock), began_ns = ks_metrics_now();
 	enum sqlb_outcome outcome;
 
 	if (batch->expired) {
@@ -492,6 +545,7 @@ static enum sqlb_outcome append(struct ks_log *log, bool *appended, struct ks_er
 	}
 	*appended = false;
 	outcome = log->ops->append(w->role.conn, &request, appended, err);
+	count_append(batch, outcome, *appended, ks_metrics_now() - began_ns);
 	w->append_us += ((ks_clock_now(log->clock) - began) * 1000 - w->append_us) / 8;
 	return outcome;
 }
@@ -508,6 +562,7 @@ static void lost(struct ks_log *log)
 		"long that a compaction overtook it, or the database lost writes that it had confirmed (was a replica "
 		"promoted?); loading again, watches end",
 		w->applied.position);
+	KS_COUNT(RELOADS, 1);
 	atomic_store(&log->loaded, false);
 	if (w->batch.count && w->batch.doubt)
 		batch_fail(log, KS_UNAVAILABLE, "etcdserver: request timed out");
@@ -517,6 +572,7 @@ static void lost(struct ks_log *log)
 	ks_store_reset(log->store);
 	w->applied = (struct ks_log_applied){0};
 	atomic_store(&log->head_known, 0);
+	atomic_store(&log->behind_since_ms, 0);
 	ks_mutex_lock(&w->role.mutex);
 	w->head_seen = w->hint = 0;
 	w->moved_past = -1;

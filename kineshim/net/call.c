@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 
 void ks_call_init(struct ks_call *call, const struct ks_call_ops *ops, struct rpc_queue *queue,
@@ -18,7 +19,69 @@ void ks_call_init(struct ks_call *call, const struct ks_call_ops *ops, struct rp
 
 void ks_call_fini(struct ks_call *call)
 {
+	ks_call_count_end(call, KS_CANCELLED);
 	ks_arena_fini(&call->arena);
+}
+
+/* ---- metrics ---- */
+
+static size_t method_index(const struct ks_call *call)
+{
+	size_t count;
+
+	return (size_t)(call->method - ks_rpc_methods(call->rpc, &count));
+}
+
+void ks_call_name_metrics(const struct ks_rpc_method *methods, size_t count)
+{
+	struct ks_metrics_method names[KS_METRIC_LABEL_SIZE_METHOD];
+
+	KS_ASSERT(count <= KS_METRIC_LABEL_SIZE_METHOD);
+	for (size_t i = 0; i < count; i++) {
+		names[i].path = methods[i].path;
+		names[i].type = "unary";
+		if (methods[i].stream)
+			names[i].type = methods[i].single_request ? "server_stream" : "bidi_stream";
+	}
+	ks_metrics_name_methods(names, count);
+}
+
+void ks_call_count_begin(struct ks_call *call)
+{
+	KS_COUNT_AT(GRPC_STARTED, method_index(call), 1);
+	KS_COUNT_AT(CALLS_OPEN, call->method->stream != NULL, 1);
+	call->counted = true;
+	if (ks_metrics_extensive())
+		call->began_ns = ks_metrics_now();
+}
+
+void ks_call_count_message(struct ks_call *call, size_t size)
+{
+	KS_COUNT_AT(GRPC_RECEIVED, method_index(call), 1);
+	KS_COUNT(RECEIVED_BYTES, size);
+}
+
+static void count_sent(struct ks_call *call, const struct ks_out *out)
+{
+	KS_COUNT(SENT_BYTES, ks_out_size(out));
+	if (call->method->stream)
+		KS_COUNT_AT(GRPC_SENT, method_index(call), 1);
+}
+
+void ks_call_count_end(struct ks_call *call, enum ks_status status)
+{
+	size_t index;
+
+	if (!call->counted)
+		return;
+	call->counted = false;
+	index = method_index(call);
+	KS_COUNT_AT(GRPC_HANDLED, index * KS_METRIC_LABEL_SIZE_CODE + (size_t)status, 1);
+	KS_COUNT_AT(CALLS_OPEN, call->method->stream != NULL, -1);
+	if (status == KS_OK && call->method->unary)
+		KS_COUNT_AT(GRPC_SENT, index, 1);
+	if (call->began_ns)
+		KS_OBSERVE_AT(GRPC_HANDLING, index, ks_metrics_now() - call->began_ns);
 }
 
 bool ks_call_on_cancel(struct ks_call *call, struct ks_task *task)
@@ -60,6 +123,8 @@ void ks_call_serve(struct ks_call *call, struct ks_slice request)
 {
 	call->served_ms = ks_clock_now(ks_clock_system());
 	call->request_bytes = request.size;
+	ks_call_count_begin(call);
+	ks_call_count_message(call, request.size);
 	call->method->unary(call, request);
 }
 
@@ -81,6 +146,7 @@ void ks_call_reply(struct ks_call *call, struct ks_out *out)
 	KS_ASSERT(call->method && call->method->unary);
 	(void)forget_cancel(call);
 	report_slow(call);
+	count_sent(call, out);
 	call->ops->reply(call, out);
 }
 
@@ -96,12 +162,14 @@ void ks_call_fail(struct ks_call *call, enum ks_status status, const char *text)
 void ks_stream_send(struct ks_call *call, struct ks_out *out)
 {
 	KS_ASSERT(call->method && call->method->stream);
+	count_sent(call, out);
 	call->ops->send(call, out, NULL);
 }
 
 void ks_stream_send_empty_list(struct ks_call *call, struct ks_out *out, const char *list)
 {
 	KS_ASSERT(call->method && call->method->stream);
+	count_sent(call, out);
 	call->ops->send(call, out, list);
 }
 

@@ -48,6 +48,8 @@ struct ks_call {
 	int64_t served_ms; /* when the handler of a unary call began; 0: it did not */
 	size_t request_bytes;
 	struct ks_arena arena;
+	bool counted;              /* in the metrics: begun, and not yet ended */
+	int64_t began_ns;          /* with --metrics=extensive */
 	struct ks_task *on_cancel; /* NULL: nobody wants to know, or the call has ended */
 	struct ks_list waiting;    /* with on_cancel: in the queue's list of such calls */
 };
@@ -62,6 +64,16 @@ void ks_call_fini(struct ks_call *call);
 void ks_call_cancelled(struct ks_call *call);
 /* Runs the handler of a unary call; cq thread. 'request' is valid until the call ends. */
 void ks_call_serve(struct ks_call *call, struct ks_slice request);
+
+/*
+ * The metrics of a call. A transport says when a stream begins, when a stream gets a message, and how a call ends (as soon as that is
+ * decided; ks_call_fini does it for one that just ends: cancelled). Unary calls begin with ks_call_serve; what is sent is
+ * counted by ks_call_reply and ks_stream_send.
+ */
+void ks_call_count_begin(struct ks_call *call);
+void ks_call_count_message(struct ks_call *call, size_t size);
+void ks_call_count_end(struct ks_call *call, enum ks_status status);
+void ks_call_name_metrics(const struct ks_rpc_method *methods, size_t count); /* before the first call */
 
 /* ---- cq threads ---- */
 

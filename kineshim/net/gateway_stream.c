@@ -201,6 +201,7 @@ static void deliver(struct stream *stream, struct ks_slice value)
 	} else if ((status = ks_rpc_check_size(base->rpc, wire.size, text, sizeof(text))) != KS_OK) {
 		finish(base, status, text);
 	} else {
+		ks_call_count_message(base, wire.size);
 		ops_of(stream)->message(base, ks_slice_of(wire.data, wire.size));
 	}
 	ks_buf_fini(&wire);
@@ -257,6 +258,7 @@ static void close_when_due(struct stream *stream)
 	if (!due)
 		return;
 	stream->closed = true;
+	ks_call_count_end(&stream->call.base, stream->finished ? stream->call.status : KS_CANCELLED);
 	if (stream->opened)
 		ops_of(stream)->closed(&stream->call.base);
 	ks_rpc_call_gone(stream->call.base.rpc);
@@ -275,6 +277,7 @@ static void run(struct ks_task *task)
 	ks_mutex_unlock(&stream->call.lock);
 	if (!stream->opened && !over) {
 		stream->opened = true;
+		ks_call_count_begin(&stream->call.base);
 		ops_of(stream)->open(&stream->call.base);
 	}
 	if (stream->opened && !stream->closed) {

@@ -57,6 +57,7 @@ static void end(struct unary *unary, struct ks_out *out, enum ks_status status, 
 			ks_gateway_set_status(&unary->call, status, text);
 	}
 	ks_mutex_unlock(&unary->call.lock);
+	ks_call_count_end(&unary->call.base, status);
 	ks_json_writer_free(writer); /* the deadline was faster */
 	ks_buf_fini(&unary->wire);
 	ks_http_release_body(request);
@@ -220,7 +221,7 @@ static void run_handler(struct ks_task *task)
 		end(unary, NULL, status, text);
 		return;
 	}
-	method->unary(&unary->call.base, ks_slice_of(unary->wire.data, unary->wire.size));
+	ks_call_serve(&unary->call.base, ks_slice_of(unary->wire.data, unary->wire.size));
 }
 
 static void complete(struct ks_http_request *request)

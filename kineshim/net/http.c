@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "net/call.h"
 #include "net/gateway.h"
@@ -83,6 +84,7 @@ void ks_http_conn_unref(struct http_conn *conn)
 	free(conn);
 	/* Under the lock, so that the end does not free the server between the two. */
 	ks_mutex_lock(&http->lock);
+	KS_COUNT(HTTP_CONNECTIONS, -1);
 	if (atomic_fetch_sub(&http->conn_count, 1) == 1)
 		ks_cond_broadcast(&http->changed);
 	ks_mutex_unlock(&http->lock);
@@ -229,6 +231,7 @@ void ks_http_adopt(struct ks_http *http, int fd, const struct ks_http_peer *peer
 	ks_mutex_init(&conn->lock);
 	ks_buf_init(&conn->unsent, SIZE_MAX);
 	atomic_fetch_add(&http->conn_count, 1);
+	KS_COUNT(HTTP_CONNECTIONS, 1);
 	ks_mutex_lock(&io->lock);
 	ks_list_append(&io->adopted, &conn->node);
 	ring(io);

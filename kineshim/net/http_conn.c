@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "net/http_priv.h"
 
@@ -587,6 +588,7 @@ void ks_http_conn_refuse(struct http_conn *conn, int status, const char *text)
 		ks_http_request_unref(conn->parsing);
 	conn->parsing = NULL;
 	conn->state = HTTP_HEADER;
+	KS_COUNT_AT(HTTP_REQUESTS, status / 100 - 1, 1);
 	ks_buf_printf(&conn->unsent,
 		      "HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %zu\r\n"
 		      "X-Content-Type-Options: nosniff\r\n",

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "net/http_priv.h"
 
@@ -250,6 +251,7 @@ void ks_http_write_head(struct ks_http_request *request, struct ks_buf *out, int
 	conn->close_after |= !request->body_complete || !request->keep_alive;
 	close = conn->close_after;
 	ks_mutex_unlock(&conn->lock);
+	KS_COUNT_AT(HTTP_REQUESTS, status / 100 - 1, 1);
 	if (status == 200)
 		append(out, "HTTP/1.1 200 OK\r\n");
 	else

@@ -23,6 +23,7 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "base/list.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "base/thread.h"
 #include "net/address.h"
@@ -63,6 +64,9 @@ struct ks_listener {
 	bool stopping;
 };
 
+/* The label PROTOCOL. */
+enum { TO_GRPC, TO_HTTP, BY_TLS, TO_NOBODY };
+
 static int64_t now_ms(void)
 {
 	return ks_clock_now(ks_clock_system());
@@ -91,6 +95,7 @@ static void hand_over(struct ks_listener *listener, struct half *half, bool http
 		close_half(listener, half);
 		return;
 	}
+	KS_COUNT_AT(ACCEPTED, http1 ? TO_HTTP : TO_GRPC, 1);
 	ks_list_remove(&half->node);
 	listener->half_count--;
 	(void)epoll_ctl(listener->epoll_fd, EPOLL_CTL_DEL, half->fd, NULL);
@@ -127,6 +132,7 @@ static void look_at(struct ks_listener *listener, struct half *half, bool hung_u
 		hand_over(listener, half, true);
 		break;
 	case KS_PREFACE_FOREIGN:
+		KS_COUNT_AT(ACCEPTED, TO_NOBODY, 1);
 		KS_DIAG_LIMITED(KS_INFO, "listener", "neither HTTP/2 nor HTTP/1: closed peer=%s first_byte=0x%02x",
 				half->peer, start[0]);
 		close_half(listener, half);

@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 
 #define DEFAULT_MAX_CALLS 100000
@@ -169,6 +170,7 @@ static enum ks_status start(struct ks_rpc *rpc, const struct ks_rpc_config *conf
 {
 	enum ks_status status;
 
+	ks_call_name_metrics(rpc->methods, rpc->method_count);
 	rpc->credentials = grpc_insecure_server_credentials_create();
 	rpc->nowhere = grpc_lame_client_channel_create("nowhere", GRPC_STATUS_UNAVAILABLE, "leads nowhere");
 	rpc->server = create_server(rpc, config);
@@ -384,14 +386,17 @@ bool ks_rpc_claim_reply(struct ks_rpc *rpc, size_t size, size_t *counted)
 		atomic_fetch_sub_explicit(&rpc->reply_bytes, size, memory_order_relaxed);
 		return false;
 	}
+	KS_COUNT(REPLY_BYTES, size);
 	*counted = size;
 	return true;
 }
 
 void ks_rpc_free_reply(struct ks_rpc *rpc, size_t counted)
 {
-	if (counted)
-		atomic_fetch_sub_explicit(&rpc->reply_bytes, counted, memory_order_relaxed);
+	if (!counted)
+		return;
+	KS_COUNT(REPLY_BYTES, -(int64_t)counted);
+	atomic_fetch_sub_explicit(&rpc->reply_bytes, counted, memory_order_relaxed);
 }
 
 const struct ks_rpc_method *ks_rpc_methods(const struct ks_rpc *rpc, size_t *count)

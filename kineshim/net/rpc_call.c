@@ -303,6 +303,7 @@ static void end_here(struct ks_task *task)
 /* Other threads only hand the reply over: sending costs a system call, and theirs is the scarcer time. */
 static void end_call(struct rpc_call *call)
 {
+	ks_call_count_end(&call->base, call->status);
 	if (ks_rpc_queue_is_mine(call->base.queue)) {
 		start_end(call);
 		return;

@@ -13,6 +13,7 @@
 
 #include <stdlib.h>
 
+#include "base/metrics.h"
 #include "base/panic.h"
 
 #define MAX_UNSENT_MESSAGES 256
@@ -108,6 +109,7 @@ void ks_rpc_free_streams(struct rpc_queue *queue)
 
 static void free_message(struct message *message)
 {
+	KS_COUNT(PENDING_EVENTS, -1);
 	grpc_byte_buffer_destroy(message->buffer);
 	free(message);
 }
@@ -194,6 +196,7 @@ static void stream_arrived(struct rpc_tag *tag, bool ok)
 	}
 	ks_list_append(&stream->call.base.queue->streams, &stream->node);
 	start_close(stream);
+	ks_call_count_begin(&stream->call.base);
 	ops_of(stream)->open(&stream->call.base);
 	receive_next(stream);
 }
@@ -247,6 +250,7 @@ static void batch_done(struct rpc_stream *stream)
 		return;
 	mark_dead(stream);
 	ks_list_remove(&stream->node);
+	ks_call_count_end(&stream->call.base, stream->finished ? stream->call.status : KS_CANCELLED);
 	ops_of(stream)->closed(&stream->call.base);
 	/* Dead streams post no wake, so only an earlier one can be waiting. */
 	if (stream->wake_posted)
@@ -277,6 +281,7 @@ static void deliver(struct rpc_stream *stream, grpc_byte_buffer *buffer)
 	} else if (!ks_grpc_message_open(&message, buffer)) {
 		stream_finish(&stream->call.base, KS_RESOURCE_EXHAUSTED, "out of memory");
 	} else {
+		ks_call_count_message(&stream->call.base, message.slice.size);
 		ops_of(stream)->message(&stream->call.base, message.slice);
 	}
 	ks_grpc_message_close(&message);
@@ -425,6 +430,7 @@ static void stream_send(struct ks_call *call, struct ks_out *out, const char *em
 	}
 	message = ks_xmalloc(sizeof(*message));
 	*message = (struct message){.buffer = buffer, .size = size};
+	KS_COUNT(PENDING_EVENTS, 1);
 	ks_mutex_lock(&stream->lock);
 	if (!stream->dead && !stream->finished) {
 		*stream->end = message;

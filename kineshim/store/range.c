@@ -8,6 +8,7 @@
  */
 #include <stdlib.h>
 
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "store/store_priv.h"
 
@@ -426,5 +427,7 @@ enum ks_status ks_store_range(struct ks_store *store, const struct ks_range_req 
 		ks_unlock(store);
 		/* Aborted: a compaction overtook it. The newest state is read anew, an older one now gives the error. */
 	} while (status == KS_ABORTED);
+	if (status == KS_OK)
+		KS_COUNT(RANGES, 1);
 	return status;
 }

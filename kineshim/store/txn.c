@@ -9,8 +9,10 @@
  */
 #include <stdlib.h>
 
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "store/auth_priv.h"
+#include "store/count.h"
 #include "store/store_priv.h"
 
 struct eval {
@@ -877,7 +879,9 @@ enum ks_status ks_store_read_txn(struct ks_store *store, const struct ks_txn_req
 		status = read_once(&e, req, result);
 	} while (status == KS_ABORTED && !e.missed); /* a compaction overtook a long one */
 	*revision = e.begin;
-	if (status != KS_OK)
+	if (status == KS_OK)
+		ks_count_read_txn(result);
+	else
 		ks_txn_result_fini(result);
 	if (e.missed)
 		sort_misses(misses);

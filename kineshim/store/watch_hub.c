@@ -546,6 +546,7 @@ void ks_watch_hub_stats(struct ks_watch_hub *hub, struct ks_watch_stats *stats)
 {
 	ks_mutex_lock(&hub->lock);
 	stats->watchers = hub->watcher_count;
+	stats->pending = hub->watcher_count - hub->idle_count;
 	stats->groups = hub->group_count;
 	ks_mutex_unlock(&hub->lock);
 }

@@ -102,7 +102,7 @@ bool ks_watch_hub_needs(struct ks_watch_hub *hub, int64_t revision);
 uint64_t ks_watch_hub_epoch(struct ks_watch_hub *hub);
 
 struct ks_watch_stats {
-	size_t watchers, groups;
+	size_t watchers, pending, groups;
 };
 void ks_watch_hub_stats(struct ks_watch_hub *hub, struct ks_watch_stats *stats);
 
