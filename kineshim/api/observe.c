@@ -15,6 +15,7 @@
  */
 #include <stdlib.h>
 
+#include "api/access.h"
 #include "api/convert.h"
 #include "api/handlers.h"
 #include "api/session.h"
@@ -207,13 +208,32 @@ static void continue_after_fetch(struct observer *observer)
 
 /* ---- looking ---- */
 
+/* The right to read what is under the name, asked for with each look, as etcd's inner calls do. */
+static bool may_observe(struct observer *observer)
+{
+	struct ks_access access;
+	struct ks_arena arena;
+	enum ks_status status;
+	struct ks_err err;
+
+	ks_arena_init(&arena, 65536);
+	status = ks_access_open(observer->api, observer->guard.call, &arena, &access, &err);
+	if (status == KS_OK) {
+		status = ks_access_check(&access, &observer->prefix, KS_PERM_READ, &err);
+		ks_access_close(&access);
+	}
+	ks_arena_fini(&arena);
+	return status == KS_OK;
+}
+
 static void continue_after_proof(struct observer *observer)
 {
 	struct ks_range_req request = ks_session_oldest(observer->prefix, false);
 	struct ks_range_result result = {0};
 	struct ks_err err;
 
-	if (observer->proof.err.status != KS_OK || !ks_api_view_begin(observer->api, &observer->epoch) ||
+	if (observer->proof.err.status != KS_OK || !may_observe(observer) ||
+	    !ks_api_view_begin(observer->api, &observer->epoch) ||
 	    ks_store_range(observer->api->store, &request, &result, &observer->revision, &err) != KS_OK) {
 		close_early(observer);
 		return;
