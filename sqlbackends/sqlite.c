@@ -82,7 +82,10 @@ static enum ks_status parse_url(const char *url, const char *data_dir, char out[
 			       " (kineshim.db in the data folder)");
 	if (path[0] == '\0') {
 		if (mkdir(data_dir, 0700) != 0 && errno != EEXIST)
-			return ks_fail(err, KS_FAILED_PRECONDITION, "data folder %s: %s", data_dir, strerror(errno));
+			return ks_fail(
+				err, KS_FAILED_PRECONDITION,
+				"cannot create the data folder %s: %s; --data-dir takes one that uid %ld may write to",
+				data_dir, strerror(errno), (long)geteuid());
 		if (snprintf(path, sizeof(path), "%s/kineshim.db", data_dir) >= (int)sizeof(path))
 			return ks_fail(err, KS_INVALID_ARGUMENT, "%s: the path is too long", data_dir);
 	}
@@ -97,7 +100,9 @@ static enum ks_status lock_file(struct sqlb_db *db, struct ks_err *err)
 
 	db->lock_fd = open(db->lock_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (db->lock_fd < 0)
-		return ks_fail(err, KS_FAILED_PRECONDITION, "%s: %s", db->lock_path, strerror(errno));
+		return ks_fail(err, KS_FAILED_PRECONDITION,
+			       "cannot open %s: %s; --data-dir or --endpoint takes a place that uid %ld may write to",
+			       db->lock_path, strerror(errno), (long)geteuid());
 	if (fcntl(db->lock_fd, F_OFD_SETLK, &lock) == 0) {
 		size = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
 		if (ftruncate(db->lock_fd, 0) != 0 || pwrite(db->lock_fd, pid, (size_t)size, 0) != size)

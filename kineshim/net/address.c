@@ -187,6 +187,22 @@ static void remove_stale_socket(const struct ks_address *address)
 	(void)close(fd);
 }
 
+static const char *advice(int code, int family)
+{
+	switch (code) {
+	case EADDRINUSE:
+		return family == AF_UNIX ? "; another server has that socket"
+					 : "; another server has that port (ss -ltnp tells which), choose another one";
+	case EADDRNOTAVAIL:
+		return "; this machine has no such address (ip address lists them)";
+	case EACCES:
+		return family == AF_UNIX ? "; the folder must be writable"
+					 : "; ports below 1024 need CAP_NET_BIND_SERVICE, or choose a higher one";
+	default:
+		return "";
+	}
+}
+
 int ks_address_listen(const char *url, const struct ks_address *address, bool reuse_port, struct ks_err *err)
 {
 	int family = address->storage.ss_family, on = 1, off = 0, code;
@@ -210,6 +226,7 @@ failed:
 	code = errno;
 	if (fd >= 0)
 		(void)close(fd);
-	(void)ks_fail(err, KS_UNAVAILABLE, "cannot listen on %s: %s", url, strerrordesc_np(code));
+	(void)ks_fail(err, KS_UNAVAILABLE, "cannot listen on %s: %s%s", url, strerrordesc_np(code),
+		      advice(code, family));
 	return -1;
 }

@@ -135,6 +135,13 @@ grep -q "ready to serve client requests urls=$url " one.log
 check $? "the line says where"
 refused 1 "${one_url#http://}" --data-dir=other.data --listen-client-urls="$one_url"
 check $? "a port in use ends with 1 and names the URL"
+refused 1 'ss -ltnp tells which' --data-dir=other.data --listen-client-urls="$one_url"
+check $? "and says how to find out who has it"
+: >a-file
+refused 1 'a-file/kineshim.db.lock: Not a directory; --data-dir' --data-dir=a-file
+check $? "a data folder that cannot be ends with 1 and says what to change"
+refused 1 'this machine has no such address' --data-dir=other.data --listen-client-urls=http://192.0.2.1:2379
+check $? "an address of another machine ends with 1 and says so"
 refused 1 'one.data/kineshim.db' --data-dir=one.data --listen-client-urls=http://127.0.0.1:0
 check $? "a second server on the same file ends with 1 and names the file"
 ctl "$one_url" put k v >/dev/null && [ "$(ctl "$one_url" get k --print-value-only)" = v ]
