@@ -153,3 +153,32 @@ bool raw_http2_wait_ping_acks(int fd, int count, int wait_ms)
 			 memcmp(frame, "12345678", 8) == 0; /* not the core's own bandwidth pings */
 	return count == 0;
 }
+
+uint32_t raw_http2_wait_setting(int fd, uint16_t id, uint32_t otherwise, int wait_ms)
+{
+	uint8_t frame[16384];
+	size_t size;
+	int type, flags;
+
+	while ((type = read_frame(fd, frame, sizeof(frame), &size, &flags, wait_ms)) >= 0) {
+		if (type != FRAME_SETTINGS || flags & FLAG_ACK)
+			continue;
+		for (const uint8_t *at = frame; at + 6 <= frame + size; at += 6)
+			if ((at[0] << 8 | at[1]) == id)
+				return (uint32_t)at[2] << 24 | (uint32_t)at[3] << 16 | (uint32_t)at[4] << 8 | at[5];
+		return otherwise;
+	}
+	must(false, "settings");
+	return 0;
+}
+
+bool raw_http2_wait_close(int fd, int wait_ms)
+{
+	struct pollfd ready = {.fd = fd, .events = POLLIN};
+	uint8_t data[4096];
+
+	while (poll(&ready, 1, wait_ms) > 0)
+		if (recv(fd, data, sizeof(data), 0) <= 0)
+			return true;
+	return false;
+}

@@ -14,6 +14,10 @@ void raw_http2_open_stream(int fd, uint32_t stream_id, const char *path);
 void raw_http2_ping(int fd);
 /* Reads frames up to a GOAWAY, whose debug text is put into 'text'. False when it did not come. */
 bool raw_http2_wait_goaway(int fd, char *text, size_t size, int wait_ms);
+/* Reads frames up to the server's settings; the value of one of them, or 'otherwise' when it is not among them. */
+uint32_t raw_http2_wait_setting(int fd, uint16_t id, uint32_t otherwise, int wait_ms);
+/* Reads frames, without answering any, until the server closes. False when it does not in time. */
+bool raw_http2_wait_close(int fd, int wait_ms);
 bool raw_http2_wait_ping_acks(int fd, int count, int wait_ms);
 
 #endif

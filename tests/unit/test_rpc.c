@@ -476,21 +476,18 @@ static const struct ks_rpc_method methods[] = {
 
 static char target[64];
 
-static void start_server(size_t max_calls)
+static void start_with(struct ks_rpc_config config)
 {
-	struct ks_rpc_config config = {
-		.methods = methods,
-		.method_count = sizeof(methods) / sizeof(methods[0]),
-		.context = &seen,
-		.threads = 2,
-		.max_request_bytes = MAX_REQUEST,
-		.max_calls = max_calls,
-		.max_arena_bytes = 1 << 20,
-		.max_reply_bytes = MAX_REPLIES * LARGE_REPLY,
-	};
 	struct ks_listener_config listener_config = {.urls = "http://127.0.0.1:0"};
 	struct ks_err err;
 
+	config.methods = methods;
+	config.method_count = sizeof(methods) / sizeof(methods[0]);
+	config.context = &seen;
+	config.threads = 2;
+	config.max_request_bytes = MAX_REQUEST;
+	config.max_arena_bytes = 1 << 20;
+	config.max_reply_bytes = MAX_REPLIES * LARGE_REPLY;
 	memset(&seen, 0, sizeof(seen));
 	held = NULL;
 	ks_mutex_init(&seen.lock);
@@ -501,6 +498,11 @@ static void start_server(size_t max_calls)
 	listener = ks_listener_start(&listener_config, &err);
 	KS_ASSERT(listener);
 	(void)snprintf(target, sizeof(target), "%s", ks_listener_urls(listener) + strlen("http://"));
+}
+
+static void start_server(size_t max_calls)
+{
+	start_with((struct ks_rpc_config){.max_calls = max_calls});
 }
 
 static void stop_server(void)
@@ -1447,6 +1449,51 @@ static void three_pings_are_answered(void)
 	stop_server();
 }
 
+static void pings_are_free_where_that_is_wanted(void)
+{
+	int raw;
+
+	start_with((struct ks_rpc_config){.ping_min_ms = -1});
+	raw = raw_http2_connect(target);
+	raw_http2_open_stream(raw, 1, "/test.T/Watch");
+	CU_ASSERT_TRUE(wait_for(&seen.opened, 1));
+	for (int i = 0; i < 30; i++)
+		raw_http2_ping(raw);
+	CU_ASSERT_TRUE(raw_http2_wait_ping_acks(raw, 30, WAIT_MS));
+	(void)close(raw);
+	stop_server();
+}
+
+static void a_client_that_answers_no_ping_is_let_go(void)
+{
+	int raw;
+
+	start_with((struct ks_rpc_config){.ping_after_ms = 50, .ping_timeout_ms = 50});
+	raw = raw_http2_connect(target);
+	raw_http2_open_stream(raw, 1, "/test.T/Watch");
+	CU_ASSERT_TRUE(wait_for(&seen.opened, 1));
+	CU_ASSERT_TRUE(raw_http2_wait_close(raw, WAIT_MS));
+	(void)close(raw);
+	stop_server();
+}
+
+static void clients_are_told_how_many_streams_they_may_open(void)
+{
+	enum { SETTINGS_MAX_CONCURRENT_STREAMS = 3 };
+	int raw;
+
+	start_with((struct ks_rpc_config){.max_streams = 7});
+	raw = raw_http2_connect(target);
+	CU_ASSERT_EQUAL(raw_http2_wait_setting(raw, SETTINGS_MAX_CONCURRENT_STREAMS, 0, WAIT_MS), 7);
+	(void)close(raw);
+	stop_server();
+	start_server(0);
+	raw = raw_http2_connect(target);
+	CU_ASSERT_TRUE(raw_http2_wait_setting(raw, SETTINGS_MAX_CONCURRENT_STREAMS, INT32_MAX, WAIT_MS) >= INT32_MAX);
+	(void)close(raw);
+	stop_server();
+}
+
 int main(void)
 {
 	(void)signal(SIGPIPE, SIG_IGN);
@@ -1485,6 +1532,9 @@ int main(void)
 				      T(stop_cancels_a_stream_whose_client_never_reads),
 				      T(too_many_pings_end_the_connection),
 				      T(three_pings_are_answered),
+				      T(pings_are_free_where_that_is_wanted),
+				      T(a_client_that_answers_no_ping_is_let_go),
+				      T(clients_are_told_how_many_streams_they_may_open),
 #undef T
 				      {NULL, NULL}});
 }
