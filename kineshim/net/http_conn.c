@@ -238,6 +238,7 @@ static int message_complete(http_parser *parser)
 	conn->state = HTTP_SERVING;
 	ks_mutex_lock(&conn->lock);
 	request->body_complete = true;
+	conn->body_paused = false;
 	conn->deadline_ms = 0;
 	ks_mutex_unlock(&conn->lock);
 	if (!request->started)
@@ -415,8 +416,7 @@ void ks_http_conn_start(struct http_io *io, struct http_conn *conn)
 	set_deadline(conn, http->header_ms);
 	if (atomic_load_explicit(&http->conn_count, memory_order_relaxed) > http->max_connections)
 		ks_http_conn_refuse(conn, 503, "too many connections");
-	else
-		advance(conn);
+	advance(conn);
 	ks_http_conn_unref(conn);
 }
 
@@ -447,10 +447,8 @@ void ks_http_conn_event(struct http_conn *conn, uint32_t events)
 	}
 	if (flush)
 		ks_http_flush_conn(conn);
-	if (events & (EPOLLIN | EPOLLRDHUP)) {
-		conn->readable = true;
-		advance(conn);
-	}
+	conn->readable |= (events & (EPOLLIN | EPOLLRDHUP)) != 0;
+	advance(conn);
 out:
 	ks_http_conn_unref(conn);
 }
@@ -483,6 +481,7 @@ static void slow(struct http_conn *conn)
 	} else {
 		atomic_fetch_add_explicit(&http_of(conn)->bad_requests, 1, memory_order_relaxed);
 		ks_http_conn_refuse(conn, 408, "the request was not complete in time");
+		advance(conn);
 	}
 }
 
@@ -507,6 +506,7 @@ void ks_http_conn_sweep(struct http_conn *conn, int64_t now)
 		}
 	}
 	ks_mutex_unlock(&conn->lock);
+	atomic_fetch_add(&conn->refs, 1);
 	if (stalled) {
 		KS_DIAG_LIMITED(KS_INFO, "http", "closing a connection whose client stopped reading peer=%s",
 				conn->peer);
@@ -518,6 +518,7 @@ void ks_http_conn_sweep(struct http_conn *conn, int64_t now)
 	}
 	if (request)
 		ks_http_request_unref(request);
+	ks_http_conn_unref(conn);
 }
 
 void ks_http_conn_stop(struct http_conn *conn)

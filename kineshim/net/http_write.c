@@ -102,8 +102,6 @@ static bool after_write(struct http_conn *conn, struct ks_http_request *request,
 	conn->stalled_ms = 0;
 	switch (outcome) {
 	case IDLE:
-		if (conn->close_after && !conn->request)
-			nudge(conn);
 		return conn->write_again;
 	case BLOCKED:
 		conn->blocked = true;
