@@ -123,7 +123,6 @@ void ks_tls_pass_on(struct tls_conn *conn)
 	ks_list_remove(&conn->ready);
 	atomic_fetch_sub_explicit(&from->half_count, 1, memory_order_relaxed);
 	(void)epoll_ctl(from->epoll_fd, EPOLL_CTL_DEL, conn->net.fd, NULL);
-	/* What it may have taken along is empty now; the pump's thread has chunks of its own. */
 	conn->io = &tls->pumps[atomic_fetch_add_explicit(&tls->next_pump, 1, memory_order_relaxed) % tls->pump_count];
 	conn->state = TLS_OPEN;
 	conn->deadline_ms = INT64_MAX;
