@@ -48,6 +48,7 @@ struct ks_server {
 	struct ks_listener *listener;
 	struct ks_timer quit_timer;
 	struct ks_metrics_source source;
+	int64_t quota_bytes;
 	char endpoint[1024]; /* without its password */
 	char urls[4096];     /* really listened on */
 	/* The log and the listener: whoever is second says so. */
@@ -151,7 +152,7 @@ static enum ks_status read_autocompact(const struct ks_options *options, struct 
 	return status;
 }
 
-/* As etcd: 0 is the default, and what is negative means that there is no limit, which 0 stands for from here on. */
+/* As etcd: 0 is the default, and what is negative means that there is no limit. */
 static enum ks_status read_quota(const struct ks_options *options, int64_t *quota, struct ks_err *err)
 {
 	const char *text = options->quota_backend_bytes;
@@ -162,7 +163,7 @@ static enum ks_status read_quota(const struct ks_options *options, int64_t *quot
 			       "--quota-backend-bytes: \"%.60s\" is not a size such as 8GiB, or -1", text);
 	if (bytes == 0)
 		bytes = KS_ETCD_QUOTA_BYTES;
-	*quota = *text == '-' ? 0 : bytes;
+	*quota = *text == '-' ? -bytes : bytes;
 	return KS_OK;
 }
 
@@ -184,6 +185,8 @@ static enum ks_status start_log(struct ks_server *server, const struct ks_option
 	if (read_autocompact(options, &config.autocompact, err) != KS_OK ||
 	    read_quota(options, &config.quota_bytes, err) != KS_OK)
 		return err->status;
+	server->quota_bytes = config.quota_bytes;
+	KS_SET(QUOTA, server->quota_bytes);
 	server->log = ks_log_start(&config, err);
 	return server->log ? KS_OK : err->status;
 }
@@ -231,6 +234,7 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 		.auth_token = options->auth_token,
 		.auth_token_ttl_s = options->auth_token_ttl,
 		.bcrypt_cost = options->bcrypt_cost <= KS_BCRYPT_COST_MAX ? (int)options->bcrypt_cost : 0,
+		.quota_bytes = server->quota_bytes,
 		.snapshot_dir = options->data_dir,
 	};
 	struct ks_rpc_config rpc_config = {

@@ -1066,11 +1066,12 @@ static enum sqlb_outcome memory_size(struct sqlb_conn *conn, struct sqlb_size *s
 	return end(conn, "size", fault, err);
 }
 
-static enum sqlb_outcome memory_defragment(struct sqlb_conn *conn, struct ks_err *err)
+static enum sqlb_outcome memory_defragment(struct sqlb_conn *conn, bool full, struct ks_err *err)
 {
 	enum sqlb_memory_fault fault;
 	enum sqlb_outcome outcome = begin(conn, "defragment", &fault, err);
 
+	(void)full;
 	if (outcome != SQLB_OK)
 		return outcome;
 	conn->database->bytes_allocated = conn->database->bytes_in_use;

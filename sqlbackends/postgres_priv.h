@@ -219,6 +219,6 @@ enum sqlb_outcome sqlb_pg_member_beat(struct sqlb_conn *conn, const struct sqlb_
 				      struct ks_err *err);
 enum sqlb_outcome sqlb_pg_member_list(struct sqlb_conn *conn, sqlb_member_fn *visit, void *ctx, struct ks_err *err);
 enum sqlb_outcome sqlb_pg_size(struct sqlb_conn *conn, struct sqlb_size *size, struct ks_err *err);
-enum sqlb_outcome sqlb_pg_defragment(struct sqlb_conn *conn, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_defragment(struct sqlb_conn *conn, bool all, struct ks_err *err);
 
 #endif

@@ -308,9 +308,9 @@ enum sqlb_outcome sqlb_pg_size(struct sqlb_conn *conn, struct sqlb_size *size, s
 /*
  * Plain VACUUM runs beside the appends of all instances and makes free space usable again, but gives back only
  * what is free at the end. VACUUM FULL gives all back, and locks everybody out while it copies what is left:
- * done only where that is less than half of the table.
+ * done only where that is less than half of the table, or where the caller wants it all.
  */
-enum sqlb_outcome sqlb_pg_defragment(struct sqlb_conn *conn, struct ks_err *err)
+enum sqlb_outcome sqlb_pg_defragment(struct sqlb_conn *conn, bool all, struct ks_err *err)
 {
 	enum sqlb_outcome outcome = sqlb_pg_begin(conn, SQLB_PG_LONG_TIMEOUT_MS, err);
 	struct sqlb_size size;
@@ -323,7 +323,7 @@ enum sqlb_outcome sqlb_pg_defragment(struct sqlb_conn *conn, struct ks_err *err)
 				       NULL, err);
 	if (outcome == SQLB_OK)
 		outcome = sqlb_pg_size(conn, &size, err);
-	if (outcome == SQLB_OK && size.in_use < size.allocated / 2) {
+	if (outcome == SQLB_OK && (all || size.in_use < size.allocated / 2)) {
 		sqlb_pg_more_time(conn, SQLB_PG_LONG_TIMEOUT_MS);
 		outcome = sqlb_pg_exec(conn, "VACUUM (FULL) kineshim_log", NULL, err);
 	}

@@ -238,8 +238,11 @@ struct sqlb_ops {
 	enum sqlb_outcome (*member_list)(struct sqlb_conn *conn, sqlb_member_fn *visit, void *ctx, struct ks_err *err);
 
 	enum sqlb_outcome (*size)(struct sqlb_conn *conn, struct sqlb_size *size, struct ks_err *err);
-	/* Gives free space back where the database can (VACUUM); may take long. */
-	enum sqlb_outcome (*defragment)(struct sqlb_conn *conn, struct ks_err *err);
+	/*
+	 * Gives free space back where the database can (VACUUM); may take long. 'all': everything that can be given back, even
+	 * where others must wait for it meanwhile.
+	 */
+	enum sqlb_outcome (*defragment)(struct sqlb_conn *conn, bool all, struct ks_err *err);
 };
 
 /* registry.c: the backends that were compiled in, NULL at the end; and the one for a URL's scheme (NULL: unknown). */

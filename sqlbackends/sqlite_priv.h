@@ -160,6 +160,6 @@ enum sqlb_outcome sqlb_lite_member_beat(struct sqlb_conn *conn, const struct sql
 					struct ks_err *err);
 enum sqlb_outcome sqlb_lite_member_list(struct sqlb_conn *conn, sqlb_member_fn *visit, void *ctx, struct ks_err *err);
 enum sqlb_outcome sqlb_lite_size(struct sqlb_conn *conn, struct sqlb_size *size, struct ks_err *err);
-enum sqlb_outcome sqlb_lite_defragment(struct sqlb_conn *conn, struct ks_err *err);
+enum sqlb_outcome sqlb_lite_defragment(struct sqlb_conn *conn, bool all, struct ks_err *err);
 
 #endif

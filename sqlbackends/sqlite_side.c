@@ -230,11 +230,12 @@ enum sqlb_outcome sqlb_lite_size(struct sqlb_conn *conn, struct sqlb_size *size,
  * VACUUM writes the database anew, which is what also closes the gaps inside pages; writers wait for it. It needs room for a copy:
  * on a full disk only the pages that are free as a whole are given back.
  */
-enum sqlb_outcome sqlb_lite_defragment(struct sqlb_conn *conn, struct ks_err *err)
+enum sqlb_outcome sqlb_lite_defragment(struct sqlb_conn *conn, bool all, struct ks_err *err)
 {
 	enum sqlb_outcome outcome;
 	int rc;
 
+	(void)all; /* it always does */
 	sqlb_lite_take_turn(conn->db);
 	outcome = sqlb_lite_ready(conn, "defragment", err);
 	if (outcome == SQLB_OK) {

@@ -193,7 +193,14 @@ static void serve(struct ks_api *api, struct ks_call *call, struct ks_slice requ
 		return;
 	}
 	message = ks_api_unpack(row->request, ks_call_arena(call), request, &err);
-	if (message && ks_access_check_rule(api, call, api->rules[method], message, &err) == KS_OK)
+	if (!message) {
+		ks_api_fail_err(call, &err);
+		return;
+	}
+	/* Room comes before permissions (spec 0.4). */
+	if (!ks_quota_admits(api, call, message))
+		return;
+	if (ks_access_check_rule(api, call, api->rules[method], message, &err) == KS_OK)
 		row->handler(api, call, message, request.size);
 	else
 		ks_api_fail_err(call, &err);
@@ -464,6 +471,7 @@ struct ks_api *ks_api_start(const struct ks_api_config *config, struct ks_err *e
 	api->max_request_bytes = config->max_request_bytes;
 	api->progress_interval_ms = config->progress_interval_ms;
 	api->cursor_interval_ms = config->cursor_interval_ms;
+	api->quota_bytes = config->quota_bytes;
 	api->min_lease_ttl_s = config->min_lease_ttl_s > 0 ? config->min_lease_ttl_s : KS_ETCD_MIN_LEASE_TTL_S;
 	ks_mutex_init(&api->lock);
 	ks_list_init(&api->streams);

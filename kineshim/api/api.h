@@ -49,6 +49,7 @@ struct ks_api_config {
 	int64_t progress_interval_ms;
 	int64_t cursor_interval_ms; /* of idle watches through JSON, see watch.c; 0: never */
 	int64_t min_lease_ttl_s;
+	int64_t quota_bytes; /* not above 0: no limit */
 	const char *snapshot_dir; /* for their temporary files; NULL or not usable: TMPDIR, /tmp */
 	const char *auth_token;   /* --auth-token; NULL: simple */
 	int64_t auth_token_ttl_s; /* 0: a default */
@@ -66,6 +67,7 @@ struct ks_api {
 	int64_t progress_interval_ms;
 	int64_t cursor_interval_ms;
 	int64_t min_lease_ttl_s;
+	int64_t quota_bytes; /* not above 0: no limit */
 	_Atomic uint32_t lease_counter;
 	/* The watchdog, once a second: ends streams that asked for a leader when there is none (spec 3.10), and tells health
 	 * watchers. Its lock guards the list; order: watchdog before anything of the net. */
@@ -233,6 +235,11 @@ struct ks_write {
 	bool has_caller;
 	int renewals;
 };
+
+/*
+ * Put, Txn, LeaseGrant: is there room for it (spec 2.9)? False when the call was ended, or will be once an alarm is raised.
+ */
+bool ks_quota_admits(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message);
 
 /* Looks the caller up and checks the size of the request (spec 2.9). NULL when one of it or the memory did not do: then the call was
  * ended. */

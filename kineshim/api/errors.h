@@ -89,6 +89,7 @@
 	X(STREAM_FILTER, UNIMPLEMENTED, "RangeStream does not support revision filters")                               \
 	X(MALFORMED, INTERNAL, KS_TEXT_UNMARSHAL)                                                                      \
 	X(NO_REQUEST, INTERNAL, "unexpected EOF")                                                                      \
+	X(UNKNOWN_ALARM, INVALID_ARGUMENT, "etcdserver: unknown alarm action or type")                                 \
 	X(UNKNOWN_METHOD, UNKNOWN, "etcdserver: unknown method")                                                       \
 	/* ours, where an etcd on SQL cannot do what is asked: see docs/maintenance.md */                              \
 	X(MEMBER_ADD, FAILED_PRECONDITION,                                                                             \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The Maintenance service (spec 6), but for Snapshot. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -8,6 +9,7 @@
 #include "api/handlers.h"
 #include "base/panic.h"
 #include "proto/rpc.pb-c.h"
+#include "store/alarm.h"
 
 /* ---- Status ---- */
 
@@ -24,6 +26,26 @@ enum {
 	STATUS_DB_SIZE_QUOTA = 12,
 	STATUS_DOWNGRADE_INFO = 13,
 };
+
+/* A line for each alarm, as etcd's protobuf library prints an AlarmMember, the blank at the end too. */
+static void write_alarm_errors(struct ks_api *api, struct ks_buf *buf)
+{
+	struct ks_alarm *alarms;
+	size_t count;
+	char text[64];
+
+	if (ks_store_alarms(api->store, &alarms, &count) != KS_OK)
+		return;
+	for (size_t i = 0; i < count; i++) {
+		char member[40] = "";
+
+		if (alarms[i].member)
+			(void)snprintf(member, sizeof(member), "memberID:%" PRIu64 " ", alarms[i].member);
+		(void)snprintf(text, sizeof(text), "%salarm:%s ", member, ks_alarm_name(alarms[i].type));
+		ks_wire_bytes(buf, STATUS_ERRORS, ks_slice_str(text));
+	}
+	free(alarms);
+}
 
 void ks_api_status(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)
 {
@@ -45,9 +67,10 @@ void ks_api_status(struct ks_api *api, struct ks_call *call, const ProtobufCMess
 	ks_wire_uint(&out.buf, STATUS_RAFT_APPLIED_INDEX, status.raft_applied_index);
 	if (status.leader_id == 0)
 		ks_wire_bytes(&out.buf, STATUS_ERRORS, ks_slice_str(KS_TEXT_NO_LEADER));
+	write_alarm_errors(api, &out.buf);
 	ks_wire_uint(&out.buf, STATUS_DB_SIZE_IN_USE, (uint64_t)status.db_size_in_use);
 	ks_wire_bytes(&out.buf, STATUS_STORAGE_VERSION, ks_slice_str(KS_ETCD_STORAGE_VERSION));
-	ks_wire_uint(&out.buf, STATUS_DB_SIZE_QUOTA, KS_ETCD_QUOTA_BYTES);
+	ks_wire_uint(&out.buf, STATUS_DB_SIZE_QUOTA, (uint64_t)api->quota_bytes);
 	ks_wire_nested(&out.buf, STATUS_DOWNGRADE_INFO, 0);
 	ks_call_reply(call, &out);
 }
@@ -56,19 +79,72 @@ void ks_api_status(struct ks_api *api, struct ks_call *call, const ProtobufCMess
 
 unsigned ks_api_alarms(const struct ks_api *api)
 {
-	(void)api; /* nothing raises alarms yet */
-	return 0;
+	return ks_store_alarm_types(api->store);
 }
 
-/* Nothing raises alarms yet, so all lists of them are empty; to set or clear one is not implemented. */
+enum { ALARM_MEMBER_ID = 1, ALARM_TYPE = 2 };
+
+static void write_alarm(struct ks_buf *buf, uint64_t member, enum ks_alarm_type type)
+{
+	ks_wire_nested(buf, 2, ks_wire_uint_size(ALARM_MEMBER_ID, member) + ks_wire_uint_size(ALARM_TYPE, type));
+	ks_wire_uint(buf, ALARM_MEMBER_ID, member);
+	ks_wire_uint(buf, ALARM_TYPE, type);
+}
+
+static void list_alarms(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message)
+{
+	const Etcdserverpb__AlarmRequest *request = (const Etcdserverpb__AlarmRequest *)message;
+	struct ks_alarm *alarms;
+	size_t count;
+	struct ks_out out;
+
+	if (ks_store_alarms(api->store, &alarms, &count) != KS_OK) {
+		ks_api_fail(call, KS_E_NO_MEMORY);
+		return;
+	}
+	ks_out_init(&out, KS_ETCD_MAX_SEND_BYTES);
+	ks_api_write_header(api, &out.buf, 1, ks_store_committed(api->store).revision);
+	for (size_t i = 0; i < count; i++)
+		if (request->alarm == ETCDSERVERPB__ALARM_TYPE__NONE || (int)request->alarm == (int)alarms[i].type)
+			write_alarm(&out.buf, alarms[i].member, alarms[i].type);
+	free(alarms);
+	ks_call_reply(call, &out);
+}
+
+/* What was raised, also when it was before; what was lifted, only when it was raised. */
+static void encode_alarm(struct ks_write *write, struct ks_out *out)
+{
+	const struct ks_alarm_req *alarm = &write->submit.request.alarm;
+
+	ks_api_write_header(write->api, &out->buf, 1, write->submit.result.revision);
+	if (alarm->type != KS_ALARM_NONE && (alarm->activate || write->submit.result.alarm_was_active))
+		write_alarm(&out->buf, alarm->member, (enum ks_alarm_type)alarm->type);
+}
+
 void ks_api_alarm(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)
 {
 	const Etcdserverpb__AlarmRequest *request = (const Etcdserverpb__AlarmRequest *)message;
+	bool activate = request->action == ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__ACTIVATE;
+	bool known = (int)request->alarm >= KS_ALARM_NONE && (int)request->alarm <= KS_ALARM_CORRUPT;
+	struct ks_write *write;
 
-	if (request->action == ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__GET)
-		ks_api_reply_header(api, call, ks_store_committed(api->store).revision);
-	else
-		ks_api_unimplemented(api, call, message, size);
+	if (request->action == ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__GET) {
+		ks_api_prove(api, call, message, list_alarms);
+		return;
+	}
+	/* An etcd does not survive these (spec 15). */
+	if ((!activate && request->action != ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__DEACTIVATE) ||
+	    (activate && !known)) {
+		ks_api_fail(call, KS_E_UNKNOWN_ALARM);
+		return;
+	}
+	write = ks_write_new(api, call, size, encode_alarm);
+	if (!write)
+		return;
+	write->submit.request.kind = KS_REQ_ALARM;
+	write->submit.request.alarm =
+		(struct ks_alarm_req){.activate = activate, .member = request->memberid, .type = (int)request->alarm};
+	ks_write_go(write);
 }
 
 /* ---- Defragment, Hash, HashKV: chores ---- */

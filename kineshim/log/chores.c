@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "log/log_priv.h"
+#include "store/alarm.h"
 
 #define HASH_CHUNK 512
 
@@ -54,9 +55,21 @@ static bool hash_fetch(void *ctx, const struct ks_loc *locs, struct ks_bytes **o
 	return true;
 }
 
+/*
+ * Who has run out of room and defragments wants all of it, and writes are refused anyway. The quota must hear of it before the
+ * next write comes.
+ */
+static enum sqlb_outcome defragment(struct ks_log *log, struct ks_err *err)
+{
+	struct sqlb_conn *conn = log->chores.role.conn;
+	bool no_space = ks_store_alarm_types(log->store) & 1u << KS_ALARM_NOSPACE;
+	enum sqlb_outcome outcome = log->ops->defragment(conn, no_space, err);
+
+	return outcome == SQLB_OK ? ks_log_size_poll(log, conn, err) : outcome;
+}
+
 static void run(struct ks_log *log, struct ks_chore *chore)
 {
-	struct ks_log_role *role = &log->chores.role;
 	struct ks_err err = {0};
 	enum sqlb_outcome outcome = SQLB_OK;
 
@@ -71,7 +84,7 @@ static void run(struct ks_log *log, struct ks_chore *chore)
 		break;
 	case KS_CHORE_DEFRAGMENT:
 		KS_SET(DEFRAG_INFLIGHT, 1);
-		outcome = log->ops->defragment(role->conn, &err);
+		outcome = defragment(log, &err);
 		KS_SET(DEFRAG_INFLIGHT, 0);
 		KS_OBSERVE(DEFRAG_DURATION, ks_metrics_now() - began);
 		break;

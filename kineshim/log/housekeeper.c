@@ -24,7 +24,6 @@
 #define EXPIRY_SOON_MS 50
 #define EXPIRY_SKIP 20 /* while there are no leases, only each so many-th scan asks the database */
 #define LAPSED_MS 50
-#define SIZE_MS 5000
 #define AUDIT_MS 60000
 /* Clients renew each third of two seconds or more: in a shorter outage no keepalive was missed. */
 #define AWAY_MATTERS_MS 600
@@ -678,20 +677,6 @@ static enum sqlb_outcome scan_expired(struct ks_log *log, struct ks_err *err)
 
 /* ---- the step ---- */
 
-static enum sqlb_outcome poll_size(struct ks_log *log, struct ks_err *err)
-{
-	struct ks_log_side *s = &log->side;
-	struct sqlb_size size;
-	enum sqlb_outcome outcome = log->ops->size(s->role.conn, &size, err);
-
-	if (outcome != SQLB_OK)
-		return outcome;
-	ks_mutex_lock(&s->role.mutex);
-	s->size = size;
-	ks_mutex_unlock(&s->role.mutex);
-	return SQLB_OK;
-}
-
 /* True once after the log was loaded. */
 static bool audit_wanted(struct ks_log_side *s)
 {
@@ -742,9 +727,8 @@ static const char *run_due(struct ks_log *log, enum sqlb_outcome *outcome, struc
 		s->members_at_ms = now + EXPIRY_MS;
 		return "members";
 	}
-	if (now >= s->size_at_ms) {
-		*outcome = poll_size(log, err);
-		s->size_at_ms = now + SIZE_MS;
+	if (ks_log_size_due(log)) {
+		*outcome = ks_log_size_step(log, err);
 		return "size";
 	}
 	return NULL;

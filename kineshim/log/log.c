@@ -55,6 +55,7 @@ static const struct ks_committer_ops committer_ops = {
 	.chore = ks_log_chore,
 	.status = log_status,
 	.members = ks_log_members,
+	.db_size = ks_log_db_size,
 };
 
 void ks_log_expire(struct ks_log *log)

@@ -8,6 +8,7 @@
  *   reader  head.c               one head probe for all waiting linearizable reads; values that the cache let go
  *   side    housekeeper.c,       keepalives, lease expiry;
  *           duty.c               who is the housekeeper;
+ *           size.c               how large the log is;
  *           compactor.c          auto-compaction (the rule is in autocompact.c);
  *           members.c            who is alive;
  *           trim.c               compaction in memory and trimming of rows
@@ -44,7 +45,7 @@ struct ks_log_config {
 	int duty_ttl_ms;         /* housekeeper's row; default 5000 */
 	int member_ttl_ms;       /* default 10000 */
 	struct ks_autocompact_config autocompact;
-	int64_t quota_bytes;      /* Status shows it, writes are measured against it; 0: no limit */
+	int64_t quota_bytes;      /* of the API: the size is looked up more often near to it; not above 0: no limit */
 	size_t max_batch_bytes;   /* default 4 MiB, at most SQLB_MAX_BYTES */
 	size_t max_batch_entries; /* default 4096 */
 	size_t max_queue_bytes;   /* default 256 MiB: over it new writes get UNK "etcdserver: too many requests" */

@@ -176,6 +176,7 @@ struct ks_log_side {
 	/* the side thread only */
 	int64_t beat_at_ms, duty_at_ms, duty_until_ms, expiry_at_ms, size_at_ms, audit_at_ms, trim_at_ms, lapsed_at_ms,
 		members_at_ms;
+	int64_t size_polled_ms, size_appended; /* of the last poll of the size */
 	bool beaten; /* a member_beat succeeded: the row must be removed at the end */
 	bool duty_held;
 	bool duty_new;      /* taken, but leases not yet refreshed */
@@ -204,6 +205,13 @@ struct ks_log_chores {
 	struct ks_list queue; /* under role.mutex */
 };
 
+/* How large the log is, for any thread (size.c). */
+struct ks_log_size {
+	_Atomic int64_t allocated; /* when it was last looked up */
+	_Atomic int64_t base;      /* what was in use then, less what had been appended: what is in use is base + appended */
+	_Atomic int64_t appended;  /* ever, by anybody, as far as this instance has seen; about so many bytes */
+};
+
 struct ks_log {
 	struct ks_committer committer; /* first */
 	struct ks_log_config config;
@@ -221,6 +229,7 @@ struct ks_log {
 	_Atomic int64_t behind_since_ms; /* it lies before what is applied since then; 0: it does not */
 	struct ks_metrics_source source; /* gauges.c */
 	_Atomic size_t live_members;
+	struct ks_log_size size;
 	struct ks_log_writer writer;
 	struct ks_log_tail tail;
 	struct ks_log_reader reader;
@@ -334,6 +343,18 @@ bool ks_log_duty_held(struct ks_log *log);
 enum sqlb_outcome ks_log_duty_take(struct ks_log *log, struct ks_err *err);
 /* Goes on with handing the duty to another instance. True when there was something to do. */
 bool ks_log_duty_move(struct ks_log *log, enum sqlb_outcome *outcome, struct ks_err *err);
+
+/* ---- size.c ---- */
+
+/* Looks the size up, on the caller's connection. */
+enum sqlb_outcome ks_log_size_poll(struct ks_log *log, struct sqlb_conn *conn, struct ks_err *err);
+/* From the writer: so much was appended. */
+void ks_log_size_grow(struct ks_log *log, size_t bytes, size_t rows);
+int64_t ks_log_size_expected(struct ks_log *log);
+int64_t ks_log_db_size(struct ks_committer *committer);
+/* Is it time to look it up? [side] And does so. */
+bool ks_log_size_due(struct ks_log *log);
+enum sqlb_outcome ks_log_size_step(struct ks_log *log, struct ks_err *err);
 
 /* ---- compactor.c [side]; returns as a step does ---- */
 

@@ -137,6 +137,7 @@ static bool visit_pull(void *ctx, const struct sqlb_row *row)
 		return stop(r, HOLE);
 	if (!add(r, row))
 		return false;
+	ks_log_size_grow(r->log, row->key.size + row->value.size + row->payload.size, 1);
 	return ks_log_builder_whole(&r->builder) ? flush(r) : true;
 }
 

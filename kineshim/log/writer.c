@@ -325,6 +325,7 @@ static void batch_landed(struct ks_log *log)
 	if (batch->compaction.position)
 		ks_log_side_compacted(log, batch->compaction, false);
 	ks_store_publish(log->store);
+	ks_log_size_grow(log, batch->bytes, batch->row_count);
 	ks_log_writer_published(log, (struct ks_log_applied){batch->position, log->config.writer_id, batch->number},
 				batch->proof_mark);
 	if (batch->compaction.position)
@@ -634,6 +635,8 @@ static int64_t step_loading(struct ks_log *log)
 		return append_first(log);
 	if (!ks_log_load(log))
 		return ks_log_role_pause(log, &w->role);
+	/* So that the first write already meets the quota. Should it fail, the side thread will ask again. */
+	(void)ks_log_size_poll(log, w->role.conn, &err);
 	go(w, KS_LOG_SERVING);
 	atomic_store(&log->loaded, true);
 	ks_log_role_poke(&log->reader.role);

@@ -5,6 +5,7 @@
  * and revisions of keys is believed, for every replica must arrive at the same state.
  */
 #include "base/panic.h"
+#include "store/alarm_priv.h"
 #include "store/auth_codec.h"
 #include "store/auth_priv.h"
 #include "store/store_priv.h"
@@ -32,6 +33,9 @@ static const char *auth_fault(const struct ks_effect *effect)
 /* NULL when the effect is sound in itself. */
 static const char *effect_fault(const struct ks_entry *entry, const struct ks_effect *effect)
 {
+	struct ks_alarm alarm;
+	bool raised;
+
 	switch (effect->kind) {
 	case KS_EFFECT_PUT:
 		if (effect->create_revision < 1 || effect->create_revision > entry->revision)
@@ -55,7 +59,7 @@ static const char *effect_fault(const struct ks_entry *entry, const struct ks_ef
 	case KS_EFFECT_AUTH:
 		return auth_fault(effect);
 	case KS_EFFECT_ALARM:
-		return effect->payload.size ? NULL : "a payload is missing";
+		return ks_alarm_decode(effect->payload, &alarm, &raised) ? NULL : "an alarm is malformed";
 	}
 	return "an effect is of an unknown kind";
 }
@@ -136,8 +140,9 @@ static bool apply_effect(struct ks_state *state, const struct ks_entry *entry, s
 		return true;
 	case KS_EFFECT_AUTH:
 		return ks_auth_apply(&state->auth_tail, effect, loc, state->direct ? NULL : &state->auth_dropped);
-	case KS_EFFECT_NOOP:
 	case KS_EFFECT_ALARM:
+		return ks_alarms_apply(&state->alarms_tail, effect, loc, state->direct ? NULL : &state->alarms_dropped);
+	case KS_EFFECT_NOOP:
 		return true;
 	}
 	return true;
@@ -155,9 +160,11 @@ enum ks_status ks_store_apply(struct ks_store *store, const struct ks_entry *ent
 {
 	struct ks_state *state = store->jump ? store->jump : store->state;
 	struct ks_point before = state->tail; /* the writer's own: no lock needed to read it */
-	size_t undo_count = state->undo_count, dropped_count = state->auth_dropped.count;
+	size_t undo_count = state->undo_count, dropped_count = state->auth_dropped.count,
+	       alarms_dropped = state->alarms_dropped.count;
 	enum ks_status status = check(state, entry, err);
 	struct ks_auth *auth_before = NULL;
+	struct ks_alarms *alarms_before;
 	bool ok = true;
 
 	if (status != KS_OK)
@@ -167,6 +174,7 @@ enum ks_status ks_store_apply(struct ks_store *store, const struct ks_entry *ent
 		auth_before = ks_auth_ref(state->auth_tail);
 	if (!state->direct)
 		ks_lock_write(store);
+	alarms_before = ks_alarms_ref(state->alarms_tail);
 	for (size_t i = 0; ok && i < entry->effect_count; i++) {
 		ok = apply_effect(state, entry, i);
 		if (!state->direct && i % KS_LOCK_CHUNK == KS_LOCK_CHUNK - 1) {
@@ -182,9 +190,11 @@ enum ks_status ks_store_apply(struct ks_store *store, const struct ks_entry *ent
 		ks_state_undo_leases(state, undo_count);
 		if (auth_before)
 			ks_state_undo_auth(state, ks_auth_ref(auth_before), dropped_count);
+		ks_state_undo_alarms(state, ks_alarms_ref(alarms_before), alarms_dropped);
 		state->tail = before;
 		status = ks_fail_memory(err);
 	}
+	ks_alarms_unref(alarms_before);
 	if (state->direct) {
 		if (ok)
 			KS_ASSERT(ks_state_publish(state, SIZE_MAX));

@@ -115,6 +115,8 @@ struct ks_committer_ops {
 	void (*chore)(struct ks_committer *committer, struct ks_chore *chore);
 	/* Snapshots of what is known; never block for the database. */
 	void (*status)(struct ks_committer *committer, struct ks_cluster_status *status);
+	/* How large the database is, with an estimate of what was written since somebody looked. Cheap: for each write. */
+	int64_t (*db_size)(struct ks_committer *committer);
 	/* Live members ordered by id, at least this one. One malloc-ed block, freed with free(). */
 	struct ks_member *(*members)(struct ks_committer *committer, size_t *count);
 };

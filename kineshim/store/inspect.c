@@ -2,6 +2,7 @@
 /* Questions about the committed view that are not reads of keys: leases, rows that are still needed, numbers. */
 #include <stdlib.h>
 
+#include "store/alarm_priv.h"
 #include "store/auth_priv.h"
 #include "store/store_priv.h"
 
@@ -127,7 +128,7 @@ static bool is_needed(const struct ks_state *state, const struct ks_effect *effe
 	case KS_EFFECT_AUTH:
 		return ks_auth_row_needed(state->auth, effect, loc);
 	case KS_EFFECT_ALARM:
-		return true;
+		return ks_alarms_row_needed(state->alarms, effect, loc);
 	}
 	return true;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/panic.h"
+#include "store/alarm_priv.h"
 #include "store/auth_priv.h"
 #include "store/store_priv.h"
 
@@ -49,6 +50,9 @@ void ks_state_free(struct ks_state *state)
 	ks_auth_unref(state->auth);
 	ks_auth_unref(state->auth_tail);
 	free(state->auth_dropped.items);
+	ks_alarms_unref(state->alarms);
+	ks_alarms_unref(state->alarms_tail);
+	free(state->alarms_dropped.items);
 	ks_slab_fini(&state->slab);
 	free(state);
 }
@@ -246,6 +250,26 @@ void ks_state_publish_auth(struct ks_state *state)
 	state->auth_dropped.count = 0;
 }
 
+/* ---- alarms ---- */
+
+void ks_state_undo_alarms(struct ks_state *state, struct ks_alarms *version, size_t count)
+{
+	ks_alarms_unref(state->alarms_tail);
+	state->alarms_tail = version;
+	state->alarms_dropped.count = count;
+}
+
+void ks_state_publish_alarms(struct ks_state *state)
+{
+	if (state->alarms != state->alarms_tail) {
+		ks_alarms_unref(state->alarms);
+		state->alarms = ks_alarms_ref(state->alarms_tail);
+	}
+	for (size_t i = 0; i < state->alarms_dropped.count; i++)
+		ks_locs_add(&state->garbage, state->alarms_dropped.items[i]);
+	state->alarms_dropped.count = 0;
+}
+
 /* ---- publish ---- */
 
 void ks_locs_add(struct ks_locs *locs, struct ks_loc loc)
@@ -305,8 +329,10 @@ bool ks_state_publish(struct ks_state *state, size_t max)
 	if (state->committed.compact_loc.position != state->tail.compact_loc.position &&
 	    state->committed.compact_loc.position)
 		ks_locs_add(&state->garbage, state->committed.compact_loc);
-	if (!state->direct)
+	if (!state->direct) {
 		ks_state_publish_auth(state);
+		ks_state_publish_alarms(state);
+	}
 	state->committed = state->tail;
 	return true;
 }

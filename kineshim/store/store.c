@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/panic.h"
+#include "store/alarm_priv.h"
 #include "store/auth_priv.h"
 #include "store/store_priv.h"
 #include "store/watch_hub.h"
@@ -169,6 +170,7 @@ void ks_store_rollback(struct ks_store *store)
 			ks_state_undo_leases(state, 0);
 			if (state->auth != state->auth_tail)
 				ks_state_undo_auth(state, ks_auth_ref(state->auth), 0);
+			ks_state_undo_alarms(state, ks_alarms_ref(state->alarms), 0);
 			state->tail = state->committed;
 		}
 		ks_unlock(store);
@@ -206,6 +208,7 @@ static void finish_compaction(struct ks_state *state)
 		ks_dropped_free(&dropped);
 	} while (more);
 	ks_state_publish_auth(state);
+	ks_state_publish_alarms(state);
 	/* Which rows are garbage is asked with ks_store_row_needed after a load. */
 	state->garbage.first = state->garbage.count = 0;
 	state->direct = false;

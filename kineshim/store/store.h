@@ -207,7 +207,7 @@ struct ks_auth_req {
 struct ks_alarm_req {
 	bool activate;
 	uint64_t member;
-	int type; /* etcdserverpb.AlarmType */
+	int type; /* enum ks_alarm_type (alarm.h); others are never active */
 };
 
 struct ks_request {
@@ -265,13 +265,15 @@ struct ks_txn_result {
 	size_t op_count;
 };
 
-/* Result of ks_store_eval: for PUT and DELETE the matching arm of 'op', for TXN 'txn'; nothing for the others. */
+/* Result of ks_store_eval: for PUT and DELETE the matching arm of 'op', for TXN 'txn', for ALARM its own; nothing for the
+ * others. */
 struct ks_result {
 	int64_t revision; /* top header revision */
 	enum ks_request_kind kind;
 	union {
 		struct ks_op_result op;
 		struct ks_txn_result txn;
+		bool alarm_was_active;
 	};
 };
 
@@ -300,7 +302,7 @@ enum ks_effect_kind {
 	KS_EFFECT_COMPACT = 5, /* version = the compact revision */
 	KS_EFFECT_NOOP = 6,    /* first entry of a new log, and whatever a later format adds that may be skipped */
 	KS_EFFECT_AUTH = 7, /* version = the auth revision after it; payload: one user, role or switch (auth_codec.h) */
-	KS_EFFECT_ALARM = 8, /* payload: one alarm raised or lifted */
+	KS_EFFECT_ALARM = 8, /* payload: one alarm raised or lifted (alarm_priv.h) */
 };
 
 struct ks_effect {

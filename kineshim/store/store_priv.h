@@ -53,6 +53,10 @@ struct ks_state {
 	struct ks_auth *auth;
 	struct ks_auth *auth_tail;
 	struct ks_locs auth_dropped; /* rows that the tail made superfluous */
+	/* Alarms (alarm_priv.h), in the same way. */
+	struct ks_alarms *alarms;
+	struct ks_alarms *alarms_tail;
+	struct ks_locs alarms_dropped;
 	bool direct;                 /* loading: what is applied is committed at once */
 	/* A large tail is published in pieces. Until the last one readers see the state before it, but must not go by the
 	 * live bits of the committed view. */
@@ -66,7 +70,7 @@ struct ks_state {
 	int64_t cursor_revision; /* next record that it looks at */
 	int32_t cursor_sub;
 	int64_t removed;        /* the greatest revision of a record that was removed */
-	struct ks_locs garbage; /* rows of leases, users, roles and compactions that nobody needs, oldest first */
+	struct ks_locs garbage; /* rows of leases, users, roles, alarms and compactions that nobody needs, oldest first */
 
 	/* cache: value_cache.c */
 	size_t cached_bytes;
@@ -131,6 +135,9 @@ void ks_state_undo_leases(struct ks_state *state, size_t count);
 /* Makes 'version' (taken over) the tail's again, and the first 'count' dropped rows all. */
 void ks_state_undo_auth(struct ks_state *state, struct ks_auth *version, size_t count);
 void ks_state_publish_auth(struct ks_state *state);
+/* The same for alarms. */
+void ks_state_undo_alarms(struct ks_state *state, struct ks_alarms *version, size_t count);
+void ks_state_publish_alarms(struct ks_state *state);
 /* Makes the tail the committed state. False after 'max' records: call again, others may have the lock in between. */
 bool ks_state_publish(struct ks_state *state, size_t max) KS_MUST_CHECK;
 /* Takes a record that its key has let go out of the history and frees it; the caller gets its encoding. */

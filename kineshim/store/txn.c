@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Requests become changes of the tail, and effects for the log (spec 2.5 - 2.8, 4.1, 4.2, 5.1). In etcd's order: the caller's
- * permissions; all compares of the path that is taken, nested ones too, against the state before; then all checks; then the operations one after the other,
+ * Requests become changes of the tail, and effects for the log (spec 2.5 - 2.8, 4.1, 4.2, 5.1). In etcd's order: active
+ * alarms; the caller's permissions; all compares of the path that is taken, nested ones too, against the state before; then all checks; then the operations one after the other,
  * each seeing what those before it did. Read-only txns take the same way with the committed view.
  *
  * Values that are not in memory: compares and checks note what they miss; the writer fetches it without the lock and
@@ -11,6 +11,7 @@
 
 #include "base/metrics.h"
 #include "base/panic.h"
+#include "store/alarm_priv.h"
 #include "store/auth_priv.h"
 #include "store/count.h"
 #include "store/store_priv.h"
@@ -639,6 +640,18 @@ static enum ks_status eval_auth(struct eval *e, const struct ks_auth_req *req)
 	return status;
 }
 
+static enum ks_status eval_alarm(struct eval *e, const struct ks_alarm_req *req, bool *was_active)
+{
+	struct ks_state *state = e->store->state;
+	struct ks_loc loc = {.position = state->tail.position + 1};
+	enum ks_status status = ks_alarms_eval(state->alarms_tail, req, was_active, e->effects, e->err);
+
+	if (status == KS_OK && e->effects->entry.effect_count &&
+	    !ks_alarms_apply(&state->alarms_tail, e->effects->entry.effects, loc, &state->alarms_dropped))
+		status = ks_fail_memory(e->err);
+	return status;
+}
+
 static enum ks_status eval_put(struct eval *e, const struct ks_put_req *put, struct ks_op_result *op)
 {
 	enum ks_status status = check_put(e, put, false);
@@ -726,8 +739,10 @@ static enum ks_status may(struct eval *e, const struct ks_request *req)
 
 static enum ks_status eval_request(struct eval *e, const struct ks_request *req, struct ks_result *result)
 {
-	enum ks_status status = may(e, req);
+	enum ks_status status = ks_alarms_allow(e->store->state->alarms_tail, req, e->err);
 
+	if (status == KS_OK)
+		status = may(e, req);
 	if (status != KS_OK)
 		return status;
 	switch (req->kind) {
@@ -748,7 +763,7 @@ static enum ks_status eval_request(struct eval *e, const struct ks_request *req,
 	case KS_REQ_AUTH:
 		return eval_auth(e, &req->auth);
 	case KS_REQ_ALARM:
-		break;
+		return eval_alarm(e, &req->alarm, &result->alarm_was_active);
 	}
 	return ks_fail(e->err, KS_UNIMPLEMENTED, "unknown kind of request");
 }

@@ -44,10 +44,13 @@ struct block {
 /* The blocks, in the order of conformance.c. */
 extern const struct scenario range_scenarios[], put_scenarios[], txn_scenarios[], watch_scenarios[], lease_scenarios[],
 	compact_scenarios[], maintenance_scenarios[], fresh_hash_scenarios[], fresh_compacted_hash_scenarios[],
-	fresh_compact_scenarios[], random_scenarios[], progress_scenarios[], v37_scenarios[], restart_scenarios[];
+	fresh_compact_scenarios[], random_scenarios[], progress_scenarios[], quota_scenarios[],
+	v37_scenarios[], restart_scenarios[];
 
 /* Calls with a request as text; a format with arguments when there are any. The transcript gets request, status and response. */
 void conf_call(struct conf *conf, const struct etcdc_method *method, const char *request, ...) KS_PRINTF(3, 4);
+/* The same for a request that names what each server calls differently: it does not go to the transcript. */
+void conf_call_unnamed(struct conf *conf, const struct etcdc_method *method, const char *request, ...) KS_PRINTF(3, 4);
 /* The same without the line of the request, and its response for a closer look; etcdc_free it. NULL on failure. */
 void *conf_call_quiet(struct conf *conf, const struct etcdc_method *method, const char *request, ...) KS_PRINTF(3, 4);
 /* What the scenario found out by itself: "# text". */

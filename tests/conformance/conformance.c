@@ -29,6 +29,7 @@ static const struct block blocks[] = {
 	{"maintenance", maintenance_scenarios},
 	{"v37", v37_scenarios},
 	{"progress", progress_scenarios},
+	{"quota", quota_scenarios}, /* run.sh gives it one */
 	{"fresh-hash", fresh_hash_scenarios},
 	{"fresh-compacted-hash", fresh_compacted_hash_scenarios},
 	{"fresh-compact", fresh_compact_scenarios},
@@ -131,6 +132,23 @@ void conf_call(struct conf *conf, const struct etcdc_method *method, const char 
 	text = format(request, args);
 	va_end(args);
 	print_request(conf, strrchr(method->path, '/') + 1, text);
+	response = call(conf, method, text);
+	if (response)
+		text_print(conf->out, response, "", &conf->names);
+	etcdc_free(response);
+	free(text);
+}
+
+void conf_call_unnamed(struct conf *conf, const struct etcdc_method *method, const char *request, ...)
+{
+	va_list args;
+	char *text;
+	void *response;
+
+	va_start(args, request);
+	text = format(request, args);
+	va_end(args);
+	print_request(conf, strrchr(method->path, '/') + 1, "of this server");
 	response = call(conf, method, text);
 	if (response)
 		text_print(conf->out, response, "", &conf->names);

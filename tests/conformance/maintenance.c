@@ -46,12 +46,100 @@ static void status(struct conf *conf)
 	etcdc_free(response);
 }
 
-static void alarms(struct conf *conf)
+static void list_alarms(struct conf *conf)
 {
 	CALL(alarm, " ");
 	CALL(alarm, "alarm:NOSPACE");
 	CALL(alarm, "alarm:CORRUPT");
+}
+
+/* Every kind of request once, under whatever alarm is on. The order of errors too. */
+static void try_everything(struct conf *conf)
+{
+	PUT("key:'a' value:'1'");
+	PUT("value:'no key'");
+	DELETE("key:'a'");
+	DELETE("key:'nothing'");
+	RANGE("key:'b'");
+	RANGE("key:'b' serializable:1");
+	TXN("success{request_range{key:'b'}}");
+	TXN("success{request_put{key:'t' value:'1'}}");
+	TXN("compare{target:VERSION key:'none' version:9} success{request_put{key:'t' value:'1'}} "
+	    "failure{request_range{key:'b'}}");
+	TXN("failure{request_put{key:'t' value:'1'}}");
+	TXN("success{request_delete_range{key:'t'}}");
+	TXN("success{request_delete_range{key:'b'}} failure{request_put{key:'t' value:'1'}}");
+	GRANT("TTL:100 ID:4711");
+	GRANT("TTL:100 ID:4712");
+	TTL("ID:4711");
+	REVOKE("ID:4712");
+	REVOKE("ID:4799");
+	COMPACT("revision:r1");
+	COMPACT("revision:r99");
+}
+
+static void alarms(struct conf *conf)
+{
+	list_alarms(conf);
 	CALL(alarm, "action:DEACTIVATE alarm:NOSPACE");
+	CALL(alarm, "action:ACTIVATE memberID:7 alarm:NOSPACE");
+	CALL(alarm, "action:ACTIVATE memberID:7 alarm:NOSPACE");
+	list_alarms(conf);
+	CALL(alarm, "action:DEACTIVATE memberID:7");
+	CALL(alarm, "action:DEACTIVATE memberID:7 alarm:CORRUPT");
+	CALL(alarm, "action:DEACTIVATE memberID:8 alarm:NOSPACE");
+	CALL(alarm, "action:DEACTIVATE alarm:NOSPACE");
+	CALL(alarm, "memberID:8 alarm:NOSPACE");
+	CALL(alarm, "action:DEACTIVATE memberID:7 alarm:NOSPACE");
+	CALL(alarm, "action:DEACTIVATE memberID:7 alarm:NOSPACE");
+	list_alarms(conf);
+}
+
+static void under_no_space(struct conf *conf)
+{
+	put(conf, "b", "1");
+	GRANT("TTL:100 ID:4712");
+	CALL(alarm, "action:ACTIVATE memberID:7 alarm:NOSPACE");
+	try_everything(conf);
+	CALL(alarm, "action:DEACTIVATE memberID:7 alarm:NOSPACE");
+	try_everything(conf);
+	REVOKE("ID:4711");
+}
+
+/* 3.4 does not weigh what is nested. */
+static void nested_under_no_space(struct conf *conf)
+{
+	CALL(alarm, "action:ACTIVATE memberID:7 alarm:NOSPACE");
+	TXN("success{request_txn{success{request_range{key:'n'}}}}");
+	TXN("success{request_txn{success{request_put{key:'n' value:'1'}}}}");
+	CALL(alarm, "action:DEACTIVATE memberID:7 alarm:NOSPACE");
+}
+
+static void under_corrupt(struct conf *conf)
+{
+	put(conf, "b", "1");
+	GRANT("TTL:100 ID:4712");
+	CALL(alarm, "action:ACTIVATE memberID:9 alarm:CORRUPT");
+	try_everything(conf);
+	CALL(alarm, "action:DEACTIVATE memberID:9 alarm:CORRUPT");
+	REVOKE("ID:4712");
+}
+
+static void alarms_in_status(struct conf *conf)
+{
+	Etcdserverpb__StatusResponse *response;
+	int found = 0;
+
+	CALL(alarm, "action:ACTIVATE memberID:1234567890123 alarm:NOSPACE");
+	CALL(alarm, "action:ACTIVATE alarm:CORRUPT");
+	response = conf_call_quiet(conf, &etcdc_method_status, " ");
+	for (size_t i = 0; response && i < response->n_errors; i++)
+		found += strcmp(response->errors[i], "memberID:1234567890123 alarm:NOSPACE ") == 0 ||
+			 strcmp(response->errors[i], "alarm:CORRUPT ") == 0;
+	conf_check(conf, response && response->n_errors == 2 && found == 2, "two alarms are the errors");
+	etcdc_free(response);
+	CALL(alarm, "action:DEACTIVATE alarm:CORRUPT");
+	CALL(alarm, "action:DEACTIVATE memberID:1234567890123 alarm:NOSPACE");
 }
 
 static void hashes(struct conf *conf)
@@ -125,6 +213,33 @@ static void membership_changes(struct conf *conf)
 	CALL(member_remove, "ID:1");
 	CALL(member_update, "ID:1 peerURLs:'http://127.0.0.1:1'");
 	CALL(member_promote, "ID:1");
+	CALL(member_add, "peerURLs:'http://127.0.0.1'");
+	CALL(member_add, "peerURLs:'http://127.0.0.1:1/path'");
+	CALL(member_add, "peerURLs:'http://127.0.0.1:port'");
+	CALL(member_add, "peerURLs:'http://127.0.0.1:1' peerURLs:'ftp://127.0.0.1:2'");
+	CALL(member_add, "peerURLs:'127.0.0.1:1'");
+	CALL(member_add, "peerURLs:''");
+	CALL(member_add, "peerURLs:'http://::1:1' isLearner:1");
+	CALL(member_update, "ID:1");
+	CALL(member_update, "ID:1 peerURLs:'nonsense'");
+}
+
+/* Of the one member there is. What an etcd would really do is not tried on it. */
+static void changes_of_a_member(struct conf *conf)
+{
+	Etcdserverpb__MemberListResponse *list = conf_call_quiet(conf, &etcdc_method_member_list, " ");
+	Etcdserverpb__Member *member = list && list->n_members ? list->members[0] : NULL;
+	unsigned long long id = member ? (unsigned long long)member->id : 0;
+
+	conf_check(conf, member && member->n_peerurls > 0, "it has a peer URL");
+	if (member && member->n_peerurls > 0) {
+		conf_call_unnamed(conf, &etcdc_method_member_add, "peerURLs:'%s' isLearner:1", member->peerurls[0]);
+		conf_call_unnamed(conf, &etcdc_method_member_update, "ID:%llu peerURLs:'%s'", id, member->peerurls[0]);
+		conf_call_unnamed(conf, &etcdc_method_member_remove, "ID:%llu", id);
+		conf_call_unnamed(conf, &etcdc_method_member_promote, "ID:%llu", id);
+		conf_call_unnamed(conf, &etcdc_method_move_leader, "targetID:%llu", id);
+	}
+	etcdc_free(list);
 }
 
 static void move_leader(struct conf *conf)
@@ -136,12 +251,72 @@ const struct scenario maintenance_scenarios[] = {
 	{"maintenance/members", members, false},
 	{"maintenance/status", status, false},
 	{"maintenance/alarms", alarms, false},
+	{"maintenance/under_no_space", under_no_space, false},
+	{"maintenance/nested_under_no_space", nested_under_no_space, false},
+	{"maintenance/under_corrupt", under_corrupt, false},
+	{"maintenance/alarms_in_status", alarms_in_status, false},
 	{"maintenance/hashes", hashes, false},
 	{"maintenance/health", health, false},
 	{"maintenance/unknown_methods", unknown_methods, false},
 	{"maintenance/malformed_messages", malformed_messages, false},
 	{"maintenance/membership_changes", membership_changes, false},
+	{"maintenance/changes_of_a_member", changes_of_a_member, false},
 	{"maintenance/move_leader", move_leader, false},
+	{NULL, NULL, false},
+};
+
+/* With a quota of 16 MiB (99 of 14.8). How much fits is each server's own affair. */
+static void quota(struct conf *conf)
+{
+	static char value[65536];
+	Etcdserverpb__AlarmResponse *list;
+	unsigned long long id = 0;
+	int puts = 0;
+
+	memset(value, 'v', sizeof(value) - 1);
+	put(conf, "first", "1");
+	do {
+		Etcdserverpb__PutRequest request = ETCDSERVERPB__PUT_REQUEST__INIT;
+		Etcdserverpb__PutResponse *response;
+		struct etcdc_err err;
+		char key[16];
+
+		(void)snprintf(key, sizeof(key), "q%d", ++puts);
+		request.key = (ProtobufCBinaryData){strlen(key), (uint8_t *)key};
+		request.value = (ProtobufCBinaryData){sizeof(value) - 1, (uint8_t *)value};
+		conf->status = etcdc_put(conf->client, &request, &response, &err);
+		etcdc_free(response);
+	} while (conf->status == KS_OK && puts < 1000);
+	conf_check(conf, puts > 30 && puts < 400, "the quota is used up after about so much");
+	etcdc_free(conf_call_quiet(conf, &etcdc_method_range, "key:'first'"));
+	conf->names.base = conf->revision;
+	PUT("key:'more' value:'1'");
+	GRANT("TTL:100 ID:4711");
+	TXN("failure{request_put{key:'t' value:'1'}}");
+	TXN("success{request_range{key:'first'}}");
+	RANGE("key:'first' keys_only:1");
+	list = conf_call_quiet(conf, &etcdc_method_alarm, " ");
+	conf_check(conf, list && list->n_alarms == 1 && list->alarms[0]->alarm == ETCDSERVERPB__ALARM_TYPE__NOSPACE,
+		   "one alarm is on");
+	if (list && list->n_alarms)
+		id = (unsigned long long)list->alarms[0]->memberid;
+	etcdc_free(list);
+	conf_call_unnamed(conf, &etcdc_method_alarm, "action:DEACTIVATE memberID:%llu alarm:NOSPACE", id);
+	PUT("key:'raised again' value:'%s'", value);
+	CALL(alarm, "alarm:NOSPACE");
+	etcdc_free(conf_call_quiet(conf, &etcdc_method_delete_range, "key:'q' range_end:'r'"));
+	COMPACT("revision:r2 physical:1");
+	CALL(defragment, " ");
+	CALL(alarm, "action:DEACTIVATE alarm:NOSPACE");
+	PUT("key:'more' value:'1'");
+	conf_call_unnamed(conf, &etcdc_method_alarm, "action:DEACTIVATE memberID:%llu alarm:NOSPACE", id);
+	PUT("key:'more' value:'1'");
+	GRANT("TTL:100 ID:4711");
+	CALL(alarm, " ");
+}
+
+const struct scenario quota_scenarios[] = {
+	{"quota/used_up", quota, false},
 	{NULL, NULL, false},
 };
 

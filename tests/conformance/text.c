@@ -39,7 +39,8 @@ static int64_t parse_number(struct parser *parser)
 
 	if (revision || lease)
 		parser->at++;
-	number = strtoll(parser->at, &end, 10);
+	/* Ids are unsigned. */
+	number = *parser->at == '-' ? strtoll(parser->at, &end, 10) : (int64_t)strtoull(parser->at, &end, 10);
 	if (end == parser->at)
 		mistake(parser, "number expected");
 	parser->at = end;

@@ -212,6 +212,7 @@ static void finish_chore(struct fake_committer *fake, void *operation)
 	if (reachable(fake, &chore->err)) {
 		switch (chore->kind) {
 		case KS_CHORE_DEFRAGMENT:
+		case KS_CHORE_MOVE_LEADER:
 			break;
 		case KS_CHORE_COMPACT_PHYSICAL:
 			while (ks_store_compact_step(fake->store, 1000, NULL, NULL))
@@ -280,6 +281,11 @@ static struct ks_member *fake_members(struct ks_committer *committer, size_t *co
 	return member;
 }
 
+static int64_t fake_db_size(struct ks_committer *committer)
+{
+	return ks_container_of(committer, struct fake_committer, base)->status.db_size;
+}
+
 void fake_committer_init(struct fake_committer *fake, struct ks_store *store)
 {
 	static const struct ks_committer_ops ops = {
@@ -291,6 +297,7 @@ void fake_committer_init(struct fake_committer *fake, struct ks_store *store)
 		.chore = fake_chore,
 		.status = fake_status,
 		.members = fake_members,
+		.db_size = fake_db_size,
 	};
 
 	*fake = (struct fake_committer){

@@ -755,7 +755,7 @@ void sizes_follow_the_data_and_defragment_keeps_it(void)
 	CU_ASSERT_TRUE(full.allocated > before.allocated);
 	CU_ASSERT_TRUE(full.allocated >= full.in_use && full.in_use > 0);
 	OK(t.ops->trim(t.a, locs, count - 1, &t.err));
-	OK(t.ops->defragment(t.a, &t.err));
+	OK(t.ops->defragment(t.a, false, &t.err));
 	OK(t.ops->size(t.a, &after, &t.err));
 	CU_ASSERT_TRUE(after.allocated < full.allocated);
 	CU_ASSERT_EQUAL(read_all(t.b, NULL, 0).count, 2);

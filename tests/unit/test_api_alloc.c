@@ -839,9 +839,13 @@ static void bad_requests_get_etcds_errors(void)
 	       "etcdserver: too large lease TTL");
 	health.service = service;
 	refuse("/grpc.health.v1.Health/Check", pack(&health.base), NULL, KS_NOT_FOUND, "unknown service");
+	alarm.action = (Etcdserverpb__AlarmRequest__AlarmAction)3;
+	refuse("/etcdserverpb.Maintenance/Alarm", pack(&alarm.base), NULL, KS_INVALID_ARGUMENT,
+	       "etcdserver: unknown alarm action or type");
 	alarm.action = ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__ACTIVATE;
-	refuse("/etcdserverpb.Maintenance/Alarm", pack(&alarm.base), NULL, KS_UNIMPLEMENTED,
-	       "unknown method Alarm for service etcdserverpb.Maintenance");
+	alarm.alarm = (Etcdserverpb__AlarmType)3;
+	refuse("/etcdserverpb.Maintenance/Alarm", pack(&alarm.base), NULL, KS_INVALID_ARGUMENT,
+	       "etcdserver: unknown alarm action or type");
 	request.key = bin("large");
 	request.value = (ProtobufCBinaryData){.len = sizeof(oversize), .data = oversize};
 	refuse("/etcdserverpb.KV/Put", ks_slice_of(wire, etcdserverpb__put_request__pack(&request, wire)), NULL,

@@ -255,7 +255,7 @@ static void every_call_can_be_away(void)
 	AWAY("member_beat", ops->member_beat(a, &self, 1, &err));
 	AWAY("member_list", ops->member_list(a, NULL, NULL, &err));
 	AWAY("size", ops->size(a, &size, &err));
-	AWAY("defragment", ops->defragment(a, &err));
+	AWAY("defragment", ops->defragment(a, false, &err));
 	CU_ASSERT_EQUAL(rows, 0);
 	tear_down();
 }

@@ -781,7 +781,7 @@ static void defragment_without_room_for_a_copy_gives_back_what_is_free(void)
 	CU_ASSERT_EQUAL(ops->size(a, &before, &err), SQLB_OK);
 	CU_ASSERT_TRUE(before.in_use < 3000000 && before.allocated > 19000000);
 	fail_after(1, SQLITE_FULL, SQLITE_FULL, false);
-	CU_ASSERT_EQUAL(ops->defragment(a, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(ops->defragment(a, false, &err), SQLB_OK);
 	CU_ASSERT_EQUAL(fail_in, 0);
 	CU_ASSERT_EQUAL(ops->size(a, &after, &err), SQLB_OK);
 	CU_ASSERT_TRUE(after.allocated < 3000000);
