@@ -1,0 +1,266 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# What operators see of a running server: metrics that Prometheus can read, that are documented, that the dashboard and the
+# alerts draw, and that are like a real etcd's after the same commands; health checks, also without a database. Prints TAP.
+set -u
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tests/lib/servers.sh
+. "$here/../lib/servers.sh"
+export ETCDCTL_API=3
+source_dir=$(readlink -f "${top_srcdir:-$here/../..}")
+docs=$source_dir/docs/metrics.md
+dashboard=$source_dir/dist/grafana/kineshim.json
+alerts=$source_dir/dist/prometheus/alerts.yml
+read_metrics=$here/../lib/metrics.py
+read_metrics=$(readlink -f "$read_metrics")
+
+kineshim=${KINESHIM:-${top_builddir:-.}/kineshim/kineshim}
+kineshim=$(readlink -f "$kineshim")
+[ -x "$kineshim" ] || { echo "Bail out! no kineshim program"; exit 99; }
+for needed in python3 curl etcd etcdctl; do
+	command -v "$needed" >/dev/null || { echo "Bail out! no $needed"; exit 99; }
+done
+dir=$(ks_tmpdir metrics) || exit 99
+etcd=
+pg=
+cd "$dir" || exit 99
+unset "${!KINESHIM_@}"
+
+finish() {
+	local pid
+
+	trap - EXIT
+	for pid in $(jobs -p); do kill -TERM "$pid" 2>/dev/null; done
+	sleep 0.3
+	for pid in $(jobs -p); do kill -KILL "$pid" 2>/dev/null; done
+	[ -z "$etcd" ] || { etcd_kill "$etcd"; rm -rf "$etcd"; }
+	[ -z "$pg" ] || { pg_stop "$pg" immediate; rm -rf "$pg"; }
+	[ -n "${KS_TEST_KEEP:-}" ] || rm -rf "$dir"
+}
+trap finish EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+point=0
+failed=0
+check() {
+	point=$((point + 1))
+	if [ "$1" -eq 0 ]; then
+		echo "ok $point - $2"
+	else
+		echo "not ok $point - $2"
+		sed 's/^/#   /' why 2>/dev/null
+		failed=1
+	fi
+	: >why
+}
+
+until_true() {
+	local try limit=$(($1 * 20))
+
+	shift
+	for try in $(seq "$limit"); do
+		"$@" >/dev/null 2>&1 && return
+		sleep 0.05
+	done
+	return 1
+}
+
+# start_ready NAME FLAGS…: on free ports, which go to $url and $probes, and waits until it serves.
+start_ready() {
+	local name=$1 port probe_port try
+
+	shift
+	for try in 1 2 3; do
+		port=$(ks_free_port)
+		probe_port=$(ks_free_port)
+		url=http://127.0.0.1:$port
+		probes=http://127.0.0.1:$probe_port
+		"$kineshim" --log-format=console --name="$name" --listen-client-urls="$url" --advertise-client-urls="$url" \
+			--listen-metrics-urls="$probes" "$@" >"$name.log" 2>&1 &
+		started=$!
+		until_true 20 grep -q 'ready to serve' "$name.log" && return
+		kill -KILL "$started" 2>/dev/null
+		wait "$started" 2>/dev/null
+	done
+	cp "$name.log" why
+	return 1
+}
+
+ctl() {
+	local to=$1
+
+	shift
+	timeout 20 etcdctl --endpoints="$to" "$@" >>ctl.out 2>>ctl.err
+}
+
+# The same commands for a real etcd and for us.
+work() {
+	local to=$1 lease
+
+	: >ctl.err
+	ctl "$to" put a one && ctl "$to" put b two && ctl "$to" get a && ctl "$to" get --consistency=s a && ctl "$to" del a &&
+		ctl "$to" del --prefix nothing || return 1
+	printf 'ver("b") = "1"\n\nput x 1\nput y 2\nget b\n\nget b\n\n' | ctl "$to" txn || return 1
+	lease=$(timeout 20 etcdctl --endpoints="$to" lease grant 100 | awk '{print $2}')
+	ctl "$to" lease keep-alive --once "$lease" && ctl "$to" lease revoke "$lease" || return 1
+	! ctl "$to" lease revoke 7f && ctl "$to" compaction 3
+}
+
+get() {
+	curl -sS --max-time 30 "$@" 2>why
+}
+
+# answers STATUS BODY CURL-ARGUMENTS…: exactly so (of the body, the end is marked).
+answers() {
+	local status=$1 body=$2 got
+
+	shift 2
+	got=$(get -w '%{http_code}' "$@" && echo .) || return 1
+	[ "$got" = "$body$status." ] || { printf 'expected %s%s.\ngot      %s\n' "$body" "$status" "$got" >why; return 1; }
+}
+
+metrics() {
+	"$read_metrics" "$@" 2>>why
+}
+
+# same NAME LABELS…: the value is etcd's.
+same() {
+	local ours theirs
+
+	ours=$(metrics value ours.txt "$@")
+	theirs=$(metrics value etcd.txt "$@")
+	[ -n "$ours" ] && [ "$ours" = "$theirs" ] || { echo "$*: ours $ours, etcd's $theirs" >>why; return 1; }
+}
+
+# ---- one server on SQLite, beside an etcd ----
+
+start_ready one --data-dir=one.data --metrics=extensive
+check $? "a server with --listen-metrics-urls starts"
+etcd=$(ks_tmpdir etcd) && KS_TEST_ETCD_FLAGS=--metrics=extensive etcd_start "$etcd" || { echo "Bail out! etcd does not start"; exit 99; }
+# shellcheck source=/dev/null
+. "$etcd/env"
+work "$url" && work "$KS_TEST_ETCD_ENDPOINT"
+check $? "etcdctl does the same on both"
+cat ctl.err >>why
+get "http://$KS_TEST_ETCD_ENDPOINT/metrics" | sed '/^go_/d; /^# [A-Z]* go_/d' >etcd.txt
+get "$url/readyz" >ready.txt && get "$url/livez" >>ready.txt
+get "$url/metrics" >ours.txt
+metrics check ours.txt
+check $? "the metrics are well-formed Prometheus text"
+get -H 'Accept: application/openmetrics-text; version=1.0.0' "$url/metrics" >open.txt && metrics check open.txt openmetrics
+check $? "and well-formed OpenMetrics where that is asked for"
+metrics check etcd.txt
+check $? "by rules that hold for etcd's metrics, too"
+metrics like ours.txt etcd.txt "$docs"
+check $? "names, types, labels and buckets are etcd's, but for those that the documentation excepts"
+metrics documented ours.txt "$docs"
+check $? "each metric is documented, and each documented one exists"
+metrics dashboard ours.txt "$dashboard"
+check $? "the dashboard draws what exists"
+metrics alerts ours.txt "$alerts" "$docs"
+check $? "so do the alerts, and the documentation names them"
+same etcd_mvcc_put_total && same etcd_mvcc_txn_total && same etcd_mvcc_delete_total &&
+	same etcd_debugging_mvcc_total_put_size_in_bytes && same etcd_debugging_mvcc_keys_total &&
+	same etcd_debugging_mvcc_current_revision && same etcd_debugging_mvcc_compact_revision &&
+	same etcd_debugging_lease_granted_total && same etcd_debugging_lease_revoked_total &&
+	same etcd_debugging_lease_renewed_total && same etcd_debugging_lease_ttl_total_count &&
+	same etcd_server_has_leader && same etcd_server_is_leader && same etcd_server_quota_backend_bytes
+check $? "the store's and the leases' numbers are etcd's"
+same grpc_server_started_total grpc_type=unary && same grpc_server_handled_total grpc_code=OK grpc_method=Put &&
+	same grpc_server_handled_total grpc_code=OK grpc_method=Txn &&
+	same grpc_server_handled_total grpc_code=NotFound grpc_method=LeaseRevoke &&
+	same grpc_server_handling_seconds_count grpc_method=DeleteRange &&
+	same etcd_network_client_grpc_received_bytes_total
+check $? "so are those of the calls"
+[ "$(metrics value ours.txt kineshim_log_appends_total outcome=ok)" -ge 7 ] &&
+	[ "$(metrics value ours.txt kineshim_log_append_entries_sum)" -eq "$(($(metrics value ours.txt kineshim_log_applied_position) - 1))" ] &&
+	[ "$(metrics value ours.txt kineshim_log_reads_proven_total by=exclusive)" -ge 1 ] &&
+	[ "$(metrics value ours.txt kineshim_db_connection_state state=ok)" -eq 5 ] &&
+	[ "$(metrics value ours.txt kineshim_housekeeper)" -eq 1 ]
+check $? "every entry of the log was counted in an append"
+grep -qE '^process_resident_memory_bytes [0-9]{7,}$' ours.txt
+check $? "etcdctl check datascale finds the memory"
+[ "$(get -I "$url/metrics" | tr -d '\r' | grep -i '^content-type')" = 'Content-Type: text/plain; version=0.0.4; charset=utf-8' ]
+check $? "the content type is Prometheus'"
+get "$url/debug/vars" | python3 -c 'import json,sys; v = json.load(sys.stdin); assert v["cmdline"] == ["kineshim"]
+assert v["metrics"]["etcd_mvcc_put_total"] == 4' 2>why
+check $? "/debug/vars is JSON, without our arguments"
+
+# ---- health checks ----
+
+all='[+]data_corruption ok
+[+]serializable_read ok
+[+]linearizable_read ok
+[+]non_learner ok
+ok
+'
+answers 200 '{"etcdserver":"3.6.7","etcdcluster":"3.6.0","storage":"3.6.0"}' "$url/version"
+check $? "/version"
+answers 200 '{"health":"true","reason":""}' "$url/health?exclude=NOSPACE&serializable=true" &&
+	answers 200 '{"health":"true","reason":""}' "$probes/health?serializable=false"
+check $? "/health, as kubeadm asks for it"
+answers 200 'ok
+' "$probes/livez" && answers 200 "$all" "$probes/readyz?verbose" && answers 200 'ok
+' "$url/livez/serializable_read"
+check $? "/livez and /readyz"
+answers 405 'Method Not Allowed
+' -X POST "$url/health" && answers 404 '404 page not found
+' "$url/health/" && answers 404 '404 page not found
+' "$probes/version" && answers 404 '404 page not found
+' "$probes/nope"
+check $? "other methods and paths"
+[ "$(get -o /dev/null -w '%{http_code}' "$probes/v3/kv/range" -d '{"key":"Yg=="}')" = 404 ] && ! ctl "$probes" get b &&
+	[ "$(get "$probes/metrics" | metrics check /dev/stdin && echo yes)" = yes ]
+check $? "the metrics port has the metrics, and neither keys nor gRPC"
+[ "$(curl -s "$url/metrics" | metrics value /dev/stdin etcd_server_healthcheck type=readyz)" -eq 4 ]
+check $? "the checks are metrics themselves"
+
+# ---- a database that goes away ----
+
+if ! pg_bin >/dev/null 2>&1 || ! "$kineshim" --version --verbose | grep -q 'backends.*postgres'; then
+	echo "# no PostgreSQL"
+	echo "1..$point"
+	exit $failed
+fi
+pg=$(ks_tmpdir pg) && pg_init "$pg" || { echo "Bail out! PostgreSQL does not start"; exit 99; }
+start_ready two --endpoint="postgres://kineshim:hushhush@127.0.0.1:$(pg_port "$pg")/kineshim"
+check $? "a server on PostgreSQL starts"
+ctl "$url" put a 1 && ctl "$url" get a && answers 200 "$all" "$url/readyz?verbose"
+check $? "it is ready"
+get "$url/metrics" >two.txt && metrics check two.txt && metrics dashboard two.txt "$dashboard" &&
+	[ "$(metrics value two.txt kineshim_log_head_probes_total)" -ge 2 ] &&
+	[ "$(metrics value two.txt kineshim_log_head_probe_reads_sum)" -ge 2 ] && [ "$(metrics value two.txt kineshim_instances)" -eq 1 ]
+check $? "its metrics count looks at the head"
+pg_stop "$pg" immediate
+is_away() { [ "$(curl -s "$url/metrics" | "$read_metrics" value /dev/stdin etcd_server_has_leader)" = 0 ]; }
+until_true 20 is_away
+check $? "without its database it has no leader"
+answers 503 '{"health":"false","reason":"RAFT NO LEADER"}
+' "$url/health" && answers 200 '{"health":"true","reason":""}' "$url/health?serializable=true" &&
+	answers 200 'ok
+' "$url/livez"
+check $? "it is alive and not healthy"
+answers 503 '[+]data_corruption ok
+[+]serializable_read ok
+[-]linearizable_read failed: etcdserver: no leader
+[+]non_learner ok
+
+' "$url/readyz" || until_true 10 answers 503 '[+]data_corruption ok
+[+]serializable_read ok
+[-]linearizable_read failed: etcdserver: no leader
+[+]non_learner ok
+
+' "$url/readyz"
+check $? "and not ready"
+get "$url/metrics" >away.txt && metrics check away.txt && [ "$(metrics value away.txt kineshim_db_connection_state state=away)" -ge 1 ] &&
+	[ "$(metrics value away.txt kineshim_db_failures_total state=away)" -ge 1 ] && ! grep -q hush away.txt two.log
+check $? "its metrics say so, and no secret"
+pg_start "$pg" && until_true 30 answers 200 'ok
+' "$url/readyz"
+check $? "it is ready again when the database is back"
+
+echo "1..$point"
+exit $failed
