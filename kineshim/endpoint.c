@@ -4,7 +4,6 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -85,6 +84,17 @@ enum ks_status ks_endpoint_expand(const char *text, char *(*getenv_fn)(const cha
 
 too_long:
 	return ks_fail(err, KS_INVALID_ARGUMENT, "endpoint: more than %d bytes", KS_ENDPOINT_MAX - 1);
+}
+
+bool ks_endpoint_has_password(const char *text)
+{
+	const char *start = strstr(text, "://"), *colon;
+
+	if (!start)
+		return false;
+	start += 3;
+	colon = start + strcspn(start, ":@/?#");
+	return *colon == ':' && in_user_part(colon) && strncmp(colon, ":${", 3) != 0 && colon[1] != '@';
 }
 
 enum ks_status ks_endpoint_read(const char *path, char out[KS_ENDPOINT_MAX], struct ks_err *err)

@@ -6,6 +6,8 @@
 #ifndef KS_ENDPOINT_H
 #define KS_ENDPOINT_H
 
+#include <stdbool.h>
+
 #include "base/status.h"
 
 #define KS_ENDPOINT_MAX 4096
@@ -16,6 +18,8 @@
  */
 enum ks_status ks_endpoint_expand(const char *text, char *(*getenv_fn)(const char *name), char out[KS_ENDPOINT_MAX],
 				  struct ks_err *err) KS_MUST_CHECK;
+/* Does a password stand in it, other than as a ${NAME}? */
+bool ks_endpoint_has_password(const char *text);
 /* The first line of a file, taken as it is but for blanks around it. */
 enum ks_status ks_endpoint_read(const char *path, char out[KS_ENDPOINT_MAX], struct ks_err *err) KS_MUST_CHECK;
 

@@ -95,6 +95,22 @@ static enum ks_status parse_environment(struct ks_options *options, char *(*gete
 
 /* ---- what must fit together ---- */
 
+static uint8_t counting(const struct ks_options *options)
+{
+	return *options->config_file ? FROM_FILE : FROM_FLAG | FROM_ENVIRONMENT;
+}
+
+/* Where a flag's value comes from; a flag hides its variable. 0: from its default. */
+static uint8_t given_as(const struct ks_options *options, const char *flag)
+{
+	const struct option *option = ks_option_find(flag, strlen(flag));
+	uint8_t from;
+
+	KS_ASSERT(option);
+	from = options->origins[option - ks_option_rows] & counting(options);
+	return from & FROM_FLAG ? FROM_FLAG : from;
+}
+
 static enum ks_status settle_endpoint(struct ks_options *options, char *(*getenv_fn)(const char *name),
 				      struct ks_err *err)
 {
@@ -106,6 +122,8 @@ static enum ks_status settle_endpoint(struct ks_options *options, char *(*getenv
 			return ks_fail(err, KS_INVALID_ARGUMENT, "endpoint and endpoint-file exclude each other");
 		status = ks_endpoint_read(options->endpoint_file, endpoint, err);
 	} else {
+		options->password_shown =
+			given_as(options, "endpoint") == FROM_FLAG && ks_endpoint_has_password(options->endpoint);
 		status = ks_endpoint_expand(options->endpoint, getenv_fn, endpoint, err);
 	}
 	if (status == KS_OK)
@@ -193,17 +211,9 @@ void ks_options_fini(struct ks_options *options)
 
 /* ---- what was set ---- */
 
-static uint8_t counting(const struct ks_options *options)
-{
-	return *options->config_file ? FROM_FILE : FROM_FLAG | FROM_ENVIRONMENT;
-}
-
 bool ks_options_given(const struct ks_options *options, const char *flag)
 {
-	const struct option *option = ks_option_find(flag, strlen(flag));
-
-	KS_ASSERT(option);
-	return options->origins[option - ks_option_rows] & counting(options);
+	return given_as(options, flag) != 0;
 }
 
 static bool without_effect(const struct ks_options *options, const struct option *option)
@@ -265,13 +275,21 @@ static bool is_variable_of_etcd(const char *name, size_t size)
 	return ks_option_find(flag, length) && ks_option_target(ks_option_find(flag, length))->kind != SWITCH;
 }
 
+/* Set in every pod beside a service that is called kineshim. */
+static bool is_variable_of_kubernetes(const char *name)
+{
+	return strncmp(name, ENV_PREFIX "SERVICE_", sizeof(ENV_PREFIX "SERVICE_") - 1) == 0 ||
+	       strncmp(name, ENV_PREFIX "PORT", sizeof(ENV_PREFIX "PORT") - 1) == 0;
+}
+
 static void report_variables(char *const *environment)
 {
 	for (; *environment; environment++) {
 		size_t size = strcspn(*environment, "=");
 		int shown = size < NAME_MAX_SIZE ? (int)size : NAME_MAX_SIZE;
 
-		if (strncmp(*environment, ENV_PREFIX, sizeof(ENV_PREFIX) - 1) == 0 && !is_variable(*environment, size))
+		if (strncmp(*environment, ENV_PREFIX, sizeof(ENV_PREFIX) - 1) == 0 &&
+		    !is_variable(*environment, size) && !is_variable_of_kubernetes(*environment))
 			ks_diag(KS_WARN, "main", "unknown environment variable name=%.*s", shown, *environment);
 		else if (is_variable_of_etcd(*environment, size))
 			ks_diag(KS_WARN, "main", "environment variable of etcd is not read; use %s%.*s name=%.*s",
@@ -279,10 +297,14 @@ static void report_variables(char *const *environment)
 	}
 }
 
-static void report_endpoint_file(const struct ks_options *options)
+static void report_secrets(const struct ks_options *options)
 {
 	struct stat stat_buf;
 
+	if (options->password_shown)
+		ks_diag(KS_WARN, "main",
+			"every user of this machine can read the password in --endpoint; use --endpoint-file or "
+			"${NAME} in it");
 	if (*options->endpoint_file && stat(options->endpoint_file, &stat_buf) == 0 && stat_buf.st_mode & S_IROTH)
 		ks_diag(KS_WARN, "main",
 			"everybody may read the endpoint file, and a password in it; chmod it to 0600 path=%s",
@@ -295,5 +317,5 @@ void ks_options_report(const struct ks_options *options, char *const *environmen
 	report_flags(options, "the flag counts, ignored is the environment variable of", shadowed);
 	report_flags(options, "accepted without effect here (docs/configuration.md says why)", without_effect);
 	report_variables(environment);
-	report_endpoint_file(options);
+	report_secrets(options);
 }

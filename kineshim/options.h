@@ -42,6 +42,7 @@ struct ks_options {
 
 	/* Of the module: by row of the table, how it was set; and the texts that are not borrowed. */
 	uint8_t origins[KS_OPTIONS_MAX];
+	bool password_shown; /* it stands on the command line */
 	char **owned;
 	size_t owned_count;
 };

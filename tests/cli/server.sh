@@ -158,7 +158,7 @@ check $? "a restart finds the data"
 kill -INT "$started"
 wait "$started"
 check $? "SIGINT ends it with 0"
-KINESHIM_DATA_DIR=one.data KINESHIM_LOG_LEVEL=warn KINESHIM_TYPO=1 "$kineshim" --log-format=json \
+KINESHIM_DATA_DIR=one.data KINESHIM_LOG_LEVEL=warn KINESHIM_TYPO=1 KINESHIM_SERVICE_PORT=1 "$kineshim" --log-format=json \
 	--listen-client-urls="http://127.0.0.1:$(ks_free_port)" >env.log 2>&1 &
 started=$!
 until_true 10 grep -q 'KINESHIM_TYPO' env.log
@@ -257,6 +257,8 @@ check $? "until then a read answers no leader"
 pg_start "$pg"
 until_true 30 grep -q 'ready to serve' away.log
 check $? "it serves when the database comes"
+grep -q 'can read the password in --endpoint' away.log
+check $? "a password on the command line is warned of"
 ! grep -q secret away.log && grep -q 'kineshim:\*\*\*@' away.log
 check $? "the password is nowhere on the log"
 kill -TERM "$started"

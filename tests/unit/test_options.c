@@ -310,6 +310,13 @@ static void variables_in_the_endpoint_are_encoded_where_they_are_secrets(void)
 	CU_ASSERT_EQUAL(PARSE("--endpoint=postgres://u:${PW@h/d"), KS_INVALID_ARGUMENT);
 	CU_ASSERT_EQUAL(PARSE("--endpoint=postgres://u:$PW@h/d"), KS_OK);
 	CU_ASSERT_STRING_EQUAL(options.endpoint, "postgres://u:$PW@h/d");
+	CU_ASSERT_TRUE(options.password_shown);
+	CU_ASSERT_EQUAL(PARSE("--endpoint=postgres://u:${PW}@h/d"), KS_OK);
+	CU_ASSERT_FALSE(options.password_shown);
+	CU_ASSERT_EQUAL(PARSE("--endpoint=postgres://u@h:5432/d?x=a:b@c"), KS_OK);
+	CU_ASSERT_FALSE(options.password_shown);
+	CU_ASSERT_EQUAL(PARSE(NULL), KS_OK);
+	CU_ASSERT_FALSE(options.password_shown);
 	environment = NULL;
 }
 
