@@ -25,8 +25,8 @@
 
 #define SNAPSHOTS_MAX 4
 #define PIECE_BYTES (32u << 10)
-#define RING_PIECES 8
-#define QUEUE_BYTES (256u << 10)
+#define RING_PIECES 32
+#define QUEUE_BYTES (1u << 20)
 #define STALL_MS 120000
 #define SHA256_BYTES 32
 

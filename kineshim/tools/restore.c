@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <openssl/evp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -290,7 +291,8 @@ int ks_tool_restore(int argc, char *argv[])
 		(void)fail(err.text);
 		code = EXIT_USAGE;
 	} else {
-		ks_diag_setup(KS_WARN, KS_DIAG_TEXT);
+		(void)signal(SIGXFSZ, SIG_IGN);        /* a file that may not grow is an error like others */
+		ks_diag_setup(KS_ERROR, KS_DIAG_TEXT); /* what fails is said once, by us */
 		code = run(restore);
 	}
 	ks_options_fini(&restore->options);
