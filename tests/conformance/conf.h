@@ -21,6 +21,7 @@
 
 struct conf {
 	struct etcdc *client;
+	struct etcdc *other; /* a second one; at another server of the same database where there can be one */
 	const char *endpoint;
 	FILE *out;
 	struct names names;
@@ -43,9 +44,9 @@ struct block {
 
 /* The blocks, in the order of conformance.c. */
 extern const struct scenario range_scenarios[], put_scenarios[], txn_scenarios[], watch_scenarios[], lease_scenarios[],
-	compact_scenarios[], maintenance_scenarios[], fresh_hash_scenarios[], fresh_compacted_hash_scenarios[],
-	fresh_compact_scenarios[], random_scenarios[], progress_scenarios[], quota_scenarios[],
-	v37_scenarios[], restart_scenarios[];
+	lock_scenarios[], compact_scenarios[], maintenance_scenarios[], fresh_hash_scenarios[],
+	fresh_compacted_hash_scenarios[], fresh_compact_scenarios[], random_scenarios[], progress_scenarios[],
+	quota_scenarios[], v37_scenarios[], restart_scenarios[];
 
 /* Calls with a request as text; a format with arguments when there are any. The transcript gets request, status and response. */
 void conf_call(struct conf *conf, const struct etcdc_method *method, const char *request, ...) KS_PRINTF(3, 4);

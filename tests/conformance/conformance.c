@@ -25,6 +25,7 @@ static const struct block blocks[] = {
 	{"txn", txn_scenarios},
 	{"watch", watch_scenarios},
 	{"lease", lease_scenarios},
+	{"lock", lock_scenarios},
 	{"compact", compact_scenarios},
 	{"maintenance", maintenance_scenarios},
 	{"v37", v37_scenarios},
@@ -384,7 +385,8 @@ static void run_block(struct conf *conf, const struct block *block, const char *
 
 static int usage(void)
 {
-	(void)fputs("usage: conformance --endpoint HOST:PORT --block NAME [--scenario NAME] [--seed N] [--out FILE]\n"
+	(void)fputs("usage: conformance --endpoint HOST:PORT [--other HOST:PORT] --block NAME [--scenario NAME] "
+		    "[--seed N] [--out FILE]\n"
 		    "       conformance --list\n"
 		    "       conformance --compare TRANSCRIPT TRANSCRIPT DIFFERENCES PREFIX\n",
 		    stderr);
@@ -394,13 +396,18 @@ static int usage(void)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"endpoint", required_argument, NULL, 'e'}, {"block", required_argument, NULL, 'b'},
-		{"scenario", required_argument, NULL, 's'}, {"seed", required_argument, NULL, 'n'},
-		{"out", required_argument, NULL, 'o'},      {"list", no_argument, NULL, 'l'},
-		{"compare", no_argument, NULL, 'c'},        {NULL, 0, NULL, 0},
+		{"endpoint", required_argument, NULL, 'e'},
+		{"block", required_argument, NULL, 'b'},
+		{"scenario", required_argument, NULL, 's'},
+		{"seed", required_argument, NULL, 'n'},
+		{"out", required_argument, NULL, 'o'},
+		{"list", no_argument, NULL, 'l'},
+		{"compare", no_argument, NULL, 'c'},
+		{"other", required_argument, NULL, 'O'},
+		{NULL, 0, NULL, 0},
 	};
 	struct conf conf = {.out = stdout, .seed = 1};
-	const char *block_name = NULL, *scenario = NULL;
+	const char *block_name = NULL, *scenario = NULL, *other = NULL;
 	const struct block *block = NULL;
 	struct etcdc_err err;
 	int option;
@@ -409,6 +416,9 @@ int main(int argc, char **argv)
 		switch (option) {
 		case 'e':
 			conf.endpoint = optarg;
+			break;
+		case 'O':
+			other = optarg;
 			break;
 		case 'b':
 			block_name = optarg;
@@ -445,11 +455,13 @@ int main(int argc, char **argv)
 	if (!block || !conf.endpoint)
 		return usage();
 	conf.client = etcdc_open_url(conf.endpoint, &err);
-	if (!conf.client) {
+	conf.other = conf.client ? etcdc_open_url(other ? other : conf.endpoint, &err) : NULL;
+	if (!conf.other) {
 		(void)fprintf(stderr, "conformance: %s\n", err.text);
 		return 1;
 	}
 	run_block(&conf, block, scenario);
+	etcdc_close(conf.other);
 	etcdc_close(conf.client);
 	return fclose(conf.out) == 0 ? 0 : 1;
 }

@@ -74,12 +74,17 @@ start_etcd() { # NAME
 	pid=$(cat "$work/$name/pid")
 }
 
+database_of() { # NAME
+	echo "conf_${1//[^a-z0-9]/_}"
+}
+
 start() { # TARGET NAME: again with the same data when it has been started before
 	case $1 in
 	etcd) start_etcd "$2" ;;
 	sqlite) start_kineshim "$2" "sqlite://$work/$2.db" ;;
 	postgres)
-		local database="conf_${2//[^a-z0-9]/_}"
+		local database
+		database=$(database_of "$2")
 
 		[ -e "$work/$2.database" ] || pg_run "$KS_TEST_POSTGRES_DIR" psql -qX -c "CREATE DATABASE $database OWNER kineshim" &&
 			touch "$work/$2.database" && start_kineshim "$2" "${KS_TEST_POSTGRES_URL%/*}/$database"
@@ -121,7 +126,17 @@ run() {
 	[ "$block" = quota ] && quota=--quota-backend-bytes=16777216
 	start "$target" "$name" || return 1
 	pids+=("$pid")
-	if [ "$block" = restart ]; then
+	if [ "$block" = lock ] && [ "$target" = postgres ]; then
+		# Two servers on one database: who waits is at the second one.
+		local first_port=$port first_pid=$pid other_port
+
+		start_kineshim "$name.other" "${KS_TEST_POSTGRES_URL%/*}/$(database_of "$name")" || return 1
+		pids+=("$pid")
+		other_port=$port port=$first_port
+		converse "$name" "$block" "$seed" --other "127.0.0.1:$other_port"
+		stop "$target"
+		pid=$first_pid
+	elif [ "$block" = restart ]; then
 		for scenario in before after after_all_was_deleted; do
 			converse "$name" "$block" "$seed" --scenario "restart/$scenario"
 			stop "$target"

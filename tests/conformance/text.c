@@ -286,10 +286,10 @@ static void print_lease(FILE *out, int64_t value, const struct names *names)
 /* What the server is free to choose, or what time changes. */
 static bool is_free(const char *type, const char *name)
 {
-	static const char *const anywhere[] = {"cluster_id", "member_id", "raft_term", "memberID", "leader", NULL};
+	static const char *const anywhere[] = {"cluster_id", "member_id", "raft_term", "memberID", NULL};
 	static const char *const of_status[] = {"version",        "dbSize",    "dbSizeInUse", "dbSizeQuota",
 						"storageVersion", "raftIndex", "raftTerm",    "raftAppliedIndex",
-						"downgradeInfo",  NULL};
+						"downgradeInfo",  "leader",    NULL};
 	static const char *const of_member[] = {"ID", "name", "peerURLs", "clientURLs", NULL};
 
 	if (is_one_of(name, anywhere))
@@ -304,8 +304,8 @@ static bool is_free(const char *type, const char *name)
 static void print_int(FILE *out, const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field, int64_t value,
 		      const struct names *names)
 {
-	static const char *const revisions[] = {"revision",         "create_revision", "mod_revision",
-						"compact_revision", "hash_revision",   NULL};
+	static const char *const revisions[] = {
+		"revision", "create_revision", "mod_revision", "compact_revision", "hash_revision", "rev", NULL};
 	const char *type = message->descriptor->short_name;
 
 	if (is_one_of(field->name, revisions)) {
