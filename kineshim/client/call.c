@@ -24,6 +24,9 @@ struct call {
 	char *path;
 	const ProtobufCMessageDescriptor *response_type; /* NULL: bytes */
 	bool repeatable, once;
+	bool bare; /* without token: it fetches one */
+	struct etcdc_login login;
+	unsigned logins;
 	grpc_slice request;
 	gpr_timespec deadline;
 	int64_t deadline_ms; /* the same on our clock; INT64_MAX: none */
@@ -104,6 +107,36 @@ static void finish(struct call *call)
 	etcdc_user_done(client);
 }
 
+static void logged_in(struct etcdc_login *login, const struct etcdc_err *err)
+{
+	struct call *call = ks_container_of(login, struct call, login);
+	struct etcdc *client = call->client;
+	bool again = false;
+
+	ks_mutex_lock(&client->mutex);
+	if (err->status == KS_OK && !client->closing) {
+		etcdc_timer_arm_locked(client, &call->retry, 0);
+		again = true;
+	}
+	ks_mutex_unlock(&client->mutex);
+	if (err->status != KS_OK)
+		call->err = *err;
+	if (!again)
+		finish(call);
+}
+
+/* True when the call waits for a token. What was refused for want of one has done nothing. */
+static bool log_in(struct call *call)
+{
+	if (call->bare || !etcdc_login_helps(call->client, call->err.status, call->err.text, call->logins))
+		return false;
+	call->logins++;
+	call->err.sent = false;
+	call->login.done = logged_in;
+	etcdc_login(call->client, &call->login);
+	return true;
+}
+
 /* True when the call goes on with another attempt. */
 static bool try_again(struct call *call)
 {
@@ -112,7 +145,7 @@ static bool try_again(struct call *call)
 	bool again = false;
 
 	if (call->err.status != KS_UNAVAILABLE)
-		return false;
+		return log_in(call);
 	etcdc_endpoint_failed(client, call->endpoint);
 	if (call->once || (call->err.sent && !call->repeatable))
 		return false;
@@ -186,7 +219,8 @@ static void attempt(struct call *call)
 	ops[5].data.recv_status_on_client.status_details = &call->details;
 
 	ks_mutex_lock(&client->mutex);
-	metadata_count = etcdc_metadata(client, false, metadata);
+	metadata_count = call->bare ? 0 : etcdc_metadata(client, false, metadata);
+	call->login.token = client->token_number;
 	created = etcdc_call_new(client, call->path, call->deadline, &call->endpoint);
 	call->call = created;
 	/* etcdc_close may have been too early to find this attempt. */
@@ -230,6 +264,7 @@ static struct call *call_new(struct etcdc *client, const char *path, const struc
 	call->deadline_ms = timeout_ms < 0 ? INT64_MAX : ks_clock_now(ks_clock_system()) + timeout_ms;
 	etcdc_timer_init(&call->retry, retry_now);
 	ks_list_init(&call->link);
+	ks_list_init(&call->login.link);
 	etcdc_backoff_init(client, &call->backoff);
 	return call;
 }
@@ -250,6 +285,19 @@ void etcdc_async(struct etcdc *client, const struct etcdc_method *method, const 
 
 	call->repeatable = method->repeatable;
 	call->response_type = options && options->raw ? NULL : method->response;
+	call->request = etcdc_encode(request);
+	call->done = done;
+	call->arg = arg;
+	call_start(call);
+}
+
+void etcdc_async_bare(struct etcdc *client, const struct etcdc_method *method, const void *request, etcdc_done_fn *done,
+		      void *arg)
+{
+	struct call *call = call_new(client, method->path, NULL);
+
+	call->bare = call->repeatable = true;
+	call->response_type = method->response;
 	call->request = etcdc_encode(request);
 	call->done = done;
 	call->arg = arg;

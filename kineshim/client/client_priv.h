@@ -53,6 +53,7 @@ struct etcdc {
 	size_t endpoint_count;
 	int64_t timeout_ms;
 	bool require_leader;
+	char *user, *password; /* NULL: none */
 	grpc_completion_queue *cq;
 	pthread_t thread;
 	/* An empty batch on this call, which never does anything else, is how other threads wake the client's thread. */
@@ -75,6 +76,9 @@ struct etcdc {
 	size_t current;      /* index of the endpoint in use */
 	grpc_slice token;
 	bool has_token;
+	uint64_t token_number; /* +1 with each change of the token */
+	struct ks_list logins; /* struct etcdc_login: wait for a token */
+	bool logging_in;
 	bool closing;
 };
 
@@ -117,6 +121,26 @@ void etcdc_user_done(struct etcdc *client);      /* users-- */
 
 /* At the end: cancels every call; their call-backs run. */
 void etcdc_calls_cancel(struct etcdc *client) KS_REQUIRES(client->mutex);
+
+/* etcdc_async without token and without login. */
+void etcdc_async_bare(struct etcdc *client, const struct etcdc_method *method, const void *request, etcdc_done_fn *done,
+		      void *arg);
+
+/* ---- login.c ---- */
+
+struct etcdc_login {
+	struct ks_list link;
+	uint64_t token; /* number of the one that was not taken */
+	/* Client's thread, or inside etcdc_login. KS_OK: try again; else nobody can be logged in. */
+	void (*done)(struct etcdc_login *login, const struct etcdc_err *err);
+};
+
+/* Would a new token help against this error, of which there were 'logins' already? */
+bool etcdc_login_helps(const struct etcdc *client, enum ks_status status, const char *text, unsigned logins);
+/* Fetches one, unless somebody is at it or has done it. 'login' may be NULL. */
+void etcdc_login(struct etcdc *client, struct etcdc_login *login);
+
+bool etcdc_logging_in(struct etcdc *client);
 
 /* ---- kv.c ---- */
 

@@ -97,6 +97,14 @@ static void endpoints_free(struct etcdc *client)
 	free(client->endpoints);
 }
 
+static void credentials_free(struct etcdc *client)
+{
+	if (client->password)
+		explicit_bzero(client->password, strlen(client->password));
+	free(client->password);
+	free(client->user);
+}
+
 static enum ks_status endpoints_init(struct etcdc *client, const struct etcdc_config *config, struct etcdc_err *err)
 {
 	if (config->endpoint_count == 0 || config->endpoint_count > ENDPOINTS_MAX)
@@ -129,6 +137,11 @@ struct etcdc *etcdc_open(const struct etcdc_config *config, struct etcdc_err *er
 	ks_cond_init(&client->fired);
 	ks_list_init(&client->timers);
 	ks_list_init(&client->calls);
+	ks_list_init(&client->logins);
+	if (config->user && config->user[0]) {
+		client->user = ks_xstrdup(config->user);
+		client->password = ks_xstrdup(config->password ? config->password : "");
+	}
 	client->timeout_ms = config->timeout_ms > 0 ? config->timeout_ms : TIMEOUT_MS;
 	client->require_leader = config->require_leader;
 	if (endpoints_init(client, config, err) != KS_OK)
@@ -141,6 +154,7 @@ struct etcdc *etcdc_open(const struct etcdc_config *config, struct etcdc_err *er
 	client->leases = etcdc_lease_hub_new(client);
 	return client;
 fail:
+	credentials_free(client);
 	endpoints_free(client);
 	ks_cond_fini(&client->idle);
 	ks_cond_fini(&client->fired);
@@ -183,6 +197,7 @@ void etcdc_close(struct etcdc *client)
 	etcdc_loop_stop(client);
 	etcdc_watch_hub_free(client->watches);
 	etcdc_lease_hub_free(client->leases);
+	credentials_free(client);
 	endpoints_free(client);
 	if (client->has_token)
 		grpc_slice_unref(client->token);
@@ -244,6 +259,7 @@ void etcdc_set_token(struct etcdc *client, const char *token)
 	if (client->has_token)
 		grpc_slice_unref(client->token);
 	client->has_token = token != NULL;
+	client->token_number++;
 	client->token = slice;
 	ks_mutex_unlock(&client->mutex);
 }

@@ -50,6 +50,11 @@ struct etcdc_config {
 	int64_t connect_timeout_ms; /* after which an endpoint that does not answer counts as failed; 0: 3 s */
 	int64_t keepalive_ms; /* HTTP/2 pings while a call is open; 0: 30 s; etcd refuses less than 5 s; < 0: none */
 	bool require_leader;  /* streams ask the server to end them when there is no leader */
+	/*
+	 * NULL: none. With a user the client fetches a token by itself when a server asks for one, and again when it has ended; calls,
+	 * watches and keep-alives go on. Plain streams take the token that there is. Copied.
+	 */
+	const char *user, *password;
 };
 
 /* Connects lazily: an endpoint that cannot be reached shows in the first call. NULL on bad configuration. */
@@ -113,7 +118,42 @@ struct etcdc_method {
 	X(downgrade, Downgrade, Maintenance, DowngradeRequest, downgrade_request, DowngradeResponse,                   \
 	  downgrade_response, false)                                                                                   \
 	X(authenticate, Authenticate, Auth, AuthenticateRequest, authenticate_request, AuthenticateResponse,           \
-	  authenticate_response, true)
+	  authenticate_response, true)                                                                                 \
+	X(auth_enable, AuthEnable, Auth, AuthEnableRequest, auth_enable_request, AuthEnableResponse,                   \
+	  auth_enable_response, false)                                                                                 \
+	X(auth_disable, AuthDisable, Auth, AuthDisableRequest, auth_disable_request, AuthDisableResponse,              \
+	  auth_disable_response, false)                                                                                \
+	X(auth_status, AuthStatus, Auth, AuthStatusRequest, auth_status_request, AuthStatusResponse,                   \
+	  auth_status_response, true)                                                                                  \
+	X(user_add, UserAdd, Auth, AuthUserAddRequest, auth_user_add_request, AuthUserAddResponse,                     \
+	  auth_user_add_response, false)                                                                               \
+	X(user_get, UserGet, Auth, AuthUserGetRequest, auth_user_get_request, AuthUserGetResponse,                     \
+	  auth_user_get_response, true)                                                                                \
+	X(user_list, UserList, Auth, AuthUserListRequest, auth_user_list_request, AuthUserListResponse,                \
+	  auth_user_list_response, true)                                                                               \
+	X(user_delete, UserDelete, Auth, AuthUserDeleteRequest, auth_user_delete_request, AuthUserDeleteResponse,      \
+	  auth_user_delete_response, false)                                                                            \
+	X(user_change_password, UserChangePassword, Auth, AuthUserChangePasswordRequest,                               \
+	  auth_user_change_password_request, AuthUserChangePasswordResponse, auth_user_change_password_response,       \
+	  false)                                                                                                       \
+	X(user_grant_role, UserGrantRole, Auth, AuthUserGrantRoleRequest, auth_user_grant_role_request,                \
+	  AuthUserGrantRoleResponse, auth_user_grant_role_response, false)                                             \
+	X(user_revoke_role, UserRevokeRole, Auth, AuthUserRevokeRoleRequest, auth_user_revoke_role_request,            \
+	  AuthUserRevokeRoleResponse, auth_user_revoke_role_response, false)                                           \
+	X(role_add, RoleAdd, Auth, AuthRoleAddRequest, auth_role_add_request, AuthRoleAddResponse,                     \
+	  auth_role_add_response, false)                                                                               \
+	X(role_get, RoleGet, Auth, AuthRoleGetRequest, auth_role_get_request, AuthRoleGetResponse,                     \
+	  auth_role_get_response, true)                                                                                \
+	X(role_list, RoleList, Auth, AuthRoleListRequest, auth_role_list_request, AuthRoleListResponse,                \
+	  auth_role_list_response, true)                                                                               \
+	X(role_delete, RoleDelete, Auth, AuthRoleDeleteRequest, auth_role_delete_request, AuthRoleDeleteResponse,      \
+	  auth_role_delete_response, false)                                                                            \
+	X(role_grant_permission, RoleGrantPermission, Auth, AuthRoleGrantPermissionRequest,                            \
+	  auth_role_grant_permission_request, AuthRoleGrantPermissionResponse, auth_role_grant_permission_response,    \
+	  false)                                                                                                       \
+	X(role_revoke_permission, RoleRevokePermission, Auth, AuthRoleRevokePermissionRequest,                         \
+	  auth_role_revoke_permission_request, AuthRoleRevokePermissionResponse, auth_role_revoke_permission_response, \
+	  false)
 
 /* The descriptor of each method, e.g. etcdc_method_range, and its blocking call with the client's time-out, e.g.
  * etcdc_range(client, request, &response, &err). */

@@ -163,6 +163,8 @@ static void on_end(void *arg, const struct etcdc_err *err)
 	if (!hub->stopped) {
 		if (err->status == KS_UNAVAILABLE)
 			etcdc_endpoint_failed(hub->client, etcdc_stream_endpoint(hub->stream));
+		if (etcdc_login_helps(hub->client, err->status, err->text, 0))
+			etcdc_login(hub->client, NULL);
 		etcdc_stream_close(hub->stream);
 		hub->stream = NULL;
 		hub->reopen_ms = now() + REOPEN_MS;

@@ -22,6 +22,7 @@
 /* Called with the lock of the watcher's hub; clang cannot see that this is the hub its callers have locked. */
 #define HUB_LOCKED KS_NO_TSA
 
+#define LOGIN_POLL_MS 20
 #define BUCKETS 1024u
 
 enum state { NEW, CREATING, LIVE, OVER };
@@ -35,6 +36,7 @@ struct etcdc_watcher {
 	enum state state;
 	int64_t id;            /* LIVE */
 	int64_t next_revision; /* once created */
+	unsigned logins;       /* since it was created last: refused for want of a token */
 	bool was_created;
 	bool closed, in_callback;
 	bool orphan;           /* closed from its own call-back, which frees it when it returns */
@@ -167,6 +169,12 @@ static void reopen(struct etcdc_timer *timer)
 	struct etcdc_watch_hub *hub = ks_container_of(timer, struct etcdc_watch_hub, reopen);
 
 	ks_mutex_lock(&hub->mutex);
+	/* A stream has the token that there is when it is opened. */
+	if (!hub->stopped && etcdc_logging_in(hub->client)) {
+		etcdc_timer_arm(hub->client, &hub->reopen, LOGIN_POLL_MS);
+		ks_mutex_unlock(&hub->mutex);
+		return;
+	}
 	hub->reopening = false;
 	if (!hub->stopped && !hub->stream && has_new(hub))
 		open_stream(hub);
@@ -236,6 +244,15 @@ static void created(struct etcdc_watch_hub *hub, const Etcdserverpb__WatchRespon
 		watcher_free(watcher);
 		return;
 	}
+	/* All go over to a new stream, which takes the new token. */
+	if (response->canceled && hub->stream &&
+	    etcdc_login_helps(hub->client, KS_UNAUTHENTICATED, response->cancel_reason, watcher->logins)) {
+		watcher->logins++;
+		watcher->state = NEW;
+		etcdc_login(hub->client, NULL);
+		etcdc_stream_cancel(hub->stream);
+		return;
+	}
 	if (response->canceled) {
 		watcher->state = OVER;
 		event.kind = response->compact_revision ? ETCDC_WATCH_COMPACTED : ETCDC_WATCH_CANCELLED;
@@ -244,6 +261,7 @@ static void created(struct etcdc_watch_hub *hub, const Etcdserverpb__WatchRespon
 		deliver(watcher, &event);
 		return;
 	}
+	watcher->logins = 0;
 	watcher->state = LIVE;
 	watcher->id = response->watch_id;
 	ks_list_append(bucket_of(hub, watcher->id), &watcher->place);

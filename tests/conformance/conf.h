@@ -46,7 +46,7 @@ struct block {
 extern const struct scenario range_scenarios[], put_scenarios[], txn_scenarios[], watch_scenarios[], lease_scenarios[],
 	lock_scenarios[], compact_scenarios[], maintenance_scenarios[], fresh_hash_scenarios[],
 	fresh_compacted_hash_scenarios[], fresh_compact_scenarios[], random_scenarios[], progress_scenarios[],
-	quota_scenarios[], v37_scenarios[], restart_scenarios[];
+	quota_scenarios[], v37_scenarios[], restart_scenarios[], auth_scenarios[], auth_newer_scenarios[];
 
 /* Calls with a request as text; a format with arguments when there are any. The transcript gets request, status and response. */
 void conf_call(struct conf *conf, const struct etcdc_method *method, const char *request, ...) KS_PRINTF(3, 4);

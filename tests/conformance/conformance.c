@@ -36,6 +36,8 @@ static const struct block blocks[] = {
 	{"fresh-compact", fresh_compact_scenarios},
 	{"restart", restart_scenarios}, /* the server is restarted after each scenario */
 	{"random", random_scenarios},
+	{"auth", auth_scenarios},
+	{"auth-newer", auth_newer_scenarios},
 };
 
 #define BLOCK_COUNT (sizeof(blocks) / sizeof(blocks[0]))

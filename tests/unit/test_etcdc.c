@@ -927,6 +927,98 @@ static void keepalive_without_any_answer_gives_up_at_the_deadline(void)
 	etcdc_close(client);
 }
 
+/* ---- Name and password ---- */
+
+static void auth_unary(struct etcdc *client, const struct etcdc_method *method, const void *request)
+{
+	struct etcdc_err err;
+	void *response;
+
+	if (etcdc_unary(client, method, request, NULL, &response, &err) != KS_OK)
+		printf("# %s: %s\n", method->path, err.text);
+	CU_ASSERT_EQUAL(err.status, KS_OK);
+	etcdc_free(response);
+}
+
+static void set_password(struct etcdc *client, const char *password)
+{
+	Etcdserverpb__AuthUserChangePasswordRequest change = ETCDSERVERPB__AUTH_USER_CHANGE_PASSWORD_REQUEST__INIT;
+
+	change.name = (char *)(uintptr_t) "root";
+	change.password = (char *)(uintptr_t)password;
+	auth_unary(client, &etcdc_method_user_change_password, &change);
+}
+
+static struct etcdc *open_as_root(const char *password)
+{
+	struct etcdc_config config = {
+		.endpoints = &endpoint, .endpoint_count = 1, .user = "root", .password = password};
+	struct etcdc *client = etcdc_open(&config, NULL);
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(client);
+	return client;
+}
+
+/* An etcd forgets its tokens when it ends, and ends them when a password changes. */
+static void client_logs_in_whenever_it_must(void)
+{
+	Etcdserverpb__AuthUserAddRequest add = ETCDSERVERPB__AUTH_USER_ADD_REQUEST__INIT;
+	Etcdserverpb__AuthUserGrantRoleRequest grant = ETCDSERVERPB__AUTH_USER_GRANT_ROLE_REQUEST__INIT;
+	Etcdserverpb__AuthRoleAddRequest role = ETCDSERVERPB__AUTH_ROLE_ADD_REQUEST__INIT;
+	Etcdserverpb__AuthEnableRequest enable = ETCDSERVERPB__AUTH_ENABLE_REQUEST__INIT;
+	Etcdserverpb__AuthDisableRequest disable = ETCDSERVERPB__AUTH_DISABLE_REQUEST__INIT;
+	Etcdserverpb__AuthUserDeleteRequest delete = ETCDSERVERPB__AUTH_USER_DELETE_REQUEST__INIT;
+	struct etcdc *plain = open_client(), *root, *wrong;
+	struct outcome outcomes[8];
+	struct seen *seen = seen_new();
+	struct etcdc_err err;
+
+	add.name = grant.user = grant.role = role.name = delete.name = (char *)(uintptr_t) "root";
+	add.password = (char *)(uintptr_t) "first";
+	auth_unary(plain, &etcdc_method_user_add, &add);
+	auth_unary(plain, &etcdc_method_role_add, &role);
+	auth_unary(plain, &etcdc_method_user_grant_role, &grant);
+	auth_unary(plain, &etcdc_method_auth_enable, &enable);
+	CU_ASSERT_EQUAL(put(plain, "k", "v", &err), 0);
+	CU_ASSERT_STRING_EQUAL(err.text, "etcdserver: user name is empty");
+	wrong = open_as_root("wrong");
+	CU_ASSERT_EQUAL(put(wrong, "k", "v", &err), 0);
+	CU_ASSERT_STRING_EQUAL(err.text, "etcdserver: authentication failed, invalid user ID or password");
+	etcdc_close(wrong);
+
+	root = open_as_root("first");
+	start_watch(root, seen, "k", "", 0, false);
+	CU_ASSERT(seen_wait(seen, &seen->created, 1));
+	for (int i = 0; i < 8; i++) {
+		latch_init(&outcomes[i].latch);
+		put_async(root, "k", &outcomes[i], NULL);
+	}
+	for (int i = 0; i < 8; i++) {
+		CU_ASSERT(latch_wait(&outcomes[i].latch, 1));
+		CU_ASSERT_EQUAL(outcomes[i].err.status, KS_OK);
+	}
+	CU_ASSERT(seen_wait_events(seen, 8));
+
+	servers("etcd_kill");
+	servers("etcd_start");
+	CU_ASSERT(put(root, "k", "v", &err) > 0);
+	CU_ASSERT(seen_wait_events(seen, 9)); /* the watch, too, has a new token */
+
+	set_password(root, "second");
+	CU_ASSERT_EQUAL(put(root, "k", "v", &err), 0); /* the password is no longer the right one */
+	CU_ASSERT_STRING_EQUAL(err.text, "etcdserver: authentication failed, invalid user ID or password");
+	stop_watch(seen);
+	etcdc_close(root);
+	root = open_as_root("second");
+	CU_ASSERT(put(root, "k", "v", &err) > 0);
+	auth_unary(root, &etcdc_method_auth_disable, &disable);
+	CU_ASSERT(put(root, "k", "v", &err) > 0);
+	CU_ASSERT(put(plain, "k", "v", &err) > 0);
+	auth_unary(plain, &etcdc_method_user_delete, &delete);
+	etcdc_close(root);
+	etcdc_close(plain);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct tap_test tests[] = {
@@ -958,6 +1050,7 @@ int main(int argc, char **argv)
 		{"keepalive_goes_on_after_a_restart", keepalive_goes_on_after_a_restart},
 		{"keepalive_without_any_answer_gives_up_at_the_deadline",
 		 keepalive_without_any_answer_gives_up_at_the_deadline},
+		{"client_logs_in_whenever_it_must", client_logs_in_whenever_it_must},
 		{NULL, NULL},
 	};
 
