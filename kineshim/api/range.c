@@ -58,16 +58,20 @@ static void fetched(struct ks_await *await)
 static enum ks_status read_once(struct ks_read *read, bool *holds, struct ks_err *err)
 {
 	struct ks_access access;
-	enum ks_status status = ks_access_open(read->api, read->call, ks_call_arena(read->call), &access, err);
+	struct ks_arena arena; /* not the call's: one that waits for a lock reads as often as others give up */
+	enum ks_status status;
 
+	ks_arena_init(&arena, 65536);
+	status = ks_access_open(read->api, read->call, &arena, &access, err);
 	*holds = true;
-	if (status != KS_OK)
-		return status;
-	status = ks_access_check(&access, &read->request.interval, KS_PERM_READ, err);
-	if (status == KS_OK)
-		status = ks_store_range(read->api->store, &read->request, &read->result, &read->revision, err);
-	*holds = ks_access_holds(read->api, &access);
-	ks_access_close(&access);
+	if (status == KS_OK) {
+		status = ks_access_check(&access, &read->request.interval, KS_PERM_READ, err);
+		if (status == KS_OK)
+			status = ks_store_range(read->api->store, &read->request, &read->result, &read->revision, err);
+		*holds = ks_access_holds(read->api, &access);
+		ks_access_close(&access);
+	}
+	ks_arena_fini(&arena);
 	return status;
 }
 

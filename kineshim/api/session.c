@@ -90,22 +90,6 @@ void ks_session_reply(struct ks_session *session, struct ks_out *out)
 	ks_call_reply(session->call, out);
 }
 
-static void gave_up(struct ks_session *session)
-{
-	if (session->err.status == KS_OK)
-		ks_result_fini(&session->write.submit.result);
-	session->err = session->cause;
-	ks_session_fail(session);
-}
-
-void ks_session_give_up(struct ks_session *session)
-{
-	if (session->err.status == KS_OK)
-		set_cancelled(session);
-	session->cause = session->err;
-	ks_session_submit(session, gave_up);
-}
-
 /* ---- names ---- */
 
 bool ks_session_prefix(struct ks_arena *arena, struct ks_slice name, struct ks_interval *prefix)
@@ -216,13 +200,15 @@ static void submitted(struct ks_write *write)
 	session->then(session);
 }
 
-void ks_session_submit(struct ks_session *session, ks_session_fn *then)
+static void submit(struct ks_session *session, bool internal, ks_session_fn *then)
 {
 	struct ks_write *write = &session->write;
 
+	write->submit.request.caller = (struct ks_caller){.internal = internal};
 	*write = (struct ks_write){
 		.submit = {.request = write->submit.request, .bytes = bytes_of(&write->submit.request)},
 		.done = submitted,
+		.has_caller = internal,
 		.api = session->api,
 		.call = session->call,
 	};
@@ -233,6 +219,31 @@ void ks_session_submit(struct ks_session *session, ks_session_fn *then)
 	}
 	ks_etcd_fail(&session->err, KS_E_REQUEST_TOO_LARGE);
 	then(session);
+}
+
+void ks_session_submit(struct ks_session *session, ks_session_fn *then)
+{
+	submit(session, false, then);
+}
+
+static void gave_up(struct ks_session *session)
+{
+	if (session->err.status == KS_OK)
+		ks_result_fini(&session->write.submit.result);
+	session->err = session->cause;
+	ks_session_fail(session);
+}
+
+void ks_session_give_up(struct ks_session *session)
+{
+	if (session->err.status == KS_OK)
+		set_cancelled(session);
+	session->cause = session->err;
+	/*
+	 * Not as the caller, whose token may have run out while it waited, or who may do less than before: the key was put
+	 * with their rights, and would stand in the way of others for as long as its lease lives.
+	 */
+	submit(session, true, gave_up);
 }
 
 static void grant(struct ks_session *session);
