@@ -14,6 +14,7 @@
 
 #include "base/diag.h"
 #include "bbolt/bbolt.h"
+#include "store/alarm.h"
 #include "store/auth_codec.h"
 
 #define RECORDS 256       /* copied, fetched and written at a time */
@@ -108,9 +109,58 @@ static enum ks_status put_compaction(struct writing *w, const char *key, int64_t
 
 /* ---- alarm, auth, cluster ---- */
 
+struct alarm_key {
+	uint8_t bytes[16]; /* etcdserverpb.AlarmMember */
+	size_t size;
+};
+
+static int by_bytes(const void *a, const void *b)
+{
+	const struct alarm_key *left = a, *right = b;
+
+	return ks_slice_cmp(ks_slice_of(left->bytes, left->size), ks_slice_of(right->bytes, right->size));
+}
+
+static struct alarm_key alarm_key(const struct ks_alarm *alarm)
+{
+	struct alarm_key key = {0};
+	struct ks_buf buf;
+
+	ks_buf_init(&buf, sizeof(key.bytes));
+	ks_wire_uint(&buf, 1, alarm->member);
+	ks_wire_uint(&buf, 2, (uint64_t)alarm->type);
+	if (!buf.failed && buf.size) {
+		memcpy(key.bytes, buf.data, buf.size);
+		key.size = buf.size;
+	}
+	ks_buf_fini(&buf);
+	return key;
+}
+
+/* The bytes are all of it: there are no values. */
 static enum ks_status write_alarms(struct writing *w)
 {
-	return bucket(w, "alarm");
+	struct ks_alarm *alarms = NULL;
+	struct alarm_key *keys = NULL;
+	size_t count = 0;
+	enum ks_status status = ks_store_alarms(w->api->store, &alarms, &count);
+
+	if (status == KS_OK && count > 0 && !(keys = calloc(count, sizeof(*keys))))
+		status = KS_RESOURCE_EXHAUSTED;
+	if (status != KS_OK)
+		status = ks_fail(w->err, status, "etcdserver: out of memory");
+	else
+		status = bucket(w, "alarm");
+	for (size_t i = 0; keys && i < count; i++)
+		keys[i] = alarm_key(&alarms[i]);
+	if (keys)
+		qsort(keys, count, sizeof(*keys), by_bytes);
+	for (size_t i = 0; keys && status == KS_OK && i < count; i++)
+		status = ks_bbolt_writer_put(w->file, ks_slice_of(keys[i].bytes, keys[i].size), ks_slice_of(NULL, 0),
+					     w->err);
+	free(keys);
+	free(alarms);
+	return status;
 }
 
 /* Payloads of our log are a letter and etcd's own message. Takes 'payload'. */

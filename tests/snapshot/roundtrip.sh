@@ -195,6 +195,7 @@ dump() {
 	ctl --user alice:pw get k0 -w json | sed 's/"header":{[^}]*}//'
 	ctl --user alice:pw put k0 x 2>&1 | grep -o 'permission denied'
 	ctl --user alice:wrong get k0 2>&1 | grep -o 'authentication failed'
+	ctl --user alice:pw snapshot save "$top/none.snap" 2>&1 | grep -o 'permission denied' | head -n 1
 }
 
 dump_to() {

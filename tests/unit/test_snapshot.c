@@ -259,6 +259,10 @@ static void file_has_what_the_store_has(void)
 		(void)snprintf(name, sizeof(name), "k%u", i % 300);
 		put(name, ks_slice_of(value, sizeof(value) - i), 7);
 	}
+	submit((struct ks_request){
+		.kind = KS_REQ_ALARM, .caller.internal = true, .alarm = {.activate = true, .member = 300, .type = 1}});
+	submit((struct ks_request){
+		.kind = KS_REQ_ALARM, .caller.internal = true, .alarm = {.activate = true, .member = 2, .type = 1}});
 	submit((struct ks_request){.kind = KS_REQ_DELETE,
 				   .caller.internal = true,
 				   .del.interval = {ks_slice_str("k10"), ks_slice_str("k11")}});
@@ -267,6 +271,7 @@ static void file_has_what_the_store_has(void)
 	CU_ASSERT(committer.fetches > 0);
 	CU_ASSERT_EQUAL(count_keys(db, "key"), 700 + 11);
 	CU_ASSERT_EQUAL(count_keys(db, "lease"), 2);
+	CU_ASSERT_EQUAL(count_keys(db, "alarm"), 2);
 	CU_ASSERT_EQUAL_FATAL(ks_bbolt_cursor_open(db, ks_slice_str("key"), &cursor, &err), KS_OK);
 	for (unsigned i = 0; i < 711; i++) {
 		struct ks_kv kv;
