@@ -11,6 +11,7 @@
 #include "api/handlers.h"
 #include "api/password.h"
 #include "api/token.h"
+#include "base/metrics.h"
 #include "proto/rpc.pb-c.h"
 
 /* How often a password is compared again because users or roles changed meanwhile. */
@@ -66,6 +67,14 @@ static void run_job(struct waiting_job *waiting, void (*then)(struct ks_await *a
 
 /* ---- Authenticate ---- */
 
+enum { LOGIN_OK, LOGIN_FAILED }; /* labels of the counter */
+
+static void refuse(struct ks_call *call, const struct ks_err *err)
+{
+	KS_COUNT_AT(AUTH_LOGINS, LOGIN_FAILED, 1);
+	ks_api_fail_err(call, err);
+}
+
 struct login {
 	struct waiting_job waiting;
 	struct ks_slice user;
@@ -95,6 +104,7 @@ static void reply_token(struct login *login, const struct ks_auth *auth, const s
 	ks_wire_bytes(&out.buf, 2, ks_slice_of(token.data, token.size));
 	out.buf.failed |= token.failed;
 	ks_buf_fini(&token);
+	KS_COUNT_AT(AUTH_LOGINS, LOGIN_OK, 1);
 	ks_call_reply(call, &out);
 }
 
@@ -108,12 +118,10 @@ static void compared(struct ks_await *await)
 	struct ks_auth *auth;
 
 	waiting->running = false;
+	if (waiting->job.err.status == KS_OK && !waiting->job.matches)
+		ks_etcd_fail(&waiting->job.err, KS_E_AUTH_FAILED);
 	if (waiting->job.err.status != KS_OK) {
-		ks_api_fail_err(waiting->call, &waiting->job.err);
-		return;
-	}
-	if (!waiting->job.matches) {
-		ks_api_fail(waiting->call, KS_E_AUTH_FAILED);
+		refuse(waiting->call, &waiting->job.err);
 		return;
 	}
 	auth = ks_store_auth(waiting->api->store);
@@ -163,7 +171,7 @@ static void compare(struct login *login)
 	if (status == KS_OK)
 		run_job(&login->waiting, compared);
 	else
-		ks_api_fail_err(login->waiting.call, &err);
+		refuse(login->waiting.call, &err);
 }
 
 static void login_proved(struct ks_await *await)
@@ -173,7 +181,7 @@ static void login_proved(struct ks_await *await)
 	if (login->proof.err.status == KS_OK)
 		compare(login);
 	else
-		ks_api_fail_err(login->waiting.call, &login->proof.err);
+		refuse(login->waiting.call, &login->proof.err);
 }
 
 static void login_proof_done(struct ks_read_proof *proof)
