@@ -380,6 +380,7 @@ static bool first_arm(struct oneofs *oneofs, const ProtobufCFieldDescriptor *fie
 static bool read_message(struct reader *reader, const ProtobufCMessageDescriptor *type, const json_t *object)
 {
 	struct oneofs oneofs = {.count = 0};
+	uint64_t seen = 0; /* by index: a field has two names, and would be set twice */
 	const char *key;
 	json_t *value;
 
@@ -390,6 +391,9 @@ static bool read_message(struct reader *reader, const ProtobufCMessageDescriptor
 
 		if (!field || json_is_null(value))
 			continue;
+		if (seen >> ((field - type->fields) & 63) & 1)
+			return bad(reader, field, "set twice");
+		seen |= UINT64_C(1) << ((field - type->fields) & 63);
 		if (!first_arm(&oneofs, field))
 			return bad(reader, field, "another field of the same oneof is set");
 		if (!(field->label == PROTOBUF_C_LABEL_REPEATED ? read_list(reader, field, value)
