@@ -169,11 +169,12 @@ static void rung(struct http_io *io)
 	uint64_t count;
 	int stage;
 
+	/* In this order: who rings after the flag is down writes again, and what was listed before it is taken below. */
+	(void)!read(io->event_fd, &count, sizeof(count));
 	ks_mutex_lock(&io->lock);
 	io->rung = false;
 	stage = io->stop_stage;
 	ks_mutex_unlock(&io->lock);
-	(void)!read(io->event_fd, &count, sizeof(count));
 	take_adopted(io);
 	take_nudges(io);
 	if (stage > 0)

@@ -15,6 +15,7 @@ import base64
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -821,6 +822,34 @@ def pipelined_requests_are_answered_in_order(t):
     connection.close()
 
 
+def many_connections_at_once_are_all_served(t):
+    """Each sends its next request as soon as it has the answer to the last one, and some without waiting for it."""
+    connections = [Connection(t.kineshim.port) for _ in range(48)]
+    get = request("/v3/kv/range", json.dumps({"key": FOO}))
+    rounds, left, poll = 150, {}, select.poll()
+    for number, connection in enumerate(connections):
+        connection.burst = 1 + number % 3
+        left[connection] = rounds
+        connection.send(get * connection.burst)
+        poll.register(connection.socket, select.POLLIN)
+    by_fd = {connection.socket.fileno(): connection for connection in connections}
+    while left:
+        ready = poll.poll(WAIT * 1000)
+        must(ready, "requests without an answer on", len(left), "connections")
+        for fd, _ in ready:
+            connection = by_fd[fd]
+            for _ in range(connection.burst):
+                same(connection.answer().status, 200)
+            left[connection] -= 1
+            if left[connection]:
+                connection.send(get * connection.burst)
+            else:
+                del left[connection]
+                poll.unregister(fd)
+    for connection in connections:
+        connection.close()
+
+
 def pieces_of_any_size_change_nothing(t):
     body = json.dumps({"key": b64("cut"), "value": b64("x" * 50)})
     whole = request("/v3/kv/put", body) + \
@@ -951,6 +980,7 @@ TESTS = [
     watchers_go_with_their_clients,
     the_end_of_the_server_ends_streams_cleanly,
     pipelined_requests_are_answered_in_order,
+    many_connections_at_once_are_all_served,
     pieces_of_any_size_change_nothing,
     malformed_requests_get_their_4xx,
     a_large_body_is_refused_and_the_refusal_arrives,
