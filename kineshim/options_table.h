@@ -36,7 +36,7 @@ OPTION(TEXT, config_file, "config-file", "", 0, 0,
 
 GROUP("Clients")
 OPTION(TEXT, listen_client_urls, "listen-client-urls", "http://localhost:2379", 0, 0,
-       "where clients are served, separated by commas; also unix:///path; port 0: any free one")
+       "where clients are served, separated by commas; also unix:///path, and https and unixs for TLS; port 0: any free one")
 OPTION(TEXT, advertise_client_urls, "advertise-client-urls", "", 0, 0,
        "what clients are told to connect to (default: the listen URLs)")
 
@@ -52,6 +52,25 @@ OPTION(BOOL, socket_reuse_port, "socket-reuse-port", "false", 0, 0,
        "let other processes listen on the same port; the kernel shares connections out")
 
 GROUP("TLS")
+OPTION(TEXT, cert_file, "cert-file", "", 0, 0,
+       "certificate of the server, in PEM, with those between it and its CA behind it; read again when it changes, as are the other files")
+OPTION(TEXT, key_file, "key-file", "", 0, 0, "its key, in PEM")
+OPTION(TEXT, trusted_ca_file, "trusted-ca-file", "", 0, 0,
+       "CA of the clients, in PEM; set, it makes clients' certificates a must")
+OPTION(BOOL, client_cert_auth, "client-cert-auth", "false", 0, 0,
+       "take the common name of a client's certificate as its user name when it brings no token")
+OPTION(TEXT, client_crl_file, "client-crl-file", "", 0, 0, "clients' certificates that were revoked: a CRL in PEM or DER")
+OPTION(TEXT, client_cert_allowed_hostname, "client-cert-allowed-hostname", "", 0, 0,
+       "host names, separated by commas, one of which a client's certificate must be for")
+OPTION(TEXT, client_cert_allowed_cn, "client-cert-allowed-cn", "", 0, 0,
+       "common names, separated by commas, one of which a client's certificate must have")
+OPTION(BOOL, auto_tls, "auto-tls", "false", 0, 0,
+       "without cert-file, make a certificate that is signed by itself, and keep it in the data folder")
+OPTION(NUMBER, self_signed_cert_validity, "self-signed-cert-validity", "1", 1, 100, "years that such a certificate is valid")
+OPTION(TEXT, cipher_suites, "cipher-suites", "", 0, 0,
+       "cipher suites, separated by commas, by IANA's names (default: those with forward secrecy and authenticated encryption)")
+OPTION(TEXT, tls_min_version, "tls-min-version", "TLS1.2", 0, 0, "oldest version of TLS: TLS1.2, TLS1.3")
+OPTION(TEXT, tls_max_version, "tls-max-version", "", 0, 0, "newest version of TLS (default: the newest there is)")
 
 GROUP("Users and roles")
 OPTION(TEXT, auth_token, "auth-token", "simple", 0, 0,
@@ -146,6 +165,8 @@ IGNORED(TEXT, "discovery-key", WHY_PEERS)
 IGNORED(TEXT, "discovery-cacert", WHY_PEERS)
 IGNORED(TEXT, "discovery-user", WHY_PEERS)
 IGNORED(TEXT, "discovery-password", WHY_PEERS)
+IGNORED(TEXT, "client-cert-file", WHY_PEERS)
+IGNORED(TEXT, "client-key-file", WHY_PEERS)
 IGNORED(TEXT, "peer-cert-file", WHY_PEERS)
 IGNORED(TEXT, "peer-key-file", WHY_PEERS)
 IGNORED(TEXT, "peer-client-cert-file", WHY_PEERS)

@@ -24,10 +24,12 @@
 #include "net/http.h"
 #include "net/listener.h"
 #include "notify.h"
+#include "server_tls.h"
 #include "option_values.h"
 #include "sqlbackends/sqlb.h"
 
 #define DRAIN_MS 5000
+#define TLS_DRAIN_MS 1000 /* after that, for what clients have still to read */
 #define ACTIVATION_WAIT_MS 5000
 /* Spec 11.1: how long a request may wait, with two election timeouts on top. */
 #define REQUEST_TIMEOUT_MS 5000
@@ -42,6 +44,7 @@ struct ks_server {
 	struct ks_api *api;
 	struct ks_rpc *rpc;
 	struct ks_http *http;
+	struct ks_tls *tls; /* NULL: plaintext only */
 	struct ks_listener *listener;
 	struct ks_timer quit_timer;
 	struct ks_metrics_source source;
@@ -270,8 +273,11 @@ static enum ks_status start_serving(struct ks_server *server, const struct ks_op
 		if (listener_config.socket_count > 0)
 			wait_for_log(server);
 	}
-	if (server->http)
-		server->listener = ks_listener_start(&listener_config, err);
+	if (!server->http || ks_server_tls_start(options, listener_config.socket_count > 0, server->rpc, server->http,
+						 &server->tls, err) != KS_OK)
+		return err->status;
+	listener_config.tls = server->tls;
+	server->listener = ks_listener_start(&listener_config, err);
 	return server->listener ? KS_OK : err->status;
 }
 
@@ -309,11 +315,13 @@ void ks_server_stop(struct ks_server *server)
 	ks_metrics_remove_source(&server->source);
 	if (server->listener)
 		ks_listener_stop(server->listener);
+	ks_tls_drain(server->tls);
 	if (server->rpc) {
 		ks_timer_init(&server->quit_timer, quit_log);
 		ks_timer_arm(server->timers, &server->quit_timer, DRAIN_MS);
 		ks_http_stop(server->http, DRAIN_MS);
 		ks_rpc_stop(server->rpc, DRAIN_MS);
+		ks_tls_stop(server->tls, TLS_DRAIN_MS);
 		ks_timer_cancel(server->timers, &server->quit_timer);
 	}
 	ks_api_stop(server->api);
@@ -352,6 +360,8 @@ enum ks_status ks_server_check(const struct ks_options *options, struct ks_err *
 	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists) && status == KS_OK; i++)
 		if (*lists[i] || i == 0)
 			status = check_urls(lists[i], err);
+	if (status == KS_OK)
+		status = ks_server_tls_check(options, err);
 	if (status == KS_OK)
 		status = read_autocompact(options, &autocompact, err);
 	return status == KS_OK ? read_quota(options, &quota, err) : status;

@@ -137,9 +137,16 @@ enum ks_status ks_address_parse(const char *url, struct ks_address *address, str
 		return parse_tcp(url, url + 7, address, err);
 	if (strncmp(url, "unix://", 7) == 0)
 		return parse_unix(url, url + 7, address, err);
-	if (strncmp(url, "https://", 8) == 0 || strncmp(url, "unixs://", 8) == 0)
-		return bad(err, url, "TLS is not supported yet");
-	return bad(err, url, "the scheme must be http or unix");
+	if (strncmp(url, "https://", 8) == 0)
+		return parse_tcp(url, url + 8, address, err);
+	if (strncmp(url, "unixs://", 8) == 0)
+		return parse_unix(url, url + 8, address, err);
+	return bad(err, url, "the scheme must be http, https, unix or unixs");
+}
+
+bool ks_address_is_secure(const char *url)
+{
+	return strncmp(url, "https:", 6) == 0 || strncmp(url, "unixs:", 6) == 0;
 }
 
 void ks_address_text(const struct ks_address *address, char text[KS_ADDRESS_TEXT_MAX])

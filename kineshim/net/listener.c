@@ -2,7 +2,8 @@
 /*
  * The accept loop, see listener.h. A connection's life here:
  *
- *	accepted ─► waiting ──PRI * HTTP/2.0──► handed to gRPC
+ *	accepted ─► waiting ──TLS handshake──► handed to TLS, which ends in one of the two below
+ *	               │ ──PRI * HTTP/2.0──► handed to gRPC
  *	               │ ──method──► handed to the HTTP/1.1 server
  *	               └──anything else, time is up, pushed out by newer ones──► closed
  *
@@ -50,6 +51,7 @@ struct half {
 struct ks_listener {
 	struct ks_rpc *rpc;
 	struct ks_http *http;
+	struct ks_tls *tls;
 	int64_t first_bytes_ms;
 	size_t max_half_open;
 	struct ks_ports ports;
@@ -106,9 +108,65 @@ static void hand_over(struct ks_listener *listener, struct half *half, bool http
 	free(half);
 }
 
+static void hand_to_tls(struct ks_listener *listener, struct half *half)
+{
+	enum ks_port_kind kind = half->port->kind;
+
+	ks_list_remove(&half->node);
+	listener->half_count--;
+	(void)epoll_ctl(listener->epoll_fd, EPOLL_CTL_DEL, half->fd, NULL);
+	ks_tls_adopt(listener->tls, half->fd, half->peer, kind == KS_PORT_CLIENTS || kind == KS_PORT_GRPC,
+		     kind != KS_PORT_GRPC, kind == KS_PORT_METRICS ? KS_HTTP_METRICS : KS_HTTP_CLIENTS);
+	free(half);
+}
+
+/* A person with a browser or curl is told; a program sees its connection end. */
+static void refuse_plaintext(struct ks_listener *listener, struct half *half, bool http1)
+{
+	static const char answer[] = "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\n"
+				     "Client sent an HTTP request to an HTTPS server.\n";
+	char unwanted[4096];
+
+	KS_DIAG_LIMITED(KS_INFO, "listener", "plaintext on a TLS port: closed peer=%s url=%s", half->peer,
+			half->port->url);
+	if (http1) {
+		(void)send(half->fd, answer, sizeof(answer) - 1, MSG_NOSIGNAL);
+		(void)shutdown(half->fd, SHUT_WR);
+		/* Unread bytes would turn the end into a reset, which may overtake the answer. */
+		(void)!recv(half->fd, unwanted, sizeof(unwanted), 0);
+	}
+	close_half(listener, half);
+}
+
+static void classified(struct ks_listener *listener, struct half *half, enum ks_preface preface, uint8_t first)
+{
+	bool is_tls = preface == KS_PREFACE_TLS, http1 = preface == KS_PREFACE_HTTP1;
+
+	if (preface == KS_PREFACE_FOREIGN || !(is_tls ? half->port->secure : half->port->plain))
+		KS_COUNT_AT(ACCEPTED, TO_NOBODY, 1);
+	if (is_tls && half->port->secure) {
+		KS_COUNT_AT(ACCEPTED, BY_TLS, 1);
+		hand_to_tls(listener, half);
+	} else if (is_tls) {
+		KS_DIAG_LIMITED(KS_INFO, "listener", "TLS on a plaintext port: closed peer=%s url=%s", half->peer,
+				half->port->url);
+		close_half(listener, half);
+	} else if (preface == KS_PREFACE_FOREIGN) {
+		KS_DIAG_LIMITED(KS_INFO, "listener",
+				"neither HTTP/2 nor HTTP/1 nor TLS: closed peer=%s first_byte=0x%02x", half->peer,
+				first);
+		close_half(listener, half);
+	} else if (!half->port->plain) {
+		refuse_plaintext(listener, half, http1);
+	} else {
+		hand_over(listener, half, http1);
+	}
+}
+
 static void look_at(struct ks_listener *listener, struct half *half, bool hung_up)
 {
 	uint8_t start[KS_PREFACE_MAX];
+	enum ks_preface preface;
 	ssize_t size;
 
 	do {
@@ -120,24 +178,11 @@ static void look_at(struct ks_listener *listener, struct half *half, bool hung_u
 		close_half(listener, half);
 		return;
 	}
-	switch (ks_preface_classify(ks_slice_of(start, (size_t)size))) {
-	case KS_PREFACE_MORE:
-		if (hung_up) /* there will be no more */
-			close_half(listener, half);
-		break;
-	case KS_PREFACE_HTTP2:
-		hand_over(listener, half, false);
-		break;
-	case KS_PREFACE_HTTP1:
-		hand_over(listener, half, true);
-		break;
-	case KS_PREFACE_FOREIGN:
-		KS_COUNT_AT(ACCEPTED, TO_NOBODY, 1);
-		KS_DIAG_LIMITED(KS_INFO, "listener", "neither HTTP/2 nor HTTP/1: closed peer=%s first_byte=0x%02x",
-				half->peer, start[0]);
+	preface = ks_preface_classify(ks_slice_of(start, (size_t)size));
+	if (preface != KS_PREFACE_MORE)
+		classified(listener, half, preface, start[0]);
+	else if (hung_up) /* there will be no more */
 		close_half(listener, half);
-		break;
-	}
 }
 
 static void push_out_oldest(struct ks_listener *listener)
@@ -285,6 +330,16 @@ static void *run(void *arg)
 	return NULL;
 }
 
+static enum ks_status check_tls(const struct ks_listener *listener, struct ks_err *err)
+{
+	for (size_t i = 0; i < listener->ports.count && !listener->tls; i++)
+		if (listener->ports.list[i].secure)
+			return ks_fail(err, KS_INVALID_ARGUMENT,
+				       "TLS key/cert (--cert-file, --key-file) must be provided for client url %s",
+				       listener->ports.list[i].url);
+	return KS_OK;
+}
+
 static enum ks_status open_ports(struct ks_listener *listener, const struct ks_listener_config *config,
 				 struct ks_err *err)
 {
@@ -300,6 +355,8 @@ static enum ks_status open_ports(struct ks_listener *listener, const struct ks_l
 		status = ks_ports_open(&listener->ports, config->http_urls, KS_PORT_HTTP, reuse, err);
 	if (status == KS_OK && config->metrics_urls && *config->metrics_urls)
 		status = ks_ports_open(&listener->ports, config->metrics_urls, KS_PORT_METRICS, reuse, err);
+	if (status == KS_OK)
+		status = check_tls(listener, err);
 	if (status == KS_OK)
 		listener->urls = ks_ports_urls(&listener->ports);
 	return status;
@@ -350,6 +407,7 @@ struct ks_listener *ks_listener_start(const struct ks_listener_config *config, s
 	*listener = (struct ks_listener){
 		.rpc = config->rpc,
 		.http = config->http,
+		.tls = config->tls,
 		.first_bytes_ms = config->first_bytes_ms > 0 ? config->first_bytes_ms : DEFAULT_FIRST_BYTES_MS,
 		.max_half_open = config->max_half_open ? config->max_half_open : DEFAULT_MAX_HALF_OPEN,
 		.epoll_fd = -1,

@@ -42,7 +42,7 @@ static struct ks_port *add_port(struct ks_ports *ports, int fd, enum ks_port_kin
 
 	ports->list = ks_xrealloc(ports->list, (ports->count + 1) * sizeof(*ports->list));
 	port = &ports->list[ports->count++];
-	*port = (struct ks_port){.fd = fd, .kind = kind, .secure = secure};
+	*port = (struct ks_port){.fd = fd, .kind = kind, .secure = secure, .plain = !secure};
 	return port;
 }
 
@@ -66,6 +66,34 @@ static void name_port(struct ks_port *port)
 		ks_diag(KS_INFO, "listener", "listening for=%s url=%s", kind_name(port->kind), port->url);
 }
 
+static bool same_address(const struct ks_port *port, const struct ks_address *address)
+{
+	struct ks_address own = {.size = sizeof(own.storage)};
+	char text[KS_ADDRESS_TEXT_MAX], own_text[KS_ADDRESS_TEXT_MAX];
+
+	KS_ASSERT(getsockname(port->fd, (struct sockaddr *)&own.storage, &own.size) == 0);
+	ks_address_text(&own, own_text);
+	ks_address_text(address, text);
+	return strcmp(own_text, text) == 0;
+}
+
+/* As etcd, one port may be given twice, with TLS and without: the first byte tells. False when it was not. */
+static bool join_port(struct ks_ports *ports, const struct ks_address *address, enum ks_port_kind kind, bool secure)
+{
+	for (size_t i = 0; i < ports->count; i++) {
+		struct ks_port *port = &ports->list[i];
+		const char *rest = strchr(port->url, ':') + 1;
+		bool is_unix = address->storage.ss_family == AF_UNIX;
+
+		if (port->kind != kind || port->twin || port->secure == secure || !same_address(port, address))
+			continue;
+		KS_ASSERT(asprintf(&port->twin, "%s%s:%s", is_unix ? "unix" : "http", secure ? "s" : "", rest) >= 0);
+		port->secure = port->plain = true;
+		return true;
+	}
+	return false;
+}
+
 static enum ks_status open_port(struct ks_ports *ports, const char *url, enum ks_port_kind kind, bool reuse_port,
 				struct ks_err *err)
 {
@@ -74,12 +102,12 @@ static enum ks_status open_port(struct ks_ports *ports, const char *url, enum ks
 	enum ks_status status = ks_address_parse(url, &address, err);
 	int fd;
 
-	if (status != KS_OK)
+	if (status != KS_OK || join_port(ports, &address, kind, ks_address_is_secure(url)))
 		return status;
 	fd = ks_address_listen(url, &address, reuse_port, err);
 	if (fd < 0)
 		return KS_UNAVAILABLE;
-	port = add_port(ports, fd, kind, strncmp(url, "https:", 6) == 0 || strncmp(url, "unixs:", 6) == 0);
+	port = add_port(ports, fd, kind, ks_address_is_secure(url));
 	if (address.storage.ss_family == AF_UNIX)
 		port->unlink_path = ks_xstrdup(((const struct sockaddr_un *)&address.storage)->sun_path);
 	name_port(port);
@@ -117,6 +145,7 @@ enum ks_status ks_ports_take(struct ks_ports *ports, int fd, const char *name, s
 		if (strcmp(name, names[i].name) == 0) {
 			port->kind = names[i].kind;
 			port->secure = names[i].secure;
+			port->plain = !names[i].secure;
 		}
 	}
 	name_port(port);
@@ -129,9 +158,15 @@ char *ks_ports_urls(const struct ks_ports *ports)
 	size_t size;
 
 	ks_buf_init(&urls, URLS_MAX);
-	for (size_t i = 0; i < ports->count; i++)
-		if (is_for_clients(&ports->list[i]))
-			ks_buf_printf(&urls, "%s%s", urls.size ? "," : "", ports->list[i].url);
+	for (size_t i = 0; i < ports->count; i++) {
+		const struct ks_port *port = &ports->list[i];
+
+		if (!is_for_clients(port))
+			continue;
+		ks_buf_printf(&urls, "%s%s", urls.size ? "," : "", port->url);
+		if (port->twin)
+			ks_buf_printf(&urls, ",%s", port->twin);
+	}
 	ks_buf_append(&urls, "", 1);
 	KS_ASSERT(!urls.failed);
 	return (char *)ks_buf_take(&urls, &size);
@@ -147,6 +182,7 @@ void ks_ports_close(struct ks_ports *ports)
 			(void)unlink(port->unlink_path);
 		free(port->unlink_path);
 		free(port->url);
+		free(port->twin);
 	}
 	free(ports->list);
 	*ports = (struct ks_ports){0};

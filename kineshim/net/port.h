@@ -23,9 +23,11 @@ enum ks_port_kind {
 struct ks_port {
 	int fd;
 	enum ks_port_kind kind;
-	bool secure;       /* TLS: https:// or unixs:// */
+	bool secure;       /* TLS is spoken: https:// or unixs:// … */
+	bool plain;        /* … and plaintext, on the same port when both URLs were given */
 	char *unlink_path; /* of a socket file that we made; NULL otherwise */
 	char *url;         /* what is really listened on: "http://127.0.0.1:2379" */
+	char *twin;        /* secure and plain: "https://127.0.0.1:2379"; NULL otherwise */
 };
 
 struct ks_ports {

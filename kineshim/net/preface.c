@@ -4,6 +4,7 @@
 
 #define HTTP2_PREFACE "PRI * HTTP/2.0"
 #define LONGEST_METHOD 20
+#define TLS_HANDSHAKE 0x16
 
 static enum ks_preface classify_method(struct ks_slice start)
 {
@@ -25,6 +26,8 @@ enum ks_preface ks_preface_classify(struct ks_slice start)
 
 	if (start.size == 0)
 		return KS_PREFACE_MORE;
+	if (start.data[0] == TLS_HANDSHAKE)
+		return KS_PREFACE_TLS;
 	if (memcmp(start.data, HTTP2_PREFACE, common) == 0)
 		return common == full ? KS_PREFACE_HTTP2 : KS_PREFACE_MORE;
 	return classify_method(start);

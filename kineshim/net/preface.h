@@ -12,7 +12,8 @@ enum ks_preface {
 	KS_PREFACE_MORE,    /* not enough bytes yet */
 	KS_PREFACE_HTTP2,   /* "PRI * HTTP/2.0" */
 	KS_PREFACE_HTTP1,   /* a method and a space */
-	KS_PREFACE_FOREIGN, /* TLS, garbage, anything else */
+	KS_PREFACE_TLS,     /* a handshake record */
+	KS_PREFACE_FOREIGN, /* garbage, anything else */
 };
 
 enum ks_preface ks_preface_classify(struct ks_slice start);

@@ -29,6 +29,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	start = ks_slice_of(data + 1, size - 1 < KS_PREFACE_MAX ? size - 1 : KS_PREFACE_MAX);
 	KS_ASSERT(classify_bytewise(start) == ks_preface_classify(start));
+	/* Else a port with TLS and without would let one in where the other is meant. */
+	KS_ASSERT((ks_preface_classify(start) == KS_PREFACE_TLS) == (start.data[0] == 0x16));
 	KS_ASSERT(start.size < KS_PREFACE_MAX || ks_preface_classify(start) != KS_PREFACE_MORE);
 	return 0;
 }
