@@ -186,7 +186,6 @@ static enum ks_status start_log(struct ks_server *server, const struct ks_option
 	    read_quota(options, &config.quota_bytes, err) != KS_OK)
 		return err->status;
 	server->quota_bytes = config.quota_bytes;
-	KS_SET(QUOTA, server->quota_bytes);
 	server->log = ks_log_start(&config, err);
 	return server->log ? KS_OK : err->status;
 }

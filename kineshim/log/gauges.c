@@ -100,7 +100,7 @@ static void ask(struct ks_metrics_source *source, struct ks_metrics_sink *sink)
 	ask_positions(log);
 	ask_side(log);
 	KS_SET(CACHE_LIMIT, log->config.value_cache_bytes);
-	KS_SET(QUOTA, log->config.quota_bytes);
+	KS_SET(QUOTA, log->config.quota_bytes > 0 ? log->config.quota_bytes : 0);
 }
 
 void ks_log_gauges_start(struct ks_log *log)
