@@ -40,8 +40,9 @@ static bool under_way(struct ks_log *log, int64_t now)
 	/* Somebody else may have done it, which is an error to a client and success here. */
 	succeeded = c->submit.err.status == KS_OK || ks_store_committed(log->store).compact_revision >= revision;
 	if (!succeeded)
-		ks_diag(KS_WARN, "log", "auto-compaction failed, will try again revision=%" PRId64 " error=\"%s\"",
-			revision, c->submit.err.text);
+		KS_DIAG_LIMITED(KS_WARN, "log",
+				"auto-compaction failed, will try again revision=%" PRId64 " error=\"%s\"", revision,
+				c->submit.err.text);
 	ks_autocompact_done(&c->machine, now, succeeded);
 	return false;
 }

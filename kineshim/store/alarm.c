@@ -44,10 +44,10 @@ bool ks_alarm_decode(struct ks_slice payload, struct ks_alarm *alarm, bool *rais
 	return true;
 }
 
-static struct ks_bytes *encode(const struct ks_alarm_req *req)
+static struct ks_bytes *encode(const struct ks_alarm *alarm, bool raised)
 {
 	uint8_t bytes[PAYLOAD_MOST], *out = bytes;
-	uint64_t member = req->member;
+	uint64_t member = alarm->member;
 
 	if (member) {
 		*out++ = FIELD_MEMBER << 3;
@@ -56,9 +56,9 @@ static struct ks_bytes *encode(const struct ks_alarm_req *req)
 		*out++ = (uint8_t)member;
 	}
 	*out++ = FIELD_TYPE << 3;
-	*out++ = (uint8_t)req->type;
+	*out++ = (uint8_t)alarm->type;
 	*out++ = FIELD_CHANGE << 3;
-	*out++ = req->activate ? CHANGE_RAISED : CHANGE_LIFTED;
+	*out++ = raised ? CHANGE_RAISED : CHANGE_LIFTED;
 	return ks_bytes_copy(ks_slice_of(bytes, (size_t)(out - bytes)));
 }
 
@@ -186,7 +186,7 @@ enum ks_status ks_alarms_eval(const struct ks_alarms *alarms, const struct ks_al
 		return KS_OK;
 	if (req->activate && alarms && alarms->count >= KS_ALARMS_MOST)
 		return ks_fail(err, KS_RESOURCE_EXHAUSTED, "etcdserver: too many alarms");
-	payload = encode(req);
+	payload = encode(&alarm, req->activate);
 	effects->held = payload ? calloc(1, sizeof(struct ks_bytes *)) : NULL;
 	entry->effects = effects->held ? calloc(1, sizeof(*entry->effects)) : NULL;
 	if (!entry->effects) {
