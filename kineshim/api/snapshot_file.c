@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/diag.h"
@@ -17,8 +18,10 @@
 #include "store/alarm.h"
 #include "store/auth_codec.h"
 
-#define RECORDS 256       /* copied, fetched and written at a time */
-#define ATTEMPTS_MAX 5    /* of copies that were overtaken */
+#define RECORDS 256    /* copied, fetched and written at a time */
+#define ATTEMPTS_MAX 5 /* of copies that were overtaken */
+#define COMPACTION_MS 10000
+#define COMPACTION_POLL_MS 20
 #define REVISION_BYTES 17 /* "main_sub" */
 
 struct writing {
@@ -469,6 +472,27 @@ static enum ks_status write_once(struct writing *w, int fd, uint64_t *size, int6
 	return status;
 }
 
+/*
+ * After a row was found trimmed: what it belonged to must have left the store, too, or the next attempt finds it again. The
+ * compaction could not go on while we copied, and now has nothing to wait for.
+ */
+static void await_compaction(struct writing *w)
+{
+	const struct timespec pause = {.tv_nsec = 1000000L * COMPACTION_POLL_MS};
+	bool done = false;
+
+	for (int waited = 0; !done && waited < COMPACTION_MS; waited += COMPACTION_POLL_MS) {
+		if (atomic_load_explicit(w->cancelled, memory_order_relaxed))
+			return;
+		if (ks_store_copy_begin(w->api->store, &w->copy, w->err) != KS_OK)
+			return;
+		done = w->copy.compact_done >= w->copy.point.compact_revision;
+		ks_store_copy_end(w->api->store, &w->copy);
+		if (!done)
+			(void)nanosleep(&pause, NULL);
+	}
+}
+
 enum ks_status ks_snapshot_file_write(struct ks_api *api, int fd, const _Atomic bool *cancelled, uint64_t *size,
 				      int64_t *revision, struct ks_err *err)
 {
@@ -482,8 +506,10 @@ enum ks_status ks_snapshot_file_write(struct ks_api *api, int fd, const _Atomic 
 	w->err = err;
 	/* Overtaken: the log was loaded anew, or another instance trimmed the row of a value that we still had to fetch. */
 	for (int i = 0; i < ATTEMPTS_MAX && (status == KS_ABORTED || status == KS_OUT_OF_RANGE); i++) {
-		if (i > 0)
+		if (i > 0) {
 			ks_diag(KS_INFO, "snapshot", "begins again reason=\"%s\"", err->text);
+			await_compaction(w);
+		}
 		status = write_once(w, fd, size, revision);
 	}
 	free(w);

@@ -62,6 +62,12 @@ struct fake_row {
 	struct ks_bytes *encoded;
 };
 
+void fake_committer_trim(struct fake_committer *fake, size_t count)
+{
+	for (size_t i = 0; i < count && i < fake->row_count; i++)
+		fake->rows[i].loc.position = -1;
+}
+
 static void keep_rows(struct fake_committer *fake, const struct ks_entry *entry)
 {
 	for (size_t i = 0; i < entry->effect_count; i++) {

@@ -292,6 +292,36 @@ static void file_has_what_the_store_has(void)
 	stop();
 }
 
+/* Another instance trims rows of what this one has not removed yet, because a snapshot is being taken. */
+static void rows_that_were_trimmed_are_waited_for(void)
+{
+	static char value[5000];
+	struct ks_store_copy other;
+	struct client client;
+	struct ks_bbolt *db;
+	struct ks_err err;
+
+	start(8000);
+	for (unsigned i = 0; i < 10; i++)
+		put("k", ks_slice_of(value, sizeof(value)), 0);
+	put("l", ks_slice_of(value, sizeof(value)), 0);
+	submit((struct ks_request){.kind = KS_REQ_COMPACT, .caller.internal = true, .compact_revision = 12});
+	fake_committer_trim(&committer, 9);
+	CU_ASSERT_EQUAL(ks_store_copy_begin(committer.store, &other, &err), KS_OK);
+	client_open(&client);
+	fake_run();
+	while (atomic_load(&committer.fetches) == 0)
+		pause_shortly();
+	ks_store_copy_end(committer.store, &other);
+	while (ks_store_compact_step(committer.store, 100, NULL, NULL))
+		pause_shortly();
+	db = open_file(&client, client_read_all(&client));
+	CU_ASSERT_EQUAL(count_keys(db, "key"), 2);
+	ks_bbolt_close(db);
+	client_close(&client);
+	stop();
+}
+
 static void fill(unsigned megabytes)
 {
 	static char value[1u << 20];
@@ -424,6 +454,7 @@ int main(void)
 			 (const struct tap_test[]){
 				 {"a_new_store_gives_a_database", a_new_store_gives_a_database},
 				 {"file_has_what_the_store_has", file_has_what_the_store_has},
+				 {"rows_that_were_trimmed_are_waited_for", rows_that_were_trimmed_are_waited_for},
 				 {"a_slow_client_fills_no_memory", a_slow_client_fills_no_memory},
 				 {"clients_that_go_leave_nothing_behind", clients_that_go_leave_nothing_behind},
 				 {"only_so_many_at_a_time", only_so_many_at_a_time},
