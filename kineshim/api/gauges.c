@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The numbers of the store and of the server as a whole that are asked for when the metrics are read (base/metrics.h). */
 #include <inttypes.h>
+#include <stdlib.h>
 
 #include "api/api.h"
 #include "base/metrics.h"
 #include "proto/rpc.pb-c.h"
+#include "store/alarm.h"
 #include "store/auth.h"
 #include "store/watch_hub.h"
 
@@ -45,12 +47,26 @@ static void ask_server(struct ks_api *api, struct ks_metrics_sink *sink)
 				  KS_ETCD_CLUSTER_VERSION);
 }
 
+static void ask_alarms(struct ks_api *api, struct ks_metrics_sink *sink)
+{
+	struct ks_alarm *alarms;
+	size_t count;
+
+	if (ks_store_alarms(api->store, &alarms, &count) != KS_OK)
+		return;
+	for (size_t i = 0; i < count; i++)
+		ks_metrics_sample(sink, KS_METRIC_ALARMS, 1, "server_id=\"%" PRIx64 "\",alarm_type=\"%s\"",
+				  alarms[i].member, ks_alarm_name(alarms[i].type));
+	free(alarms);
+}
+
 static void ask(struct ks_metrics_source *source, struct ks_metrics_sink *sink)
 {
 	struct ks_api *api = ks_container_of(source, struct ks_api, source);
 
 	ask_store(api);
 	ask_server(api, sink);
+	ask_alarms(api, sink);
 }
 
 void ks_api_gauges_start(struct ks_api *api)

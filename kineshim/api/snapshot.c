@@ -144,7 +144,7 @@ static enum ks_status make(struct snapshot *snapshot, struct ks_err *err)
 	EVP_MD_CTX *sha = EVP_MD_CTX_new();
 	enum ks_status status = fd >= 0 ? KS_OK : err->status;
 	uint64_t size = 0;
-	int64_t revision = 0;
+	int64_t revision = 0, began = ks_metrics_now();
 
 	if (status == KS_OK && (!sha || EVP_DigestInit_ex(sha, EVP_sha256(), NULL) != 1))
 		status = ks_etcd_fail(err, KS_E_NO_MEMORY);
@@ -152,6 +152,8 @@ static enum ks_status make(struct snapshot *snapshot, struct ks_err *err)
 		status = ks_snapshot_file_write(snapshot->api, fd, &snapshot->cancelled, &size, &revision, err);
 	if (status == KS_OK)
 		status = send_file(snapshot, fd, size, sha, err);
+	if (status == KS_OK)
+		KS_OBSERVE(SNAPSHOT_DURATION, ks_metrics_now() - began);
 	if (status == KS_OK)
 		ks_diag(KS_INFO, "snapshot", "read by a client revision=%" PRId64 " bytes=%" PRIu64, revision, size);
 	else if (!atomic_load(&snapshot->cancelled))

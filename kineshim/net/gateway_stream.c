@@ -12,6 +12,7 @@
  */
 #include <stdlib.h>
 
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "net/gateway_priv.h"
 
@@ -259,8 +260,10 @@ static void close_when_due(struct stream *stream)
 		return;
 	stream->closed = true;
 	ks_call_count_end(&stream->call.base, stream->finished ? stream->call.status : KS_CANCELLED);
-	if (stream->opened)
+	if (stream->opened) {
+		KS_COUNT(HTTP_STREAMS, -1);
 		ops_of(stream)->closed(&stream->call.base);
+	}
 	ks_rpc_call_gone(stream->call.base.rpc);
 	ks_http_request_unref(stream->call.request); /* the handler's */
 }
@@ -278,6 +281,7 @@ static void run(struct ks_task *task)
 	if (!stream->opened && !over) {
 		stream->opened = true;
 		ks_call_count_begin(&stream->call.base);
+		KS_COUNT(HTTP_STREAMS, 1);
 		ops_of(stream)->open(&stream->call.base);
 	}
 	if (stream->opened && !stream->closed) {

@@ -319,6 +319,7 @@ static void turn(struct ks_listener *listener)
 		if (is_port(listener, events[i].data.ptr))
 			accept_some(listener, events[i].data.ptr);
 	}
+	KS_SET(HALF_OPEN, listener->half_count);
 }
 
 static void *run(void *arg)

@@ -218,6 +218,29 @@ check $? "the metrics port has the metrics, and neither keys nor gRPC"
 [ "$(curl -s "$url/metrics" | metrics value /dev/stdin etcd_server_healthcheck type=readyz)" -eq 4 ]
 check $? "the checks are metrics themselves"
 
+alarm() {
+	get "$url/v3/maintenance/alarm" -d "{\"action\":\"$1\",\"memberID\":\"123\",\"alarm\":\"$2\"}" >alarm.out
+}
+
+alarm ACTIVATE NOSPACE && answers 503 '{"health":"false","reason":"ALARM NOSPACE"}
+' "$url/health" && answers 200 '{"health":"true","reason":""}' "$url/health?exclude=NOSPACE" && answers 200 'ok
+' "$url/readyz"
+check $? "an alarm for want of room is in /health, and not in /readyz"
+alarm DEACTIVATE NOSPACE && alarm ACTIVATE CORRUPT && answers 503 '[-]data_corruption failed: alarm activated: CORRUPT
+[+]serializable_read ok
+[+]linearizable_read ok
+[+]non_learner ok
+
+' "$url/readyz" && answers 200 'ok
+' "$url/readyz?exclude=data_corruption" && answers 503 '{"health":"false","reason":"ALARM CORRUPT"}
+' "$url/health?serializable=true" &&
+	[ "$(get "$url/metrics" | metrics value /dev/stdin etcd_debugging_server_alarms server_id=7b alarm_type=CORRUPT)" -eq 1 ]
+check $? "one of damage is in both, and a metric"
+alarm DEACTIVATE CORRUPT && ctl "$url" user add root:pass && ctl "$url" user grant-role root root && ctl "$url" auth enable &&
+	! ctl "$url" get b && answers 200 'ok
+' "$url/readyz" && answers 200 '{"health":"true","reason":""}' "$url/health" && get "$url/metrics" >auth.txt && metrics check auth.txt &&
+	[ "$(metrics value auth.txt etcd_debugging_auth_revision)" -gt 1 ]
+check $? "none of this asks for a password"
 # ---- a database that goes away ----
 
 if ! pg_bin >/dev/null 2>&1 || ! "$kineshim" --version --verbose | grep -q 'backends.*postgres'; then
