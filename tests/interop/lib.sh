@@ -72,7 +72,8 @@ tap() {
 			points=$((points + 1)) failed=$((failed + 1))
 			echo "not ok $points - $label: ${line#not ok * - }"
 			;;
-		"# "* | "Bail"*) echo "# $line" ;;
+		"#"*) echo "$line" ;;
+		"Bail"*) echo "# $line" ;;
 		esac
 	done <"$work/tap"
 	if [ $status -ne 0 ] && ! grep -q '^not ok' "$work/tap" || ! grep -qE '^1\.\.[1-9]' "$work/tap"; then
