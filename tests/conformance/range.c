@@ -329,10 +329,27 @@ static void unknown_sort_options(struct conf *conf)
 	TXN("failure{request_range{key:'a' sort_order:9}}");
 }
 
+/* 3.4 has no such call. Nothing is enabled that would have to be cancelled. */
+static void downgrade(struct conf *conf)
+{
+	static const char *const versions[] = {"",      "abc", "3",     "3.5.",   "v3.5",       "3.5.0.0",
+					       "3.x.0", "3.4", "3.6",   "3.6.0",  "3.7.0",      "2.5.0",
+					       "4.5.0", "3.5", "3.5.0", "3.5.21", "3.5.0-rc.1", "3.5.0+build"};
+
+	for (size_t i = 0; i < sizeof(versions) / sizeof(versions[0]); i++)
+		conf_call(conf, &etcdc_method_downgrade, "action:VALIDATE version:'%s'", versions[i]);
+	conf_call(conf, &etcdc_method_downgrade, "action:ENABLE version:'abc'");
+	conf_call(conf, &etcdc_method_downgrade, "action:ENABLE version:'3.4.0'");
+	conf_call(conf, &etcdc_method_downgrade, "action:CANCEL");
+	conf_call(conf, &etcdc_method_downgrade, "action:CANCEL version:'abc'");
+	conf_call(conf, &etcdc_method_downgrade, "action:7 version:'3.5.0'");
+}
+
 const struct scenario v37_scenarios[] = {
 	{"v37/range_stream_equals_range", stream_equals_range, false},
 	{"v37/range_stream_of_large_values", stream_of_large_values, false},
 	{"v37/range_stream_refuses_what_it_must", stream_refuses_what_it_must, false},
 	{"v37/unknown_sort_options", unknown_sort_options, false},
+	{"v37/downgrade", downgrade, false},
 	{NULL, NULL, false},
 };
