@@ -160,6 +160,35 @@ static enum ks_status check_election(const struct ks_options *options, struct ks
 		       (long long)options->election_timeout, (long long)options->heartbeat_interval);
 }
 
+/* Lists may be written with blanks behind their commas, as etcd allows for URLs. */
+static const char *without_blanks(struct ks_options *options, const char *list)
+{
+	char *out = ks_xstrdup(list);
+	size_t size = 0;
+
+	if (!strpbrk(list, " \t")) {
+		free(out);
+		return list;
+	}
+	while (*list) {
+		size_t length;
+
+		list += strspn(list, " \t");
+		length = strcspn(list, ",");
+		memcpy(out + size, list, length);
+		size += length;
+		while (length-- > 0 && strchr(" \t", out[size - 1]))
+			size--;
+		list += strcspn(list, ",");
+		if (*list == ',')
+			out[size++] = *list++;
+	}
+	out[size] = '\0';
+	list = ks_options_keep(options, out);
+	free(out);
+	return list;
+}
+
 static enum ks_status settle(struct ks_options *options, char *(*getenv_fn)(const char *name), struct ks_err *err)
 {
 	enum ks_status status = settle_endpoint(options, getenv_fn, err);
@@ -168,6 +197,10 @@ static enum ks_status settle(struct ks_options *options, char *(*getenv_fn)(cons
 		status = check_cluster(options, err);
 	if (status == KS_OK)
 		status = check_election(options, err);
+	options->listen_client_urls = without_blanks(options, options->listen_client_urls);
+	options->advertise_client_urls = without_blanks(options, options->advertise_client_urls);
+	options->listen_client_http_urls = without_blanks(options, options->listen_client_http_urls);
+	options->listen_metrics_urls = without_blanks(options, options->listen_metrics_urls);
 	if (!*options->advertise_client_urls)
 		options->advertise_client_urls = options->listen_client_urls;
 	return status;
