@@ -125,6 +125,13 @@ check $? "an unknown kind of database ends with 2"
 refused 2 'ftp://x' --listen-client-urls=ftp://x
 check $? "a listen URL that cannot be ends with 2 and is named"
 
+# Whatever the installed etcd lists must be known here; --help names also what is without effect.
+etcd --help 2>&1 | grep -oE -- "^ +'?--[a-z][a-z0-9-]+" | grep -oE -- '--.*' | sort -u >etcd.flags
+tr -s ' [],' '\n' <help | grep -oE -- '^--[a-z][-a-z0-9]+' | sort -u >our.flags
+comm -23 etcd.flags our.flags >why
+[ "$(wc -l <etcd.flags)" -gt 50 ] && [ ! -s why ]
+check $? "every flag of the installed etcd is accepted"
+
 # ---- one server on SQLite ----
 
 start_ready one --data-dir=one.data

@@ -97,6 +97,17 @@ static void advertised_urls_follow_the_listen_urls(void)
 	CU_ASSERT_STRING_EQUAL(options.advertise_client_urls, "http://a:1");
 }
 
+static void lists_of_urls_may_have_blanks(void)
+{
+	CU_ASSERT_EQUAL(PARSE("--listen-client-urls", " http://a:1 ,\thttp://b:2,unix:///a b "), KS_OK);
+	CU_ASSERT_STRING_EQUAL(options.listen_client_urls, "http://a:1,http://b:2,unix:///a b");
+	CU_ASSERT_STRING_EQUAL(options.advertise_client_urls, "http://a:1,http://b:2,unix:///a b");
+	CU_ASSERT_EQUAL(PARSE("--listen-client-urls", " , "), KS_OK);
+	CU_ASSERT_STRING_EQUAL(options.listen_client_urls, ",");
+	CU_ASSERT_EQUAL(PARSE("--listen-metrics-urls", " "), KS_OK);
+	CU_ASSERT_STRING_EQUAL(options.listen_metrics_urls, "");
+}
+
 static void unknown_flags_get_the_nearest_name(void)
 {
 	CU_ASSERT_EQUAL(PARSE("--listen-client-url=x"), KS_INVALID_ARGUMENT);
@@ -387,6 +398,39 @@ static void the_file_is_yaml_or_json(void)
 	CU_ASSERT_EQUAL(configure("endpoint: postgres://u:${HOME_}@h/d"), KS_INVALID_ARGUMENT);
 }
 
+/* The keys of the sample that comes with etcd, with its values where they are not the defaults. */
+static void a_configuration_of_etcd_is_understood(void)
+{
+	static const char text[] =
+		"name: 'node1'\ndata-dir:\nwal-dir:\nsnapshot-count: 10000\nheartbeat-interval: 100\n"
+		"election-timeout: 1000\nquota-backend-bytes: 0\n"
+		"listen-peer-urls: http://localhost:2380\nlisten-client-urls: http://localhost:2379\n"
+		"max-snapshots: 5\nmax-wals: 5\ncors:\n"
+		"initial-advertise-peer-urls: http://localhost:2380\n"
+		"advertise-client-urls: http://localhost:2379\ndiscovery:\n"
+		"discovery-fallback: 'proxy'\ndiscovery-proxy:\ndiscovery-srv:\ninitial-cluster:\n"
+		"initial-cluster-token: 'etcd-cluster'\ninitial-cluster-state: 'new'\n"
+		"strict-reconfig-check: false\nenable-v2: true\nenable-pprof: true\nproxy: 'off'\n"
+		"proxy-failure-wait: 5000\nproxy-refresh-interval: 30000\nproxy-dial-timeout: 1000\n"
+		"proxy-write-timeout: 5000\nproxy-read-timeout: 0\n"
+		"client-transport-security:\n  cert-file:\n  key-file:\n  client-cert-auth: false\n"
+		"  trusted-ca-file:\n  auto-tls: false\n"
+		"peer-transport-security:\n  cert-file:\n  key-file:\n  client-cert-auth: false\n"
+		"  trusted-ca-file:\n  auto-tls: false\n  allowed-cn:\n  allowed-hostname:\n"
+		"self-signed-cert-validity: 1\nlog-level: debug\nlogger: zap\nlog-outputs: [stderr]\n"
+		"force-new-cluster: false\nauto-compaction-mode: periodic\n"
+		"auto-compaction-retention: \"1\"\ncipher-suites: [\n  TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,\n"
+		"  TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384\n]\ntls-min-version: 'TLS1.2'\n"
+		"tls-max-version: 'TLS1.3'\n";
+
+	CU_ASSERT_EQUAL(configure(text), KS_OK);
+	CU_ASSERT_STRING_EQUAL(err.text, "");
+	CU_ASSERT_STRING_EQUAL(options.name, "node1");
+	CU_ASSERT_STRING_EQUAL(options.log_outputs, "stderr");
+	CU_ASSERT_STRING_EQUAL(options.cipher_suites,
+			       "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384");
+}
+
 static void errors_in_the_file_name_the_line(void)
 {
 	static const struct {
@@ -475,6 +519,7 @@ int main(void)
 		 flag_wins_over_environment_and_that_over_the_default},
 		{"bad_environment_is_named", bad_environment_is_named},
 		{"advertised_urls_follow_the_listen_urls", advertised_urls_follow_the_listen_urls},
+		{"lists_of_urls_may_have_blanks", lists_of_urls_may_have_blanks},
 		{"unknown_flags_get_the_nearest_name", unknown_flags_get_the_nearest_name},
 		{"errors_say_what_would_be_right", errors_say_what_would_be_right},
 		{"sizes_have_binary_units", sizes_have_binary_units},
@@ -492,6 +537,7 @@ int main(void)
 		{"the_endpoint_comes_from_a_file", the_endpoint_comes_from_a_file},
 		{"the_file_alone_counts", the_file_alone_counts},
 		{"the_file_is_yaml_or_json", the_file_is_yaml_or_json},
+		{"a_configuration_of_etcd_is_understood", a_configuration_of_etcd_is_understood},
 		{"errors_in_the_file_name_the_line", errors_in_the_file_name_the_line},
 		{"a_huge_file_is_refused", a_huge_file_is_refused},
 		{"completion_knows_flags_and_commands", completion_knows_flags_and_commands},
