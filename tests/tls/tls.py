@@ -603,6 +603,45 @@ def names_can_be_demanded():
     server.stop()
 
 
+def data_planes_may_read_and_nothing_else():
+    """The recipe of docs/tls.md, on gRPC and on JSON."""
+    for name in ("root", "dp", "stranger"):
+        pki("client", name, "--dir=pki")
+    server = Server("manager", *OWN, "--trusted-ca-file=pki/ca.pem", "--client-cert-auth", "--client-crl-file=pki/crl.pem")
+
+    def root(*arguments):
+        return ctl(server, *arguments, cert="pki/root")
+
+    root("put", "/apisix/routes/1", "{}")
+    for arguments in (("user", "add", "root", "--no-password"), ("role", "add", "root"), ("user", "grant-role", "root", "root"),
+                      ("role", "add", "dataplane"),
+                      ("role", "grant-permission", "dataplane", "read", "/apisix/", "--prefix=true"),
+                      ("user", "add", "dp", "--no-password"), ("user", "grant-role", "dp", "dataplane"), ("auth", "enable")):
+        root(*arguments)
+    root("put", "/apisix/routes/2", "{}")
+    assert ctl(server, "get", "/apisix/", "--prefix", "--keys-only", cert="pki/dp").stdout.split() == ["/apisix/routes/1",
+                                                                                                        "/apisix/routes/2"]
+    denied = ctl(server, "put", "/apisix/routes/1", "x", cert="pki/dp", check=False)
+    assert denied.returncode != 0 and "permission denied" in denied.stderr
+    everything = {"key": encode("/apisix/"), "range_end": encode("/apisix0")}
+    assert post(server, "/v3/kv/range", everything, cert="pki/dp")["count"] == "2"
+    for path, body, who in (("/v3/kv/put", {"key": encode("/apisix/routes/1"), "value": ""}, "dp"),
+                            ("/v3/kv/range", {"key": encode("/other")}, "dp"),
+                            ("/v3/kv/range", everything, "stranger"),
+                            ("/v3/auth/user/list", {}, "dp")):
+        assert post(server, path, body, cert=f"pki/{who}")["code"] in (7, 9), (path, who)
+    # A user who is gone has no rights, on a connection that was open before, too.
+    with connect(server, cert="pki/dp") as connection:
+        text = json.dumps(everything)
+        request = f"POST /v3/kv/range HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
+        connection.sendall(request)
+        assert answer_of(connection)[0].startswith("HTTP/1.1 200")
+        root("user", "delete", "dp")
+        connection.sendall(request)
+        assert not answer_of(connection)[0].startswith("HTTP/1.1 200")
+    assert server.stop() == 0
+
+
 # ---- cases: the program ----
 
 def a_unix_socket_can_speak_tls():
@@ -718,7 +757,7 @@ def main():
     plan("large answers and slow readers", large_answers_and_slow_readers, both)
     for case in (only_good_certificates_get_in, the_revocation_list_is_read_again):
         plan(case.__name__.replace("_", " "), case, mutual)
-    for case in (files_are_swapped_under_load, names_can_be_demanded, a_unix_socket_can_speak_tls, auto_tls_keeps_its_certificate,
+    for case in (files_are_swapped_under_load, data_planes_may_read_and_nothing_else, names_can_be_demanded, a_unix_socket_can_speak_tls, auto_tls_keeps_its_certificate,
                  ports_speak_what_they_are_for, flags_that_do_not_fit_are_refused, pki_says_what_it_will_not_do):
         plan(case.__name__.replace("_", " "), case)
     plan("a stop ends open connections properly", a_stop_ends_open_connections_properly, secure)
