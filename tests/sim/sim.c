@@ -25,6 +25,7 @@
 
 #include "base/diag.h"
 #include "base/panic.h"
+#include "store/auth.h"
 #include "tests/sim/linear.h"
 #include "tests/sim/truth.h"
 #include "tests/sim/world.h"
@@ -43,7 +44,8 @@ enum op_kind {
 	OP_COMPACT,
 	OP_READ,
 	OP_KEEPALIVE,
-	OP_FETCH
+	OP_FETCH,
+	OP_USER
 };
 
 struct op {
@@ -495,12 +497,21 @@ static void begin_keepalive(struct sim *sim, struct op *op)
 								     &op->keepalive);
 }
 
+static void begin_user(struct sim *sim, struct op *op)
+{
+	static const enum ks_auth_op what[] = {KS_AUTH_USER_ADD, KS_AUTH_USER_PASSWORD, KS_AUTH_USER_DELETE};
+	char name[8];
+
+	snprintf(name, sizeof(name), "u%d", (int)draw(sim, TRUTH_USERS));
+	world_user(&sim->world, op->node, &op->write, (int)what[draw(sim, 3)], name);
+}
+
 static void begin_op(struct sim *sim, struct op *op)
 {
 	static const enum op_kind kinds[] = {OP_PUT,     OP_PUT,       OP_PUT,       OP_PUT,   OP_PUT_LEASE,
 					     OP_DELETE,  OP_CAS,       OP_CAS,       OP_CAS,   OP_READ,
 					     OP_READ,    OP_READ,      OP_READ,      OP_GRANT, OP_REVOKE,
-					     OP_COMPACT, OP_KEEPALIVE, OP_KEEPALIVE, OP_FETCH};
+					     OP_COMPACT, OP_KEEPALIVE, OP_KEEPALIVE, OP_FETCH, OP_USER};
 	char key[8], value[32];
 
 	*op = (struct op){.used = true, .kind = kinds[draw(sim, sizeof(kinds) / sizeof(kinds[0]))]};
@@ -550,6 +561,9 @@ static void begin_op(struct sim *sim, struct op *op)
 		break;
 	case OP_FETCH:
 		begin_fetch(sim, op);
+		break;
+	case OP_USER:
+		begin_user(sim, op);
 		break;
 	}
 }
@@ -631,6 +645,8 @@ static bool end_write_ok(struct sim *sim, struct op *op)
 		if (sim->truth.compact_revision < op->write.submit.request.compact_revision)
 			return fail(sim, "a compaction was acknowledged and is not there");
 		break;
+	case OP_USER:
+		/* That it is there shows in the end, when all instances must have what the log says. */
 	case OP_READ:
 	case OP_KEEPALIVE:
 	case OP_FETCH:
@@ -663,6 +679,10 @@ static bool end_write_failed(struct sim *sim, struct op *op)
 		return true;
 	case KS_OUT_OF_RANGE:
 		if (op->kind == OP_COMPACT)
+			return true;
+		break;
+	case KS_FAILED_PRECONDITION: /* the user exists, or does not */
+		if (op->kind == OP_USER)
 			return true;
 		break;
 	default:
@@ -913,6 +933,24 @@ static bool hash_of(struct sim *sim, size_t node, struct ks_hash_result *hash)
 	return true;
 }
 
+static bool same_users(struct sim *sim, size_t node, const char *when)
+{
+	struct ks_auth *auth = ks_store_auth(sim->world.nodes[node].store);
+	bool good = (int64_t)ks_auth_revision(auth) == truth_auth_revision(&sim->truth);
+
+	for (int user = 0; user < TRUTH_USERS; user++) {
+		const struct truth_user *truth = truth_user(&sim->truth, user);
+		const struct ks_auth_user *found;
+		char name[8];
+
+		snprintf(name, sizeof(name), "u%d", user);
+		found = ks_auth_find_user(auth, ks_slice_str(name));
+		good = good && (found ? truth && (int64_t)found->credential == truth->revision : !truth);
+	}
+	ks_auth_unref(auth);
+	return good || fail(sim, "%s: node %zu does not have the users that the log has", when, node);
+}
+
 static bool all_the_same(struct sim *sim, const char *when)
 {
 	struct ks_hash_result first = {0}, hash;
@@ -950,6 +988,8 @@ static bool all_the_same(struct sim *sim, const char *when)
 			alive += sim->truth.leases[i].revoked == SIZE_MAX;
 		if (alive != count)
 			return fail(sim, "%s: node %zu has %zu leases instead of %zu", when, node, count, alive);
+		if (!same_users(sim, node, when))
+			return false;
 		if (!hash_of(sim, node, &hash))
 			return false;
 		if (node == 0)

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/panic.h"
+#include "store/auth_codec.h"
 
 #define PUSH(array, count, room) (grow((void **)&(array), &(room), (count), sizeof(*(array))), &(array)[(count)++])
 
@@ -40,6 +41,7 @@ void truth_fini(struct truth *truth)
 		free(truth->versions[key]);
 	free(truth->leases);
 	free(truth->compactions);
+	free(truth->users);
 }
 
 int truth_key(struct ks_slice key)
@@ -134,6 +136,37 @@ static void revoke_row(struct truth *truth, const struct sqlb_row *row, int64_t 
 			wrong(truth, row, "a revoke left a key of the lease behind");
 }
 
+int64_t truth_auth_revision(const struct truth *truth)
+{
+	return truth->user_count ? truth->users[truth->user_count - 1].revision : 1;
+}
+
+const struct truth_user *truth_user(const struct truth *truth, int user)
+{
+	for (size_t i = truth->user_count; i-- > 0;)
+		if (truth->users[i].user == user)
+			return truth->users[i].gone ? NULL : &truth->users[i];
+	return NULL;
+}
+
+static void user_row(struct truth *truth, const struct sqlb_row *row)
+{
+	struct ks_auth_record record;
+	int user;
+
+	if (!ks_auth_decode(row->payload, &record) || record.object != KS_AUTH_USER || record.name.size != 2) {
+		wrong(truth, row, "a user that nobody wrote");
+		return;
+	}
+	user = record.name.data[1] - '0';
+	if (row->version != truth_auth_revision(truth) + 1)
+		wrong(truth, row, "auth revisions are not contiguous");
+	if (record.gone && !truth_user(truth, user))
+		wrong(truth, row, "a user ends who does not exist");
+	*PUSH(truth->users, truth->user_count, truth->user_room) =
+		(struct truth_user){user, record.gone, row->version, truth->entry_count - 1};
+}
+
 void truth_row(struct truth *truth, const struct sqlb_row *row, int64_t now_ms)
 {
 	bool writes_keys = row->kind == KS_EFFECT_PUT || row->kind == KS_EFFECT_DELETE;
@@ -169,6 +202,9 @@ void truth_row(struct truth *truth, const struct sqlb_row *row, int64_t now_ms)
 		*PUSH(truth->compactions, truth->compaction_count, truth->compaction_room) =
 			(struct truth_compaction){row->version, truth->entry_count - 1};
 		break;
+	case KS_EFFECT_AUTH:
+		user_row(truth, row);
+		break;
 	default:
 		break;
 	}
@@ -185,6 +221,8 @@ void truth_cut(struct truth *truth, int64_t keep)
 		truth->compaction_count--;
 	truth->compact_revision =
 		truth->compaction_count ? truth->compactions[truth->compaction_count - 1].revision : -1;
+	while (truth->user_count && truth->users[truth->user_count - 1].entry >= entries)
+		truth->user_count--;
 	truth->entry_count = entries;
 	for (int key = 0; key < TRUTH_KEYS; key++)
 		while (truth->version_count[key] &&

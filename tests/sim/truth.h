@@ -10,6 +10,7 @@
 #include "sqlbackends/sqlb.h"
 #include "store/store.h"
 
+#define TRUTH_USERS 4
 #define TRUTH_KEYS 8
 
 struct truth_version {
@@ -50,6 +51,14 @@ struct truth {
 		size_t entry;
 	} * compactions;
 	size_t compaction_count, compaction_room;
+	/* What happened to users "u0" …: the newest row of a user says whether he is there. */
+	struct truth_user {
+		int user;
+		bool gone;
+		int64_t revision; /* of auth */
+		size_t entry;
+	} * users;
+	size_t user_count, user_room;
 	char wrong[256]; /* the first thing in the log that cannot be; "" when all is well */
 };
 
@@ -66,6 +75,9 @@ const struct truth_version *truth_at(const struct truth *truth, int key, int64_t
 /* How often 'value' was written; *key and *revision tell where last. */
 size_t truth_find(const struct truth *truth, int64_t value, int *key, int64_t *revision);
 struct truth_lease *truth_lease(const struct truth *truth, int64_t id);
+int64_t truth_auth_revision(const struct truth *truth);
+/* NULL when there is no such user. */
+const struct truth_user *truth_user(const struct truth *truth, int user);
 int truth_key(struct ks_slice key); /* -1: not one of ours */
 int64_t truth_value(struct ks_slice value);
 

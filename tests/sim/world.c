@@ -339,6 +339,15 @@ void world_revoke(struct world *world, size_t node, struct world_call *call, int
 	send(world, node, call);
 }
 
+void world_user(struct world *world, size_t node, struct world_call *call, int op, const char *name)
+{
+	begin(call, KS_REQ_AUTH, name, "hash");
+	call->submit.request.caller.internal = true;
+	call->submit.request.auth = (struct ks_auth_req){
+		.op = (enum ks_auth_op)op, .user = ks_slice_str(call->key), .secret = ks_slice_str(call->value)};
+	send(world, node, call);
+}
+
 enum ks_status world_finish(struct world *world, struct world_call *call)
 {
 	if (!world_until(world, &call->done))

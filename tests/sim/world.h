@@ -92,6 +92,8 @@ void world_cas(struct world *world, size_t node, struct world_call *call, const 
 void world_compact(struct world *world, size_t node, struct world_call *call, int64_t revision);
 void world_grant(struct world *world, size_t node, struct world_call *call, int64_t id, int64_t ttl);
 void world_revoke(struct world *world, size_t node, struct world_call *call, int64_t id);
+/* KS_AUTH_USER_ADD, _PASSWORD or _DELETE. */
+void world_user(struct world *world, size_t node, struct world_call *call, int op, const char *name);
 /* Waits for the call and returns its status; its result is freed. */
 enum ks_status world_finish(struct world *world, struct world_call *call);
 /* Starts and finishes a put; the revision, or -1. */
