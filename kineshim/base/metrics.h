@@ -12,7 +12,7 @@
  * and does KS_SET, or ks_metrics_sample for series whose label is not in the table.
  *
  * Cost: each thread counts in memory of its own (a shard), with plain loads and stores of its own cache lines; readers add the
- * shards up. A count is about one nanosecond, an observation about five. More threads than shards share the last one, with
+ * shards up. A count is about one nanosecond, an observation about ten. More threads than shards share the last one, with
  * atomic additions. A thread's shard goes to the next thread when it ends, and keeps its counts.
  *
  * Threads: any, at any time, also before anything was started. Sources run on the thread that reads, one reader at a time; they

@@ -339,6 +339,8 @@
 	M(HTTP_REQUESTS, COUNTER, ALWAYS, HTTP_STATUS, NONE, NONE, "kineshim_http_requests_total", \
 	  "HTTP/1.1 requests by class of status.") \
 	M(HTTP_STREAMS, GAUGE, ALWAYS, NONE, NONE, NONE, "kineshim_http_streams", "Streaming HTTP responses under way.") \
+	M(TLS_CONNECTIONS, GAUGE, ALWAYS, NONE, NONE, NONE, "kineshim_tls_connections", \
+	  "TLS connections open, with the handshake behind them.") \
 	M(TLS_HANDSHAKES, COUNTER, ALWAYS, RESULT, NONE, NONE, "kineshim_tls_handshakes_total", "TLS handshakes.") \
 	M(TLS_RELOADS, COUNTER, ALWAYS, RESULT, NONE, NONE, "kineshim_tls_reloads_total", \
 	  "Reloads of certificates, keys and revocation lists.") \

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "net/tls_priv.h"
 
@@ -61,6 +62,10 @@ static void count(struct tls_conn *conn, int by)
 
 	atomic_fetch_add_explicit(conn->app.fd >= 0 ? &io->open_count : &io->half_count, (size_t)by,
 				  memory_order_relaxed);
+	if (conn->app.fd >= 0)
+		KS_COUNT(TLS_CONNECTIONS, by);
+	else
+		KS_COUNT(HALF_OPEN, by);
 }
 
 /* Events of it may still stand in this turn's list, so it is freed at the turn's end. */
