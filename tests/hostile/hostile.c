@@ -307,9 +307,6 @@ static void unknown_methods_and_services_are_unimplemented(void)
 	CU_ASSERT_EQUAL(etcdc_unary_raw(client, "/no.Such/Thing", ks_slice_of("", 0), NULL, &response, &size, &err),
 			KS_UNIMPLEMENTED);
 	CU_ASSERT_STRING_EQUAL(err.text, "unknown service no.Such");
-	CU_ASSERT_EQUAL(etcdc_unary_raw(client, "/etcdserverpb.Auth/AuthEnable", ks_slice_of("", 0), NULL, &response,
-					&size, &err),
-			KS_UNIMPLEMENTED);
 }
 
 static void oversize_requests_get_etcds_errors(void)
