@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "base/panic.h"
+#include "store/alarm.h"
 #include "store/auth.h"
 #include "tests/lib/store_model.h"
 #include "tests/lib/tap.h"
@@ -286,17 +287,16 @@ static void each_allocation_fails_once_and_nothing_is_lost(void)
 
 /* ---- users and roles: the model knows none, so the other store is the judge ---- */
 
-static void auth(const struct ks_auth_req *req)
+static void on_both(const struct ks_request *request)
 {
-	struct ks_request request = {.kind = KS_REQ_AUTH, .caller = {.internal = true}, .auth = *req};
 	struct ks_result result;
 	struct ks_effects effects;
 	struct ks_err err;
-	enum ks_status status = ks_store_eval(store, &request, &result, &effects, &err);
+	enum ks_status status = ks_store_eval(store, request, &result, &effects, &err);
 
 	if (status == KS_RESOURCE_EXHAUSTED) {
 		CU_ASSERT(hit);
-		status = ks_store_eval(store, &request, &result, &effects, &err);
+		status = ks_store_eval(store, request, &result, &effects, &err);
 	}
 	CU_ASSERT_EQUAL_FATAL(status, KS_OK);
 	status = ks_store_apply(other, &effects.entry, &err);
@@ -307,6 +307,11 @@ static void auth(const struct ks_auth_req *req)
 	CU_ASSERT_EQUAL_FATAL(status, KS_OK);
 	ks_result_fini(&result);
 	ks_effects_fini(&effects);
+}
+
+static void auth(const struct ks_auth_req *req)
+{
+	on_both(&(struct ks_request){.kind = KS_REQ_AUTH, .caller = {.internal = true}, .auth = *req});
 }
 
 static void may_read(struct ks_store *which)
@@ -363,6 +368,62 @@ static void each_allocation_of_auth_fails_once(void)
 	while (auth_scenario(n))
 		n++;
 	CU_ASSERT(n > 50);
+}
+
+static void alarm_change(bool activate, uint64_t member, int type)
+{
+	on_both(&(struct ks_request){.kind = KS_REQ_ALARM,
+				     .caller = {.internal = true},
+				     .alarm = {.activate = activate, .member = member, .type = type}});
+}
+
+static void has_alarm(struct ks_store *which)
+{
+	struct ks_alarm *alarms;
+	size_t count;
+	enum ks_status status = ks_store_alarms(which, &alarms, &count);
+
+	if (status == KS_RESOURCE_EXHAUSTED) {
+		CU_ASSERT(hit);
+		status = ks_store_alarms(which, &alarms, &count);
+	}
+	CU_ASSERT_EQUAL_FATAL(status, KS_OK);
+	CU_ASSERT(count == 1 && alarms[0].member == 2 && alarms[0].type == KS_ALARM_CORRUPT);
+	free(alarms);
+}
+
+static bool alarm_scenario(long n)
+{
+	struct ks_store_config config = {.values_kept = true};
+	struct ks_err err;
+
+	store = ks_store_new(&config, &err);
+	other = ks_store_new(&config, &err);
+	CU_ASSERT_FATAL(store && other);
+	hit = false;
+	countdown = n;
+	alarm_change(true, 1, KS_ALARM_NOSPACE);
+	alarm_change(true, 2, KS_ALARM_CORRUPT);
+	publish();
+	alarm_change(true, 3, KS_ALARM_NOSPACE);
+	alarm_change(false, 1, KS_ALARM_NOSPACE);
+	alarm_change(false, 3, KS_ALARM_NOSPACE);
+	publish();
+	has_alarm(store);
+	has_alarm(other);
+	countdown = 0;
+	ks_store_free(store);
+	ks_store_free(other);
+	return hit;
+}
+
+static void each_allocation_of_alarms_fails_once(void)
+{
+	long n = 1;
+
+	while (alarm_scenario(n))
+		n++;
+	CU_ASSERT(n > 20);
 }
 
 static void new_store_without_memory_is_refused(void)
@@ -427,6 +488,7 @@ int main(void)
 	return tap_run("store_alloc", (const struct tap_test[]){
 					      T(each_allocation_fails_once_and_nothing_is_lost),
 					      T(each_allocation_of_auth_fails_once),
+					      T(each_allocation_of_alarms_fails_once),
 					      T(new_store_without_memory_is_refused),
 					      T(load_and_jump_without_memory_say_so),
 					      {NULL, NULL},
