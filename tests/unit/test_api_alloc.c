@@ -613,6 +613,49 @@ static void leases(void)
 	done(times);
 }
 
+static void alarms(void)
+{
+	Etcdserverpb__AlarmRequest alarm = ETCDSERVERPB__ALARM_REQUEST__INIT;
+	Etcdserverpb__AlarmResponse *response;
+
+	alarm.memberid = 7;
+	alarm.alarm = ETCDSERVERPB__ALARM_TYPE__NOSPACE;
+	alarm.action = ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__ACTIVATE;
+	for (int i = 0; i < 3; i++) {
+		response = CALL("Maintenance", "Alarm", &alarm, alarm);
+		if (response && strict)
+			CU_ASSERT_TRUE(response->n_alarms == 1 && response->alarms[0]->memberid == 7 &&
+				       response->alarms[0]->alarm == ETCDSERVERPB__ALARM_TYPE__NOSPACE);
+		done(response);
+		/* Raised, listed, lifted. */
+		alarm.action = i == 0 ? ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__GET
+				      : ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__DEACTIVATE;
+	}
+}
+
+static void leader_and_members(void)
+{
+	Etcdserverpb__MoveLeaderRequest move = ETCDSERVERPB__MOVE_LEADER_REQUEST__INIT;
+	Etcdserverpb__DowngradeRequest downgrade = ETCDSERVERPB__DOWNGRADE_REQUEST__INIT;
+	Etcdserverpb__MemberUpdateRequest update = ETCDSERVERPB__MEMBER_UPDATE_REQUEST__INIT;
+	char first[] = "http://127.0.0.1:1", second[] = "http://[::1]:1", version[] = "3.5";
+	char *urls[] = {first, second};
+	Etcdserverpb__MemberUpdateResponse *members;
+
+	move.targetid = 0x3e;
+	done(CALL("Maintenance", "MoveLeader", &move, move_leader));
+	downgrade.version = version;
+	done(CALL("Maintenance", "Downgrade", &downgrade, downgrade));
+	/* To what it has already. */
+	update.id = 0x3e;
+	update.n_peerurls = 2;
+	update.peerurls = urls;
+	members = CALL("Cluster", "MemberUpdate", &update, member_update);
+	if (members)
+		CU_ASSERT_TRUE(members->n_members == 1 && members->members[0]->n_peerurls == 2);
+	done(members);
+}
+
 static void maintenance(void)
 {
 	Etcdserverpb__MemberListRequest members = ETCDSERVERPB__MEMBER_LIST_REQUEST__INIT;
@@ -646,6 +689,8 @@ static void maintenance(void)
 	done(CALL("Maintenance", "Alarm", &alarm, alarm));
 	done(CALL("Maintenance", "Defragment", &defragment, defragment));
 	done(CALL("Maintenance", "Hash", &hash, hash));
+	alarms();
+	leader_and_members();
 	done(call("/etcdserverpb.Maintenance/HashKV", &hash_kv, &etcdserverpb__hash_kvresponse__descriptor));
 	healthy = (void *)call("/grpc.health.v1.Health/Check", &health,
 			       &grpc__health__v1__health_check_response__descriptor);
