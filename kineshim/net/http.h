@@ -51,7 +51,7 @@ struct ks_http_config {
 
 struct ks_http *ks_http_start(const struct ks_http_config *config, struct ks_err *err);
 /*
- * Takes over an accepted, connected, non-blocking socket in any case. 'peer' is for the log; 'identity' is who the client's
+ * Takes over an accepted, connected socket in any case. 'peer' is for the log; 'identity' is who the client's
  * certificate says it is (NULL: none), of which a reference is taken; 'secure': the client came by TLS.
  */
 struct ks_http_peer {

@@ -331,7 +331,7 @@ static void linger(struct http_conn *conn)
 static void discard(struct http_conn *conn)
 {
 	for (;;) {
-		ssize_t size = recv(conn->fd, conn->io->read_buffer, sizeof(conn->io->read_buffer), 0);
+		ssize_t size = recv(conn->fd, conn->io->read_buffer, sizeof(conn->io->read_buffer), MSG_DONTWAIT);
 
 		if (size < 0 && errno == EINTR)
 			continue;
@@ -369,7 +369,7 @@ static bool read_some(struct http_conn *conn)
 	ssize_t size;
 
 	do {
-		size = recv(conn->fd, io->read_buffer, sizeof(io->read_buffer), 0);
+		size = recv(conn->fd, io->read_buffer, sizeof(io->read_buffer), MSG_DONTWAIT);
 	} while (size < 0 && errno == EINTR);
 	if (size < 0 && errno == EAGAIN) {
 		conn->readable = false;
