@@ -308,7 +308,8 @@ static enum ks_status write_leases(struct writing *w)
 {
 	enum ks_status status = bucket(w, "lease");
 
-	qsort(w->copy.leases, w->copy.lease_count, sizeof(*w->copy.leases), by_id);
+	if (w->copy.lease_count)
+		qsort(w->copy.leases, w->copy.lease_count, sizeof(*w->copy.leases), by_id);
 	for (size_t i = 0; status == KS_OK && i < w->copy.lease_count; i++) {
 		const struct ks_lease_info *lease = &w->copy.leases[i];
 		uint8_t key[8];

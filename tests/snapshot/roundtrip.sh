@@ -236,7 +236,7 @@ back() {
 	ok "$name: it takes changes" change
 	ok "$name: it shows them" dump_to "$name-changed" 25
 	ok "$name: it gives a snapshot that etcdctl accepts" save "$top/$name.snap"
-	stop_kineshim
+	ok "$name: kineshim stops" stop_kineshim
 	ok "$name: etcd starts on the snapshot" start_etcd "$name" "$top/$name.snap"
 	ok "$name: that etcd answers" dump_to "$name-back" 25
 	ok "$name: it shows what kineshim showed" diff "$top/$name-changed.txt" "$top/$name-back.txt"
@@ -369,7 +369,7 @@ main() {
 		there "$KS_TEST_POSTGRES_URL" postgres
 		ok "postgres: it gives a snapshot that etcdctl accepts" save "$top/postgres.snap"
 		ok "postgres: it goes on" goes_on
-		stop_kineshim
+		ok "postgres: kineshim stops" stop_kineshim
 		ok "postgres: its snapshot is restored into SQLite" restore "$top/postgres.snap" --endpoint "sqlite:///$top/back.db"
 		ok "sqlite: kineshim starts on that" start_kineshim "sqlite:///$top/back.db" sqlite-back
 		ok "sqlite: it answers" dump_to sqlite-back 18
