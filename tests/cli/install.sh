@@ -148,7 +148,7 @@ END
 		return 1
 	}
 	for try in $(seq 200); do [ -e heard.bound ] && break || sleep 0.05; done
-	NOTIFY_SOCKET=$dir/notify python3 activate.py ports http:metrics "$kineshim" --data-dir=data \
+	NOTIFY_SOCKET=$dir/notify python3 activate.py ports http:metrics:https "$kineshim" --data-dir=data --auto-tls \
 		--log-format=console --listen-client-urls=http://127.0.0.1:1 >server.log 2>&1 &
 	server=$!
 	until_file heard '^READY=1'
@@ -161,6 +161,8 @@ END
 	timeout 20 curl -s -o why "http://127.0.0.1:$(sed -n 2p ports)/v3/kv/range" -d '{"key":"aw=="}' -w '%{http_code}' >code
 	[ "$(cat code)" = 404 ]
 	check $? "the one called metrics does not serve keys"
+	timeout 20 curl -sk "https://127.0.0.1:$(sed -n 3p ports)/version" >why 2>&1 && grep -q etcdserver why
+	check $? "the one called https expects TLS"
 	kill -TERM $server
 	wait $server
 	check $? "it ends with 0"
