@@ -358,10 +358,10 @@ static enum http_produced write_end(struct stream *stream, struct ks_buf *out)
 		ks_gateway_write_chunk(call, out);
 		ks_gateway_write_last_chunk(call, out);
 	}
-	ks_mutex_lock(&call->lock);
+	ks_mutex_lock(&stream->call.lock);
 	stream->dead = true;
 	post_locked(stream);
-	ks_mutex_unlock(&call->lock);
+	ks_mutex_unlock(&stream->call.lock);
 	return HTTP_DONE;
 }
 

@@ -83,7 +83,7 @@ static void nudge(struct http_conn *conn) KS_REQUIRES(conn->lock)
 }
 
 /* With the lock held. */
-static void finish_request(struct http_conn *conn, struct ks_http_request *request)
+static void finish_request(struct http_conn *conn, struct ks_http_request *request) KS_REQUIRES(conn->lock)
 {
 	conn->ended = HTTP_MORE;
 	if (conn->request != request)
@@ -98,6 +98,7 @@ static void finish_request(struct http_conn *conn, struct ks_http_request *reque
 
 /* With the lock held. True when there is more to do at once. */
 static bool after_write(struct http_conn *conn, struct ks_http_request *request, enum outcome outcome)
+	KS_REQUIRES(conn->lock)
 {
 	conn->stalled_ms = 0;
 	switch (outcome) {

@@ -558,8 +558,9 @@ struct ks_json_writer *ks_json_writer_new(const ProtobufCMessageDescriptor *type
 		writer->wire = *wire;
 		ks_out_init(wire, wire->max);
 		writer->at = writer->wire.buf.data;
-		writer->end =
-			writer->at + (writer->wire.insert_count ? writer->wire.inserts[0].at : writer->wire.buf.size);
+		if (writer->at) /* an empty message has none */
+			writer->end = writer->at +
+				      (writer->wire.insert_count ? writer->wire.inserts[0].at : writer->wire.buf.size);
 	}
 	if (!writer || !push(writer, type, writer->size)) {
 		ks_out_fini(wire);

@@ -231,6 +231,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			.max_txn_ops = 16,
 			.max_request_bytes = 65536,
 			.progress_interval_ms = 600000,
+			.bcrypt_cost = 4, /* the cheapest */
 		},
 		&err);
 	KS_ASSERT(run.api);
