@@ -10,7 +10,7 @@ static int usage(void)
 {
 	(void)fputs("usage: kineshim-bench put|get|range|watch|keepalive|load|ready --endpoint HOST:PORT\n"
 		    "         [--clients N] [--inflight N] [--keys N] [--key-size BYTES] [--value-size BYTES]\n"
-		    "         [--seconds S] [--warmup S] [--watchers N] [--serializable]\n",
+		    "         [--seconds S] [--warmup S] [--watchers N] [--serializable] [--user NAME:PASSWORD]\n",
 		    stderr);
 	return 2;
 }
@@ -31,17 +31,12 @@ static int64_t number(const char *text, int64_t least, int64_t most)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"endpoint", required_argument, NULL, 'e'},
-		{"clients", required_argument, NULL, 'c'},
-		{"inflight", required_argument, NULL, 'i'},
-		{"keys", required_argument, NULL, 'k'},
-		{"key-size", required_argument, NULL, 'K'},
-		{"value-size", required_argument, NULL, 'V'},
-		{"seconds", required_argument, NULL, 's'},
-		{"warmup", required_argument, NULL, 'w'},
-		{"watchers", required_argument, NULL, 'W'},
-		{"serializable", no_argument, NULL, 'S'},
-		{NULL, 0, NULL, 0},
+		{"endpoint", required_argument, NULL, 'e'}, {"clients", required_argument, NULL, 'c'},
+		{"inflight", required_argument, NULL, 'i'}, {"keys", required_argument, NULL, 'k'},
+		{"key-size", required_argument, NULL, 'K'}, {"value-size", required_argument, NULL, 'V'},
+		{"seconds", required_argument, NULL, 's'},  {"warmup", required_argument, NULL, 'w'},
+		{"watchers", required_argument, NULL, 'W'}, {"serializable", no_argument, NULL, 'S'},
+		{"user", required_argument, NULL, 'u'},     {NULL, 0, NULL, 0},
 	};
 	static const struct {
 		const char *name;
@@ -63,6 +58,7 @@ int main(int argc, char **argv)
 			      .seconds = 3,
 			      .warmup = 0.5,
 			      .watchers = 1000};
+	struct etcdc_config config = {0};
 	int (*run)(struct bench * bench) = NULL;
 	int option, status;
 
@@ -102,6 +98,10 @@ int main(int argc, char **argv)
 		case 'W':
 			bench.watchers = (int)number(optarg, 1, 1000000);
 			break;
+		case 'u':
+			config.user = strsep(&optarg, ":");
+			config.password = optarg;
+			break;
 		case 'S':
 			bench.serializable = true;
 			break;
@@ -116,7 +116,9 @@ int main(int argc, char **argv)
 	for (int i = 0; i < bench.clients; i++) {
 		struct etcdc_err err;
 
-		bench.client[i] = etcdc_open_url(bench.endpoint, &err);
+		config.endpoints = &bench.endpoint;
+		config.endpoint_count = 1;
+		bench.client[i] = config.user ? etcdc_open(&config, &err) : etcdc_open_url(bench.endpoint, &err);
 		if (!bench.client[i]) {
 			(void)fprintf(stderr, "kineshim-bench: %s\n", err.text);
 			return 1;
