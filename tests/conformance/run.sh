@@ -52,7 +52,7 @@ start_kineshim() { # NAME ENDPOINT: sets port and pid
 		port=$(ks_free_port) || return 1
 		: >"$work/$name.log"
 		"$kineshim" --endpoint "$endpoint" --data-dir "$work/$name.data" --listen-client-urls "http://127.0.0.1:$port" \
-			--watch-progress-notify-interval "$interval" $quota >"$work/$name.log" 2>&1 </dev/null &
+			--bcrypt-cost 4 --watch-progress-notify-interval "$interval" $quota >"$work/$name.log" 2>&1 </dev/null &
 		pid=$!
 		for _ in $(seq 200); do
 			grep -q "ready to serve" "$work/$name.log" && return 0
@@ -70,7 +70,7 @@ start_etcd() { # NAME
 	local name=$1
 
 	mkdir -p "$work/$name"
-	KS_TEST_ETCD_FLAGS="--experimental-watch-progress-notify-interval=$interval $quota" etcd_start "$work/$name" 2>"$work/$name.log" || return 1
+	KS_TEST_ETCD_FLAGS="--bcrypt-cost=4 --experimental-watch-progress-notify-interval=$interval $quota" etcd_start "$work/$name" 2>"$work/$name.log" || return 1
 	port=$(sed -n 's/^export KS_TEST_ETCD_PORT=//p' "$work/$name/env")
 	pid=$(cat "$work/$name/pid")
 }
