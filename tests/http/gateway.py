@@ -792,6 +792,24 @@ def watchers_go_with_their_clients(t):
     until(lambda: metric(server, "etcd_debugging_mvcc_watcher_total") == base, "the end of watchers that were reset", 5)
 
 
+def a_call_that_waits_goes_with_its_client(t):
+    """A lock that somebody holds: whoever waits for it leaves nothing behind when it leaves, or its time is up."""
+    client = Client(t.kineshim.port, True)
+    held, other = [client.ok("/v3/lease/grant", {"TTL": 600})["ID"] for _ in range(2)]
+    client.ok("/v3/lock/lock", {"name": b64("lock"), "lease": held})
+    waiting = lambda: len(client.ok("/v3/kv/range", {"key": b64("lock/"), "range_end": b64("lock0")})["kvs"]) - 1
+    wish = json.dumps({"name": b64("lock"), "lease": other})
+    for how in ("close", "reset"):
+        connection = Connection(t.kineshim.port)
+        connection.send(request("/v3/lock/lock", wish))
+        until(lambda: waiting() == 1, "the wish for the lock")
+        connection.close() if how == "close" else connection.reset()
+        until(lambda: waiting() == 0, "the end of the wish")
+    answer = client.post("/v3/lock/lock", wish, ["Grpc-Timeout: 200m"])
+    same((answer.status, answer.json()["message"]), (504, "context deadline exceeded"))
+    until(lambda: waiting() == 0, "the end of the wish whose time was up")
+
+
 def the_end_of_the_server_ends_streams_cleanly(t):
     server = start_kineshim(t.folder, "ending")
     t.servers.append(server)
@@ -978,6 +996,7 @@ TESTS = [
     a_large_answer_streams,
     a_slow_watcher_is_bounded_and_loses_nothing,
     watchers_go_with_their_clients,
+    a_call_that_waits_goes_with_its_client,
     the_end_of_the_server_ends_streams_cleanly,
     pipelined_requests_are_answered_in_order,
     many_connections_at_once_are_all_served,
