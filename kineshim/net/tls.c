@@ -127,6 +127,7 @@ void ks_tls_pass_on(struct tls_conn *conn)
 	ks_list_remove(&conn->node);
 	ks_list_remove(&conn->ready);
 	atomic_fetch_sub_explicit(&from->half_count, 1, memory_order_relaxed);
+	KS_COUNT(HALF_OPEN, -1);
 	(void)epoll_ctl(from->epoll_fd, EPOLL_CTL_DEL, conn->net.fd, NULL);
 	conn->io = &tls->pumps[atomic_fetch_add_explicit(&tls->next_pump, 1, memory_order_relaxed) % tls->pump_count];
 	conn->state = TLS_OPEN;

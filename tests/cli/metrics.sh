@@ -242,6 +242,26 @@ alarm DEACTIVATE CORRUPT && ctl "$url" user add root:pass && ctl "$url" user gra
 ' "$url/readyz" && answers 200 '{"health":"true","reason":""}' "$url/health" && get "$url/metrics" >auth.txt && metrics check auth.txt &&
 	[ "$(metrics value auth.txt etcd_debugging_auth_revision)" -gt 1 ]
 check $? "none of this asks for a password"
+# ---- TLS ----
+
+openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 30 -subj /CN=localhost 2>why &&
+	start_ready three --data-dir=three.data --listen-client-urls=https://127.0.0.1:0 --cert-file=cert.pem --key-file=key.pem
+check $? "a server with a certificate starts"
+secure=$(sed -n 's/.* urls=\(https:[^ ,]*\).*/\1/p' three.log | head -n 1)
+probe() { "$read_metrics" value three.txt "$@"; }
+all_gone() {
+	curl -s "$probes/metrics" >three.txt && [ "$(probe kineshim_tls_connections)" = 0 ] &&
+		[ "$(probe kineshim_half_open_connections)" = 0 ]
+}
+answers 200 'ok
+' -k "$secure/readyz" && ! get "$secure/readyz" && until_true 10 all_gone
+check $? "TLS connections are counted, and gone when they have ended"
+: >why
+metrics check three.txt && [ "$(probe kineshim_tls_handshakes_total result=ok)" -ge 1 ] &&
+	[ "$(probe kineshim_tls_handshakes_total result=failed)" -ge 1 ] &&
+	[ "$(probe kineshim_tls_certificate_not_after_seconds)" -gt "$(($(date +%s) + 29 * 86400 - 3600))" ]
+check $? "so are handshakes, and when the certificate ends"
+
 # ---- a database that goes away ----
 
 if ! pg_bin >/dev/null 2>&1 || ! "$kineshim" --version --verbose | grep -q 'backends.*postgres'; then
