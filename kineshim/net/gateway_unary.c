@@ -91,8 +91,14 @@ static void run_reply(struct ks_task *task)
 static void run_failure(struct ks_task *task)
 {
 	struct unary *unary = ks_container_of(task, struct unary, call.task);
+	char text[GATEWAY_TEXT_MAX]; /* 'end' sets the original, unless the deadline did so meanwhile */
+	enum ks_status status;
 
-	end(unary, NULL, unary->call.status, unary->call.text);
+	ks_mutex_lock(&unary->call.lock);
+	status = unary->call.status;
+	memcpy(text, unary->call.text, sizeof(text));
+	ks_mutex_unlock(&unary->call.lock);
+	end(unary, NULL, status, text);
 }
 
 static void reply(struct ks_call *base, struct ks_out *out)
