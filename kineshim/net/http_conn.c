@@ -266,6 +266,7 @@ static void malformed(struct http_conn *conn)
 {
 	enum http_errno code = HTTP_PARSER_ERRNO(&conn->parser);
 
+	conn->deaf = true;
 	atomic_fetch_add_explicit(&http_of(conn)->bad_requests, 1, memory_order_relaxed);
 	if (conn->parsing && conn->parsing->started) { /* it answers for itself */
 		ks_mutex_lock(&conn->lock);
@@ -347,19 +348,19 @@ static void discard(struct http_conn *conn)
 /* Where the connection stands after what other threads did. True when it may be read from. */
 static bool settle(struct http_conn *conn)
 {
-	bool over, ready;
+	bool over, ready, dead;
 
 	ks_mutex_lock(&conn->lock);
 	if (conn->state == HTTP_SERVING && !conn->request)
 		conn->state = HTTP_HEADER;
-	over = !conn->dead && !conn->request && conn->close_after && conn->unsent_at == conn->unsent.size &&
-	       !conn->writing;
-	ready = !conn->dead && conn->state != HTTP_SERVING && !conn->body_paused;
+	dead = conn->dead;
+	over = !dead && !conn->request && conn->close_after && conn->unsent_at == conn->unsent.size && !conn->writing;
+	ready = !dead && !conn->deaf && conn->state != HTTP_SERVING && !conn->body_paused;
 	conn->wants_input = !ready;
 	ks_mutex_unlock(&conn->lock);
 	if (over)
 		linger(conn);
-	return ready;
+	return conn->state == HTTP_LINGER ? !dead : ready;
 }
 
 /* True when something was read. */
@@ -588,6 +589,7 @@ void ks_http_conn_refuse(struct http_conn *conn, int status, const char *text)
 	if (conn->parsing)
 		ks_http_request_unref(conn->parsing);
 	conn->parsing = NULL;
+	conn->deaf = true;
 	conn->state = HTTP_HEADER;
 	KS_COUNT_AT(HTTP_REQUESTS, status / 100 - 1, 1);
 	ks_buf_printf(&conn->unsent,

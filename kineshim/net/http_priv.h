@@ -119,6 +119,7 @@ struct http_conn {
 	size_t input_size;
 	size_t lingered;
 	bool readable;
+	bool deaf;   /* refused, or malformed: the parser has seen its last byte, what comes is only thrown away */
 	int refusal; /* what a parser call-back wants answered */
 	const char *refusal_text;
 
@@ -198,7 +199,7 @@ void ks_http_conn_refuse(struct http_conn *conn, int status, const char *text);
 
 /* http_write.c */
 void ks_http_flush(struct ks_http_request *request); /* any thread: there is something to produce */
-void ks_http_flush_conn(struct http_conn *conn);
+void ks_http_flush_conn(struct http_conn *conn);     /* I/O thread */
 /* The status line and what every answer has; the caller adds lines of its own and the empty one. */
 void ks_http_write_head(struct ks_http_request *request, struct ks_buf *out, int status, const char *content_type);
 const char *ks_http_status_text(int status);

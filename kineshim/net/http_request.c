@@ -78,7 +78,7 @@ static int hex(char c)
 	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* Decodes in place; -1 when malformed. */
+/* Decodes in place; -1 when malformed. A zero byte is, too: it would end the text for one reader and not for the next. */
 static ssize_t decode(char *text, size_t size, bool plus_is_space)
 {
 	size_t to = 0;
@@ -92,6 +92,8 @@ static ssize_t decode(char *text, size_t size, bool plus_is_space)
 			if (low < 0)
 				return -1;
 			c = (char)(high << 4 | low);
+			if (c == '\0')
+				return -1;
 			i += 2;
 		} else if (c == '+' && plus_is_space) {
 			c = ' ';
@@ -133,7 +135,7 @@ bool ks_http_request_prepare(struct ks_http_request *request)
 		memcpy(request->raw_query, query, query_size);
 	request->raw_query[query_size] = '\0';
 	path_size = decode(request->path, url.field_data[UF_PATH].len, false);
-	if (path_size < 0 || memchr(request->path, '\0', (size_t)path_size))
+	if (path_size < 0)
 		return false;
 	request->path_size = (size_t)path_size;
 	return true;

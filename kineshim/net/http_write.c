@@ -122,12 +122,17 @@ static bool after_write(struct http_conn *conn, struct ks_http_request *request,
 	return false;
 }
 
-void ks_http_flush_conn(struct http_conn *conn)
+/* 'only': nothing is done when this request is not, or no longer, the one whose answer is next. NULL: in any case. */
+static void flush(struct http_conn *conn, const struct ks_http_request *only)
 {
 	struct ks_http_request *request, *gone = NULL;
 	bool again = true, owns = false;
 
 	ks_mutex_lock(&conn->lock);
+	if (only && conn->request != only) {
+		ks_mutex_unlock(&conn->lock);
+		return;
+	}
 	if (conn->writing || conn->dead) {
 		conn->write_again = true;
 		ks_mutex_unlock(&conn->lock);
@@ -165,9 +170,16 @@ void ks_http_flush_conn(struct http_conn *conn)
 		ks_http_request_unref(request);
 }
 
+/* I/O thread. */
+void ks_http_flush_conn(struct http_conn *conn)
+{
+	flush(conn, NULL);
+}
+
+/* Between two requests 'unsent' is the I/O thread's, which writes there without asking: whoever comes late must keep off. */
 void ks_http_flush(struct ks_http_request *request)
 {
-	ks_http_flush_conn(request->conn);
+	flush(request->conn, request);
 }
 
 void ks_http_resume(struct ks_http_request *request)

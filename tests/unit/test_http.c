@@ -14,6 +14,8 @@
 #include "base/panic.h"
 #include "base/thread.h"
 #include "net/http.h"
+#include "net/rpc.h"
+#include "proto/rpc.pb-c.h"
 #include "tests/lib/tap.h"
 
 #define WAIT_MS 20000
@@ -25,6 +27,7 @@ static struct ks_http *http;
 static struct ks_mutex lock;
 static struct ks_cond changed;
 static struct ks_http_request *waiting;
+static pthread_t afar;
 
 static void answer_in_parts(struct ks_http_request *request)
 {
@@ -152,7 +155,7 @@ static void a_request_says_what_it_asks_for(void)
 
 	start((struct ks_http_config){.threads = 2});
 	fd = connect_new();
-	say(fd, "PUT http://x/a%20b?q=1&p=2&q=a+b%26&q&&=x&q=%zz HTTP/1.1\r\nHost: x\r\nx-test: here\r\n"
+	say(fd, "PUT http://x/a%20b?q=1&p=2&q=a+b%26&q&&=x&q=%zz&p=%00&q=%00z HTTP/1.1\r\nHost: x\r\nx-test: here\r\n"
 		"Content-Length: 4\r\nConnection: close\r\n\r\nbody");
 	CU_ASSERT_TRUE(read_to_end(fd, text, sizeof(text)));
 	CU_ASSERT_TRUE(begins_with(text, "HTTP/1.1 200 OK\r\n"));
@@ -287,6 +290,46 @@ static void a_large_answer_arrives_whole(void)
 	ks_http_stop(http, WAIT_MS);
 }
 
+/* The answer cannot go out yet, and more of what was refused arrives meanwhile: it is not looked at. */
+static void whoever_was_refused_is_not_listened_to(void)
+{
+	static const char *const starts[] = {
+		"garbage\r\n\r\n",
+		"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\nabc",
+	};
+	static const char *const answers[] = {"HTTP/1.1 400 ", "HTTP/1.1 408 "};
+	static char text[1 << 20], junk[4096];
+	struct ks_http_stats stats;
+	uint64_t bad = 0;
+	int fds[2];
+
+	start((struct ks_http_config){.threads = 1, .body_ms = 100});
+	for (size_t i = 0; i < sizeof(starts) / sizeof(*starts); i++) {
+		size_t size = 0;
+
+		KS_ASSERT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0);
+		memset(junk, '.', sizeof(junk));
+		for (ssize_t sent; (sent = send(fds[1], junk, sizeof(junk), MSG_DONTWAIT)) > 0;)
+			size += (size_t)sent;
+		ks_http_adopt(http, fds[1], &(struct ks_http_peer){.text = "test"});
+		say(fds[0], starts[i]);
+		do {
+			(void)poll(NULL, 0, 5);
+			ks_http_stats(http, &stats);
+		} while (stats.bad_requests == bad);
+		bad = stats.bad_requests;
+		say(fds[0], "more of it\r\n\r\n");
+		(void)poll(NULL, 0, 50); /* for the server to take the bait */
+		CU_ASSERT_TRUE(read_to_end(fds[0], text, sizeof(text)));
+		CU_ASSERT_EQUAL_FATAL(strspn(text, "."), size);
+		CU_ASSERT_TRUE(begins_with(text + size, answers[i]));
+		CU_ASSERT_PTR_NULL(strstr(text + size + 1, "HTTP/1.1 "));
+		(void)close(fds[0]);
+	}
+	wait_for_connections(0);
+	ks_http_stop(http, WAIT_MS);
+}
+
 static void connections_over_the_limit_get_503(void)
 {
 	struct ks_http_request *request;
@@ -306,6 +349,45 @@ static void connections_over_the_limit_get_503(void)
 	(void)close(first);
 	(void)close(second);
 	ks_http_stop(http, WAIT_MS);
+}
+
+static void *fail_from_afar(void *arg)
+{
+	ks_call_fail(arg, KS_NOT_FOUND, "said from afar");
+	return NULL;
+}
+
+static void hand_to_a_thread(struct ks_call *call, struct ks_slice request)
+{
+	CU_ASSERT_EQUAL(request.size, 0);
+	KS_ASSERT(ks_thread_start(&afar, "afar", fail_from_afar, call, NULL) == KS_OK);
+}
+
+static void calls_may_fail_on_any_thread(void)
+{
+	static const struct ks_rpc_method methods[] = {{.path = "/test.Test/Fail",
+							.unary = hand_to_a_thread,
+							.request = &etcdserverpb__range_request__descriptor,
+							.response = &etcdserverpb__range_response__descriptor,
+							.routes = "test/fail"}};
+	const struct ks_rpc_config config = {
+		.methods = methods, .method_count = 1, .threads = 2, .max_request_bytes = 1 << 20};
+	struct ks_rpc *rpc = ks_rpc_start(&config, NULL);
+	char text[2048], *body;
+	int fd;
+
+	KS_ASSERT(rpc);
+	start((struct ks_http_config){.threads = 1, .rpc = rpc});
+	fd = connect_new();
+	say(fd, "POST /v3/test/fail HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}");
+	CU_ASSERT_TRUE(read_to_end(fd, text, sizeof(text)));
+	ks_thread_join(afar);
+	body = strstr(text, "\r\n\r\n");
+	CU_ASSERT_PTR_NOT_NULL_FATAL(body);
+	CU_ASSERT_STRING_EQUAL(body + 4, "{\"error\":\"said from afar\",\"message\":\"said from afar\",\"code\":5}");
+	(void)close(fd);
+	ks_http_stop(http, WAIT_MS);
+	ks_rpc_stop(rpc, WAIT_MS);
 }
 
 static void *answer_late(void *arg)
@@ -352,7 +434,9 @@ int main(void)
 				       T(idle_connections_end_in_silence),
 				       T(clients_that_stop_reading_are_closed),
 				       T(a_large_answer_arrives_whole),
+				       T(whoever_was_refused_is_not_listened_to),
 				       T(connections_over_the_limit_get_503),
+				       T(calls_may_fail_on_any_thread),
 				       T(the_end_waits_for_running_requests),
 #undef T
 				       {NULL, NULL}});
