@@ -114,13 +114,16 @@ void ks_gateway_route(struct ks_http_request *request)
 {
 	const struct ks_rpc_method *method = find_method(request->conn->io->http->routes, request->path);
 	struct ks_slice timeout = ks_http_header(request, "grpc-timeout");
+	bool upgrade = ks_gateway_websocket_asked(request);
 	int64_t timeout_ms;
 
 	if (!method) {
 		can(request, 404, "{\"error\":\"Not Found\",\"message\":\"Not Found\",\"code\":5}");
 		return;
 	}
-	if (request->method != HTTP_POST) {
+	if (upgrade && !ks_gateway_websocket_check(request))
+		return;
+	if (!upgrade && request->method != HTTP_POST) {
 		can(request, 501, "{\"error\":\"Method Not Allowed\",\"message\":\"Method Not Allowed\",\"code\":12}");
 		return;
 	}
@@ -136,6 +139,8 @@ void ks_gateway_route(struct ks_http_request *request)
 		ks_gateway_stream_route(request, method);
 	else
 		ks_gateway_unary_route(request, method);
+	if (upgrade)
+		ks_gateway_websocket_wrap(request);
 }
 
 /* ---- calls ---- */
@@ -187,6 +192,11 @@ struct ks_slice ks_gateway_metadata(struct ks_call *base, const char *key)
 	char name[128];
 
 	if (strcmp(key, "authorization") == 0 || strcmp(key, "token") == 0) {
+		if (call_of(base)->websocket) {
+			value = ks_gateway_websocket_token(request);
+			if (value.data)
+				return value;
+		}
 		value = ks_http_header(request, "authorization");
 		if (value.data)
 			return without_bearer(value);
@@ -287,6 +297,12 @@ void ks_gateway_write_error(struct gateway_call *call, struct ks_buf *out)
 		ks_gateway_write_error_line(call, &call->piece);
 	else
 		write_error_body(call, &call->piece);
+	if (call->websocket) {
+		if (!call->base.method->stream)
+			put(&call->piece, "\n");
+		ks_gateway_write_chunk(call, out);
+		return;
+	}
 	ks_gateway_write_head(call, out, status);
 	if (status == 401 && !strpbrk(call->text, "\r\n"))
 		ks_buf_printf(out, "WWW-Authenticate: %s\r\n", call->text);
@@ -301,11 +317,15 @@ void ks_gateway_write_chunk(struct gateway_call *call, struct ks_buf *out)
 {
 	struct ks_buf *piece = &call->piece;
 
-	if (piece->size > 0 && !call->request->http10)
-		ks_buf_printf(out, "%zx\r\n", piece->size);
-	ks_buf_append(out, piece->data, piece->size);
-	if (piece->size > 0 && !call->request->http10)
-		put(out, "\r\n");
+	if (call->websocket) {
+		ks_gateway_websocket_write(call->websocket, out, ks_slice_of(piece->data, piece->size));
+	} else {
+		if (piece->size > 0 && !call->request->http10)
+			ks_buf_printf(out, "%zx\r\n", piece->size);
+		ks_buf_append(out, piece->data, piece->size);
+		if (piece->size > 0 && !call->request->http10)
+			put(out, "\r\n");
+	}
 	if (piece->failed)
 		out->failed = true;
 	if (piece->capacity > HTTP_PIECE_BYTES / 8)
@@ -316,6 +336,6 @@ void ks_gateway_write_chunk(struct gateway_call *call, struct ks_buf *out)
 
 void ks_gateway_write_last_chunk(struct gateway_call *call, struct ks_buf *out)
 {
-	if (!call->request->http10)
+	if (!call->request->http10 && !call->websocket)
 		put(out, "0\r\n\r\n");
 }

@@ -6,6 +6,8 @@
  * Error bodies carry what clients of both generations of etcd's gateway read: {"error", "message", "code"}, and on streams
  * {"error": {"grpc_code", "http_code", "message", "http_status", "code"}}.
  *
+ * A GET that is a WebSocket's handshake becomes a call whose messages go over the WebSocket.
+ *
  * Threads: routing on the I/O thread; handlers on a cq thread, as always.
  */
 #ifndef KS_NET_GATEWAY_H

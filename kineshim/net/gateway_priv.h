@@ -5,6 +5,7 @@
  * gateway.c        routes, metadata, errors
  * gateway_unary.c  one request, one answer
  * gateway_stream.c sequences of either
+ * gateway_websocket.c either over a WebSocket
  *
  * A call lives as long as its HTTP request (http_priv.h), which has two owners: the connection, until the answer is out or the
  * client has gone; and the handler, until it ended the call. Requests arrive on the I/O thread, handlers run on the call's cq thread,
@@ -22,9 +23,12 @@
 #define GATEWAY_TEXT_MAX 512
 #define GATEWAY_TEXT_EXPIRED "context deadline exceeded"
 
+struct gateway_websocket;
+
 struct gateway_call {
 	struct ks_call base;
 	struct ks_http_request *request;
+	struct gateway_websocket *websocket; /* NULL: the answer is one of HTTP */
 	struct ks_task task;
 
 	/* the writer's */
@@ -52,11 +56,24 @@ void ks_gateway_write_head(struct gateway_call *call, struct ks_buf *out, int st
 /* Head and body of a call that ended with an error before anything was sent; also the line of a stream's error. */
 void ks_gateway_write_error(struct gateway_call *call, struct ks_buf *out);
 void ks_gateway_write_error_line(struct gateway_call *call, struct ks_buf *line);
-/* Sends what is in 'piece' as one chunk, as far as the client knows chunks, and empties it. */
+/*
+ * Sends what is in 'piece' as one chunk, as far as the client knows chunks, and empties it. On a WebSocket it is part of a message,
+ * which ends with the line.
+ */
 void ks_gateway_write_chunk(struct gateway_call *call, struct ks_buf *out);
 void ks_gateway_write_last_chunk(struct gateway_call *call, struct ks_buf *out);
 
 void ks_gateway_unary_route(struct ks_http_request *request, const struct ks_rpc_method *method);
 void ks_gateway_stream_route(struct ks_http_request *request, const struct ks_rpc_method *method);
+
+/* Is this an upgrade to a WebSocket, and may it be one? If not, the refusal is set up. I/O thread. */
+bool ks_gateway_websocket_asked(const struct ks_http_request *request);
+bool ks_gateway_websocket_check(struct ks_http_request *request);
+/* Puts the bridge around the ops that the request was routed to. */
+void ks_gateway_websocket_wrap(struct ks_http_request *request);
+/* Borrowed from the request's headers; data NULL: none. */
+struct ks_slice ks_gateway_websocket_token(const struct ks_http_request *request);
+/* The next part of a message; with its line's end it is complete. */
+void ks_gateway_websocket_write(struct gateway_websocket *websocket, struct ks_buf *out, struct ks_slice piece);
 
 #endif

@@ -295,6 +295,8 @@ static enum http_produced produce(struct ks_http_request *request, struct ks_buf
 	written = ks_json_write(unary->writer, &call->piece, HTTP_PIECE_BYTES);
 	if (written == KS_JSON_FAILED)
 		return HTTP_ABORT;
+	if (written == KS_JSON_DONE && call->websocket)
+		ks_buf_append(&call->piece, "\n", 1); /* the end of a message there */
 	ks_gateway_write_chunk(call, out);
 	if (written == KS_JSON_MORE)
 		return HTTP_MORE;

@@ -167,6 +167,7 @@ static int headers_complete(http_parser *parser)
 	request->head = parser->method == HTTP_HEAD;
 	request->http10 = parser->http_major == 1 && parser->http_minor == 0;
 	request->keep_alive = http_should_keep_alive(parser);
+	request->upgrade_asked = parser->upgrade;
 	parser->upgrade = 0; /* h2c and their kin: not here */
 	if (parser->http_major != 1)
 		return refuse_in_parser(conn, 505, "HTTP/1.1 is spoken here");
@@ -192,7 +193,7 @@ static int headers_complete(http_parser *parser)
 		if (request->ops->begin)
 			request->ops->begin(request);
 	}
-	return 0;
+	return request->upgrade ? 2 : 0; /* 2: the message ends here, and what follows is no HTTP */
 }
 
 static int collect(struct http_conn *conn, struct ks_http_request *request, const char *at, size_t size)
@@ -206,25 +207,34 @@ static int collect(struct http_conn *conn, struct ks_http_request *request, cons
 	return request->body.failed ? refuse_in_parser(conn, 503, "out of memory") : 0;
 }
 
-static int body_part(http_parser *parser, const char *at, size_t size)
+/* The ops take it all, but may ask for a pause then. */
+static void stream_body(struct http_conn *conn, struct ks_http_request *request, struct ks_slice piece)
 {
-	struct http_conn *conn = parser->data;
-	struct ks_http_request *request = conn->parsing;
 	bool room;
 
-	if (!request->started)
-		return collect(conn, request, at, size);
 	/* Before, not after: ks_http_resume may come at any time from now on. */
 	ks_mutex_lock(&conn->lock);
 	conn->body_paused = true;
 	ks_mutex_unlock(&conn->lock);
-	room = request->ops->body(request, ks_slice_of(at, size));
+	room = request->ops->body(request, piece);
 	ks_mutex_lock(&conn->lock);
 	if (room)
 		conn->body_paused = false;
 	if (request->patient)
 		conn->deadline_ms = 0;
+	else if (request->upgrade && !conn->deadline_ms)
+		conn->deadline_ms = ks_http_now() + http_of(conn)->body_ms; /* of the message that began */
 	ks_mutex_unlock(&conn->lock);
+}
+
+static int body_part(http_parser *parser, const char *at, size_t size)
+{
+	struct http_conn *conn = parser->data;
+	struct ks_http_request *request = conn->parsing;
+
+	if (!request->started)
+		return collect(conn, request, at, size);
+	stream_body(conn, request, ks_slice_of(at, size));
 	return 0;
 }
 
@@ -234,6 +244,10 @@ static int message_complete(http_parser *parser)
 	struct ks_http_request *request = conn->parsing;
 
 	http_parser_pause(parser, 1);
+	if (request->upgrade) {
+		conn->state = HTTP_UPGRADED;
+		return 0;
+	}
 	conn->parsing = NULL;
 	conn->state = HTTP_SERVING;
 	ks_mutex_lock(&conn->lock);
@@ -288,6 +302,10 @@ static void parse(struct http_conn *conn, const uint8_t *data, size_t size)
 {
 	size_t parsed;
 
+	if (conn->state == HTTP_UPGRADED) {
+		stream_body(conn, conn->parsing, ks_slice_of(data, size));
+		return;
+	}
 	http_parser_pause(&conn->parser, 0);
 	parsed = http_parser_execute(&conn->parser, &settings, (const char *)data, size);
 	switch (HTTP_PARSER_ERRNO(&conn->parser)) {

@@ -16,6 +16,8 @@
  *	 │                           │                                        └─► LINGER ─► closed
  *	 └───────── malformed, too large, too slow: 4xx ─────────────────────────►
  *
+ * A request that is an upgrade goes from HEADER to UPGRADED, for the rest of the connection: all bytes are body then, unparsed.
+ *
  * Input belongs to the connection's I/O thread. Output belongs to whoever set 'writing' under the connection's lock, on any
  * thread: the request's 'produce' fills a buffer, which is sent without a lock held. What the socket does not take is kept
  * in 'unsent', and the I/O thread goes on when the socket is writable. So an answer costs no switch of threads, a slow reader
@@ -86,12 +88,14 @@ struct ks_http_request {
 	size_t body_counted; /* in http->body_bytes */
 	unsigned method;
 	bool head, keep_alive, http10;
+	bool upgrade_asked;  /* by the headers Connection and Upgrade, to whatever */
+	bool upgrade;        /* the routed ops grant it */
 	bool started;        /* I/O thread: handed to its ops, which stream the body */
 	bool patient;        /* I/O thread: the body may take for ever */
 	bool body_complete;  /* under the connection's lock */
 	int64_t deadline_ms; /* 0: none; I/O thread */
 	int canned;          /* the status that this is answered with, whatever it asks for; 0: none */
-	const char *canned_text, *canned_type;
+	const char *canned_text, *canned_type, *canned_headers; /* the last: NULL, or whole lines */
 	bool watch_peer; /* under the connection's lock: over as soon as the client closed its side, like a stream */
 	/* a plain answer */
 	struct ks_buf answer;
@@ -99,7 +103,7 @@ struct ks_http_request {
 	bool answered; /* under the connection's lock */
 };
 
-enum http_state { HTTP_HEADER, HTTP_BODY, HTTP_SERVING, HTTP_LINGER };
+enum http_state { HTTP_HEADER, HTTP_BODY, HTTP_SERVING, HTTP_UPGRADED, HTTP_LINGER };
 
 struct http_conn {
 	/* constant */

@@ -281,7 +281,7 @@ bool ks_http_host_allowed(const struct ks_http_request *request)
 
 /* ---- plain requests ---- */
 
-static void answer_string(struct ks_http_request *request, int status, const char *type, const char *text);
+static void answer_canned(struct ks_http_request *request);
 
 static void plain_complete(struct ks_http_request *request)
 {
@@ -289,7 +289,7 @@ static void plain_complete(struct ks_http_request *request)
 
 	ks_http_request_ref(request); /* until it is answered */
 	if (request->canned)
-		answer_string(request, request->canned, request->canned_type, request->canned_text);
+		answer_canned(request);
 	else if (http->config.plain)
 		http->config.plain(http->config.plain_ctx, request);
 	else
@@ -353,6 +353,19 @@ static void answer_string(struct ks_http_request *request, int status, const cha
 	ks_buf_init(&body, SIZE_MAX);
 	ks_buf_append(&body, text, strlen(text));
 	ks_http_answer(request, status, type, type ? "X-Content-Type-Options: nosniff\r\n" : NULL, &body);
+}
+
+static void answer_canned(struct ks_http_request *request)
+{
+	struct ks_buf body;
+
+	if (!request->canned_headers) {
+		answer_string(request, request->canned, request->canned_type, request->canned_text);
+		return;
+	}
+	ks_buf_init(&body, SIZE_MAX);
+	ks_buf_append(&body, request->canned_text, strlen(request->canned_text));
+	ks_http_answer(request, request->canned, request->canned_type, request->canned_headers, &body);
 }
 
 void ks_http_answer_text(struct ks_http_request *request, int status, const char *text)
