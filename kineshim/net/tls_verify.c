@@ -32,12 +32,15 @@ static int on_verify(int fine, X509_STORE_CTX *store_ctx)
 	switch (X509_STORE_CTX_get_error(store_ctx)) {
 	case X509_V_ERR_CRL_HAS_EXPIRED:
 		KS_DIAG_LIMITED(KS_WARN, "tls", "the revocation list is out of date, and still used");
-		return 1;
+		break;
 	case X509_V_ERR_UNABLE_TO_GET_CRL:
-		return 1;
+		break;
 	default:
 		return 0;
 	}
+	/* Otherwise it would remain the verdict on the whole chain, and the client, though let in, would have no name. */
+	X509_STORE_CTX_set_error(store_ctx, X509_V_OK);
+	return 1;
 }
 
 /* A certificate's common name, "" when there is none or a zero byte in it. The last one counts, as in Go. Free it. */

@@ -523,6 +523,24 @@ def the_revocation_list_is_read_again(server):
     assert serves(server, cert="pki/alice")
 
 
+def a_tolerated_revocation_list_costs_nobody_his_name():
+    """One that is out of date, and one of another CA: the client is verified, so it is a user, too."""
+    pki("client", "root", "--dir=pki")
+    with open("crl.cnf", "w", encoding="ascii") as file:
+        file.write("[ca]\ndefault_ca=own\n[own]\ndatabase=crl.index\ndefault_md=sha256\n")
+    open("crl.index", "w", encoding="ascii").close()
+    for name, folder, ends in (("old", "pki", "20200201000000Z"), ("foreign", "other", "20990101000000Z")):
+        subprocess.run(["openssl", "ca", "-config", "crl.cnf", "-gencrl", "-keyfile", f"{folder}/ca.key",
+                        "-cert", f"{folder}/ca.pem", "-crl_lastupdate", "20200101000000Z", "-crl_nextupdate", ends,
+                        "-out", f"{name}-crl.pem"], check=True, capture_output=True)
+        server = Server(f"{name}-crl", *OWN, "--trusted-ca-file=pki/ca.pem", "--client-cert-auth",
+                        f"--client-crl-file={name}-crl.pem")
+        for arguments in (("user", "add", "root", "--no-password"), ("user", "grant-role", "root", "root"), ("auth", "enable"),
+                          ("put", "a", "b"), ("user", "list")):
+            ctl(server, *arguments, cert="pki/root")
+        assert server.stop() == 0
+
+
 class Load:
     """Clients that must not notice anything: one that stays, one that comes anew all the time, one watch."""
 
@@ -770,7 +788,7 @@ def main():
     plan("large answers and slow readers", large_answers_and_slow_readers, both)
     for case in (only_good_certificates_get_in, the_revocation_list_is_read_again):
         plan(case.__name__.replace("_", " "), case, mutual)
-    for case in (files_are_swapped_under_load, data_planes_may_read_and_nothing_else, names_can_be_demanded, a_unix_socket_can_speak_tls, auto_tls_keeps_its_certificate,
+    for case in (a_tolerated_revocation_list_costs_nobody_his_name, files_are_swapped_under_load, data_planes_may_read_and_nothing_else, names_can_be_demanded, a_unix_socket_can_speak_tls, auto_tls_keeps_its_certificate,
                  ports_speak_what_they_are_for, flags_that_do_not_fit_are_refused, pki_says_what_it_will_not_do):
         plan(case.__name__.replace("_", " "), case)
     plan("a stop ends open connections properly", a_stop_ends_open_connections_properly, secure)
