@@ -155,6 +155,9 @@ void ks_metrics_remove_source(struct ks_metrics_source *source)
 
 /* ---- the process ---- */
 
+/* Above this many, they are counted once a second: it takes a while, and anybody may ask for the metrics all the time. */
+#define MANY_DESCRIPTORS 1000
+
 static size_t count_descriptors(void)
 {
 	DIR *folder = opendir("/proc/self/fd");
@@ -166,6 +169,19 @@ static size_t count_descriptors(void)
 		count += entry->d_name[0] != '.';
 	(void)closedir(folder);
 	return count > 0 ? count - 1 : 0; /* less the folder itself */
+}
+
+static size_t descriptors_lately(void)
+{
+	static _Atomic uint64_t counted_ns; /* 0: not yet */
+	static _Atomic size_t counted;
+	uint64_t now = (uint64_t)ks_metrics_now();
+
+	if (!counted_ns || counted < MANY_DESCRIPTORS || now - counted_ns > 1000000000) {
+		counted = count_descriptors();
+		counted_ns = now;
+	}
+	return counted;
 }
 
 /* The numbers of /proc/self/stat behind the program's name, which may hold anything but a last parenthesis. */
@@ -222,7 +238,7 @@ static void ask_process(struct ks_metrics_sink *sink)
 	static _Atomic int64_t started; /* does not change, and is not read twice */
 	unsigned long long stat[STAT_NUMBERS];
 	double ticks = (double)sysconf(_SC_CLK_TCK);
-	size_t descriptors = count_descriptors();
+	size_t descriptors = descriptors_lately();
 	struct rlimit limit;
 
 	KS_SET(OPEN_FDS, descriptors);
