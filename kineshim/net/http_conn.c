@@ -136,20 +136,35 @@ static int check_expectation(struct http_conn *conn, struct ks_http_request *req
 	return 0;
 }
 
-/* The library lets spaces in names pass, which one proxy might take for another header than the next. */
-static bool names_are_tokens(const struct ks_http_request *request)
+static bool is_token(const char *name, size_t size)
 {
 	static const char others[] = "!#$%&'*+-.^_`|~";
+
+	for (size_t at = 0; at < size; at++)
+		if (!isalnum((unsigned char)name[at]) && !memchr(others, name[at], sizeof(others) - 1))
+			return false;
+	return true;
+}
+
+/*
+ * NULL, or what a proxy might read otherwise than we do: the library lets spaces in names pass, and of several hosts one takes the
+ * first, the next the last.
+ */
+static const char *header_fault(const struct ks_http_request *request)
+{
+	size_t hosts = 0;
 
 	for (size_t i = 0; i < request->header_count; i++) {
 		const struct http_header *header = &request->headers[i];
 		const char *name = (const char *)request->text.data + header->name;
 
-		for (size_t at = 0; at < header->name_size; at++)
-			if (!isalnum((unsigned char)name[at]) && !memchr(others, name[at], sizeof(others) - 1))
-				return false;
+		if (!is_token(name, header->name_size))
+			return "invalid header name";
+		hosts += header->name_size == 4 && strncasecmp(name, "host", 4) == 0;
 	}
-	return true;
+	if (hosts > 1)
+		return "too many Host headers";
+	return hosts == 0 && !request->http10 ? "missing required Host header" : NULL;
 }
 
 static bool has_body(const http_parser *parser)
@@ -162,6 +177,7 @@ static int headers_complete(http_parser *parser)
 	struct http_conn *conn = parser->data;
 	struct ks_http_request *request = conn->parsing;
 	struct ks_http *http = http_of(conn);
+	const char *fault;
 
 	request->method = parser->method;
 	request->head = parser->method == HTTP_HEAD;
@@ -173,10 +189,9 @@ static int headers_complete(http_parser *parser)
 		return refuse_in_parser(conn, 505, "HTTP/1.1 is spoken here");
 	if (parser->method == HTTP_CONNECT)
 		return refuse_in_parser(conn, 405, "Method Not Allowed");
-	if (!names_are_tokens(request))
-		return refuse_in_parser(conn, 400, "invalid header name");
-	if (!request->http10 && !ks_http_header(request, "host").data)
-		return refuse_in_parser(conn, 400, "missing required Host header");
+	fault = header_fault(request);
+	if (fault)
+		return refuse_in_parser(conn, 400, fault);
 	if (!ks_http_request_prepare(request))
 		return refuse_in_parser(conn, 400, "malformed request target");
 	if (!(parser->flags & F_CHUNKED) && parser->content_length != UINT64_MAX &&

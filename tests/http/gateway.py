@@ -884,6 +884,7 @@ def pieces_of_any_size_change_nothing(t):
 
 MALFORMED = [
     (400, "GET / HTTP/1.1\r\n\r\n"),
+    (400, "GET / HTTP/1.1\r\nHost: x\r\nhost: y\r\n\r\n"),
     (400, "GET / HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n"),
     (400, "GET / HTTP/1.1\r\nHost: x\r\n: 1\r\n\r\n"),
     (400, "GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n"),
