@@ -3,63 +3,12 @@
 #
 # Users, roles and tokens between programs: two instances on one PostgreSQL (a token of one is good on the other and after a kill -9,
 # changes hold at once everywhere), a flood of logins, and JSON web tokens that a real etcd and kineshim take from each
-# other. Prints TAP. KINESHIM names the program, by default the one of this build.
+# other. Prints TAP.
 set -u
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# shellcheck source=tests/lib/servers.sh
-. "$here/../lib/servers.sh"
-export ETCDCTL_API=3
-
-kineshim=${KINESHIM:-${top_builddir:-.}/kineshim/kineshim}
-kineshim=$(readlink -f "$kineshim")
-[ -x "$kineshim" ] || { echo "Bail out! no kineshim program"; exit 99; }
-for needed in curl etcdctl etcd openssl; do
-	command -v "$needed" >/dev/null || { echo "1..0 # SKIP no $needed"; exit 77; }
-done
-dir=$(ks_tmpdir auth) || exit 99
-pg='' etcd=''
-cd "$dir" || exit 99
-unset "${!KINESHIM_@}"
-
-finish() {
-	local pid
-
-	trap - EXIT
-	for pid in $(jobs -p); do kill -KILL "$pid" 2>/dev/null; done
-	[ -z "$etcd" ] || etcd_kill "$etcd"
-	[ -z "$pg" ] || { pg_stop "$pg" immediate; rm -rf "$pg"; }
-	[ -n "${KS_TEST_KEEP:-}" ] || rm -rf "$dir"
-}
-trap finish EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
-
-point=0
-failed=0
-# check STATUS NAME: with what stands in ./why when it failed.
-check() {
-	point=$((point + 1))
-	if [ "$1" -eq 0 ]; then
-		echo "ok $point - $2"
-	else
-		echo "not ok $point - $2"
-		sed 's/^/#   /' why 2>/dev/null
-		failed=1
-	fi
-	: >why
-}
-
-until_true() {
-	local try limit=$(($1 * 20))
-
-	shift
-	for try in $(seq "$limit"); do
-		"$@" >/dev/null 2>&1 && return
-		sleep 0.05
-	done
-	return 1
-}
+# shellcheck source=tests/lib/program.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../lib/program.sh"
+ks_program auth curl etcdctl etcd openssl
 
 # start_ready NAME PORT FLAGS…: PORT 0 is a free one. The address goes to $url, the process id to $started.
 start_ready() {

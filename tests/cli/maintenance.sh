@@ -2,78 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Maintenance through etcdctl: quota and alarms, auto-compaction, who leads, members; on SQLite, and on two instances with
-# PostgreSQL. Prints TAP. KINESHIM names the program, by default the one of this build.
+# PostgreSQL. Prints TAP.
 set -u
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# shellcheck source=tests/lib/servers.sh
-. "$here/../lib/servers.sh"
-export ETCDCTL_API=3
-
-kineshim=${KINESHIM:-${top_builddir:-.}/kineshim/kineshim}
-kineshim=$(readlink -f "$kineshim")
-[ -x "$kineshim" ] || { echo "Bail out! no kineshim program"; exit 99; }
-command -v etcdctl >/dev/null || { echo "1..0 # SKIP no etcdctl (Debian: etcd-client)"; exit 77; }
-dir=$(ks_tmpdir maintenance) || exit 99
-pg=
-cd "$dir" || exit 99
-unset "${!KINESHIM_@}"
-
-finish() {
-	local pid
-
-	trap - EXIT
-	for pid in $(jobs -p); do kill -KILL "$pid" 2>/dev/null; done
-	[ -z "$pg" ] || { pg_stop "$pg" immediate; rm -rf "$pg"; }
-	[ -n "${KS_TEST_KEEP:-}" ] || rm -rf "$dir"
-}
-trap finish EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
-
-point=0
-failed=0
-# check STATUS NAME: with what stands in ./why when it failed.
-check() {
-	point=$((point + 1))
-	if [ "$1" -eq 0 ]; then
-		echo "ok $point - $2"
-	else
-		echo "not ok $point - $2"
-		sed 's/^/#   /' why 2>/dev/null
-		failed=1
-	fi
-	: >why
-}
-
-until_true() {
-	local try limit=$(($1 * 20))
-
-	shift
-	for try in $(seq "$limit"); do
-		"$@" >/dev/null 2>&1 && return
-		sleep 0.05
-	done
-	return 1
-}
-
-# start_ready NAME FLAGS…: on a free port, which goes to $url, its process id to $started.
-start_ready() {
-	local name=$1 port try
-
-	shift
-	for try in 1 2 3; do
-		port=$(ks_free_port)
-		url=http://127.0.0.1:$port
-		"$kineshim" --log-format=console --listen-client-urls="$url" --name="$name" "$@" >"$name.log" 2>&1 &
-		started=$!
-		until_true 20 grep -q 'ready to serve' "$name.log" && return
-		kill -KILL "$started" 2>/dev/null
-		wait "$started" 2>/dev/null
-	done
-	cp "$name.log" why
-	return 1
-}
+# shellcheck source=tests/lib/program.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../lib/program.sh"
+ks_program maintenance etcdctl
 
 ctl() {
 	local to=$1
@@ -88,14 +22,6 @@ says() {
 
 	shift
 	ctl "$@" | grep -qF -- "$text"
-}
-
-refused() { # STATUS TEXT FLAGS…
-	local status=$1 text=$2
-
-	shift 2
-	timeout 10 "$kineshim" --log-format=console "$@" >why 2>&1
-	[ $? -eq "$status" ] && grep -qF -- "$text" why
 }
 
 leader_of() { # ENDPOINT: its leader's id, in decimal

@@ -5,10 +5,8 @@
 # alerts draw, and that are like a real etcd's after the same commands; health checks, also without a database. Prints TAP.
 set -u
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# shellcheck source=tests/lib/servers.sh
-. "$here/../lib/servers.sh"
-export ETCDCTL_API=3
+# shellcheck source=tests/lib/program.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../lib/program.sh"
 source_dir=$(readlink -f "${top_srcdir:-$here/../..}")
 docs=$source_dir/docs/metrics.md
 dashboard=$source_dir/dist/grafana/kineshim.json
@@ -16,57 +14,7 @@ alerts=$source_dir/dist/prometheus/alerts.yml
 read_metrics=$here/../lib/metrics.py
 read_metrics=$(readlink -f "$read_metrics")
 
-kineshim=${KINESHIM:-${top_builddir:-.}/kineshim/kineshim}
-kineshim=$(readlink -f "$kineshim")
-[ -x "$kineshim" ] || { echo "Bail out! no kineshim program"; exit 99; }
-for needed in python3 curl etcd etcdctl; do
-	command -v "$needed" >/dev/null || { echo "Bail out! no $needed"; exit 99; }
-done
-dir=$(ks_tmpdir metrics) || exit 99
-etcd=
-pg=
-cd "$dir" || exit 99
-unset "${!KINESHIM_@}"
-
-finish() {
-	local pid
-
-	trap - EXIT
-	for pid in $(jobs -p); do kill -TERM "$pid" 2>/dev/null; done
-	sleep 0.3
-	for pid in $(jobs -p); do kill -KILL "$pid" 2>/dev/null; done
-	[ -z "$etcd" ] || { etcd_kill "$etcd"; rm -rf "$etcd"; }
-	[ -z "$pg" ] || { pg_stop "$pg" immediate; rm -rf "$pg"; }
-	[ -n "${KS_TEST_KEEP:-}" ] || rm -rf "$dir"
-}
-trap finish EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
-
-point=0
-failed=0
-check() {
-	point=$((point + 1))
-	if [ "$1" -eq 0 ]; then
-		echo "ok $point - $2"
-	else
-		echo "not ok $point - $2"
-		sed 's/^/#   /' why 2>/dev/null
-		failed=1
-	fi
-	: >why
-}
-
-until_true() {
-	local try limit=$(($1 * 20))
-
-	shift
-	for try in $(seq "$limit"); do
-		"$@" >/dev/null 2>&1 && return
-		sleep 0.05
-	done
-	return 1
-}
+ks_program metrics python3 curl etcd etcdctl
 
 # start_ready NAME FLAGS…: on free ports, which go to $url and $probes, and waits until it serves.
 start_ready() {

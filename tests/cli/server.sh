@@ -2,103 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # The program as its users meet it: flags and errors, start, signals, a database that is away or belongs to somebody else,
-# two instances on one database. Prints TAP. KINESHIM names the program, by default the one of this build.
+# two instances on one database. Prints TAP.
 set -u
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# shellcheck source=tests/lib/servers.sh
-. "$here/../lib/servers.sh"
-export ETCDCTL_API=3
-
-kineshim=${KINESHIM:-${top_builddir:-.}/kineshim/kineshim}
-kineshim=$(readlink -f "$kineshim")
-[ -x "$kineshim" ] || { echo "Bail out! no kineshim program"; exit 99; }
-dir=$(ks_tmpdir server) || exit 99
-pg=
-cd "$dir" || exit 99
-unset "${!KINESHIM_@}"
-
-finish() {
-	local pid
-
-	trap - EXIT
-	# First TERM: timeout passes it on to what it runs, which a KILL would leave behind.
-	for pid in $(jobs -p); do kill -TERM "$pid" 2>/dev/null; done
-	sleep 0.3
-	for pid in $(jobs -p); do kill -KILL "$pid" 2>/dev/null; done
-	[ -z "$pg" ] || { pg_stop "$pg" immediate; rm -rf "$pg"; }
-	[ -n "${KS_TEST_KEEP:-}" ] || rm -rf "$dir"
-}
-trap finish EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
-
-point=0
-failed=0
-# check STATUS NAME: with what stands in ./why when it failed.
-check() {
-	point=$((point + 1))
-	if [ "$1" -eq 0 ]; then
-		echo "ok $point - $2"
-	else
-		echo "not ok $point - $2"
-		sed 's/^/#   /' why 2>/dev/null
-		failed=1
-	fi
-	: >why
-}
-
-until_true() {
-	local try limit=$(($1 * 20))
-
-	shift
-	for try in $(seq "$limit"); do
-		"$@" >/dev/null 2>&1 && return
-		sleep 0.05
-	done
-	return 1
-}
-
-# start NAME FLAGS…: its process id goes to $started, its log to NAME.log
-start() {
-	local name=$1
-
-	shift
-	"$kineshim" --log-format=console "$@" >"$name.log" 2>&1 &
-	started=$!
-}
-
-# start_ready NAME FLAGS…: on a free port, which goes to $url, and waits until it serves.
-start_ready() {
-	local name=$1 port try
-
-	shift
-	for try in 1 2 3; do
-		port=$(ks_free_port)
-		url=http://127.0.0.1:$port
-		start "$name" --listen-client-urls="$url" --name="$name" "$@"
-		until_true 20 grep -q 'ready to serve' "$name.log" && return
-		kill -KILL "$started" 2>/dev/null
-		wait "$started" 2>/dev/null
-	done
-	cp "$name.log" why
-	return 1
-}
+# shellcheck source=tests/lib/program.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../lib/program.sh"
+ks_program server
 
 ctl() {
 	local to=$1
 
 	shift
 	timeout 20 etcdctl --endpoints="$to" "$@" 2>why
-}
-
-# refused STATUS TEXT FLAGS…: it must not start, end with that status, and say that.
-refused() {
-	local status=$1 text=$2
-
-	shift 2
-	timeout 10 "$kineshim" "$@" >why 2>&1
-	[ $? -eq "$status" ] && grep -qF -- "$text" why
 }
 
 # ---- flags ----
