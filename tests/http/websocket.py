@@ -14,9 +14,11 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import sys
 import tempfile
@@ -59,8 +61,8 @@ def frame(opcode, payload=b"", final=True, masked_too=True, bits=0, size=None):
 class Socket:
     """A WebSocket client."""
 
-    def __init__(self, server, path, headers=(), wait=WAIT):
-        self.connection = Connection(server.port, wait)
+    def __init__(self, server, path, headers=(), wait=WAIT, connection=None):
+        self.connection = connection or Connection(server.port, wait)
         self.connection.send(handshake(path, headers))
         self.status, self.headers = self.connection.head()
         same(self.status, 101, path)
@@ -426,6 +428,24 @@ def the_end_of_the_server_is_told(t):
     same(server.process.wait(WAIT), 0)
 
 
+def tls_changes_nothing(t):
+    server = start_kineshim(t.folder, "secure", "--auto-tls", "--listen-client-urls=http://127.0.0.1:0,https://127.0.0.1:0")
+    t.servers.append(server)
+    port = int(re.search(r"ready to serve.*https://127.0.0.1:(\d+)", open(server.log).read()).group(1))
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = Connection(port)
+    connection.socket = context.wrap_socket(connection.socket)
+    secure = Socket(server, "/v3/watch", connection=connection)
+    secure.send({"create_request": {"key": b64("tls")}})
+    same(secure.next()["result"]["created"], True)
+    Client(server.port).put("tls", "x")
+    same(secure.next()["result"]["events"][0]["kv"]["value"], b64("x"))
+    secure.leave()
+    until(lambda: metric(server, "etcd_debugging_mvcc_watcher_total") == 0, "the end of the watcher")
+    same(server.stop(), 0)
+
+
 TESTS = [
     a_watch_is_a_conversation_as_with_etcd,
     keepalives_values_and_messages_need_not_agree,
@@ -444,6 +464,7 @@ TESTS = [
     deadlines_hold,
     a_client_that_does_not_read_holds_up_nobody,
     the_end_of_the_server_is_told,
+    tls_changes_nothing,
 ]
 
 
