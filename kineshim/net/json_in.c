@@ -71,18 +71,24 @@ static bool from_double(double value, struct integer *to)
 	return true;
 }
 
+static bool is_digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
+/* As JSON writes numbers: no zero in front, and digits behind a point. */
 static bool from_text(const char *text, struct integer *to)
 {
 	const char *digits = text + (*text == '-');
 	char *end;
 
-	if (*digits < '0' || *digits > '9')
+	if (!is_digit(*digits) || (*digits == '0' && is_digit(digits[1])))
 		return false;
 	errno = 0;
 	*to = (struct integer){.negative = *text == '-', .magnitude = strtoumax(digits, &end, 10)};
 	if (!*end)
 		return errno == 0;
-	if (*end != '.' && *end != 'e' && *end != 'E')
+	if (*end == '.' ? !is_digit(end[1]) : *end != 'e' && *end != 'E')
 		return false;
 	return from_double(strtod(text, &end), to) && !*end;
 }
@@ -509,7 +515,8 @@ static char *quote_long_numbers(struct ks_slice text, size_t *size)
 
 static json_t *parse(struct ks_slice text, json_error_t *error)
 {
-	const size_t flags = JSON_DISABLE_EOF_CHECK | JSON_DECODE_ANY | JSON_ALLOW_NUL;
+	/* Of two fields of one name, somebody before us may have looked at the other one. */
+	const size_t flags = JSON_DISABLE_EOF_CHECK | JSON_DECODE_ANY | JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES;
 	json_t *root = json_loadb((const char *)text.data, text.size, flags, error);
 	char *quoted;
 	size_t size;

@@ -94,8 +94,8 @@ static void empty_and_null_are_absent(void)
 	CHECK({RANGE, "", "{}"}, {RANGE, " \r\n\t", "{}"}, {RANGE, "{}", "{}"}, {RANGE, "null", "{}"},
 	      {RANGE, "{\"key\":null,\"limit\":null}", "{}"},
 	      {RANGE, "{\"key\":\"\",\"limit\":0,\"sort_order\":0,\"serializable\":false}", "{}"},
-	      {TXN, "{\"compare\":[],\"success\":null}", "{}"}, {RANGE, "{} {\"limit\":1}", "{}"},
-	      {RANGE, "{\"limit\":1} trailing", "{\"limit\":\"1\"}"});
+	      {RANGE, "{\"limit\":1,\"limit\":2}", NULL}, {TXN, "{\"compare\":[],\"success\":null}", "{}"},
+	      {RANGE, "{} {\"limit\":1}", "{}"}, {RANGE, "{\"limit\":1} trailing", "{\"limit\":\"1\"}"});
 }
 
 static void integers_come_in_many_forms(void)
@@ -109,6 +109,9 @@ static void integers_come_in_many_forms(void)
 	      {RANGE, "{\"limit\":\"-9223372036854775808\"}", "{\"limit\":\"-9223372036854775808\"}"},
 	      {RANGE, "{\"limit\":9223372036854775808}", NULL}, {RANGE, "{\"limit\":\"9223372036854775808\"}", NULL},
 	      {RANGE, "{\"limit\":1.5}", NULL}, {RANGE, "{\"limit\":\"\"}", NULL}, {RANGE, "{\"limit\":\" 7\"}", NULL},
+	      {RANGE, "{\"limit\":\"07\"}", NULL}, {RANGE, "{\"limit\":\"-07\"}", NULL},
+	      {RANGE, "{\"limit\":\"7.\"}", NULL}, {RANGE, "{\"limit\":\"7.e1\"}", NULL},
+	      {RANGE, "{\"limit\":\"0\"}", "{}"}, {RANGE, "{\"limit\":\"7.0\"}", "{\"limit\":\"7\"}"},
 	      {RANGE, "{\"limit\":\"7x\"}", NULL}, {RANGE, "{\"limit\":\"0x7\"}", NULL},
 	      {RANGE, "{\"limit\":true}", NULL}, {RANGE, "{\"limit\":[7]}", NULL},
 	      {RANGE, "{\"limit\":\"7\\u0000\"}", NULL}, {RANGE, "{\"limit\":1e400}", NULL},
