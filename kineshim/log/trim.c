@@ -8,6 +8,11 @@
  * The newest compaction's own row stays, and it is looked at before each piece on the connection that will delete: when it
  * is not there, the database lost its tail, positions mean something else now, and nothing may be deleted.
  * Rows go in the order in which the store reports them (store.h), few at a time and fewer when the database is slow.
+ *
+ * Rows that were reported and forgotten (the duty moved, a member lagged, memory was short) are found again by a scan, in ascending
+ * order. What is reported meanwhile may be what ended them, and must not go first: a put whose delete is gone comes back to life when
+ * the log is read anew. So while a scan is due it finds all; while one runs only what lies behind it is remembered, and goes before
+ * it runs on; what lies ahead it will meet.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -73,14 +78,39 @@ static void forget(struct ks_log *log)
 	s->scanning = false;
 }
 
+static bool scan_is_due(struct ks_log_side *s)
+{
+	bool due;
+
+	ks_mutex_lock(&s->role.mutex);
+	due = s->scan_wanted;
+	ks_mutex_unlock(&s->role.mutex);
+	return due;
+}
+
+/* Those that a running scan has left behind. */
+static bool keep_passed(struct ks_log_side *s, const struct ks_loc *locs, size_t count)
+{
+	bool kept = true;
+
+	for (size_t i = 0; i < count && kept; i++)
+		if (locs[i].position <= s->scan_after)
+			kept = keep_locs(&s->trim, &locs[i], 1);
+	return kept;
+}
+
 static void dropped(void *ctx, const struct ks_loc *locs, size_t count)
 {
 	struct ks_log *log = ctx;
+	struct ks_log_side *s = &log->side;
+	bool kept = false;
 
 	KS_COUNT(COMPACTED_KEYS, count);
 	/* Whoever has the duty, or has it next, finds by a scan what is not remembered here. */
-	if (!ks_log_duty_held(log) || !keep_locs(&log->side.trim, locs, count))
-		want_scan(&log->side);
+	if (ks_log_duty_held(log) && !scan_is_due(s))
+		kept = s->scanning ? keep_passed(s, locs, count) : keep_locs(&s->trim, locs, count);
+	if (!kept)
+		want_scan(s);
 }
 
 struct log_look {
@@ -172,7 +202,7 @@ static bool visit_scan(void *ctx, const struct sqlb_row *row)
 		return true;
 	if (!ks_store_row_needed(scan->log->store, &effect, loc) && !keep_locs(&scan->log->side.trim, &loc, 1))
 		scan->no_memory = true;
-	return true;
+	return !scan->no_memory; /* what comes behind it must not go before it */
 }
 
 /* Looks for rows that nobody needs and nobody remembers: a housekeeper ended before it had trimmed all. */
@@ -187,8 +217,8 @@ static int64_t scan_rows(struct ks_log *log, const struct ks_log_applied *compac
 	if (!s->scanning) {
 		s->scanning = true;
 		s->scan_after = scan.last = 0;
-		s->scan_to = compaction->position - 1;
 	}
+	s->scan_to = compaction->position - 1; /* also of one that came meanwhile: what it drops is met as well */
 	s->trim_for = *compaction;
 	outcome = s->scan_to < 1 ? SQLB_OK
 				 : log->ops->read_rows(s->role.conn, s->scan_after, s->scan_to, SCAN_BYTES, visit_scan,
