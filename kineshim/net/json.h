@@ -5,7 +5,8 @@
  *
  * In: fields by their proto name or in lowerCamelCase; 64-bit integers as strings or numbers, also 1e3; enums by name or number;
  * bytes in standard or URL-safe base64, padded or not; null is absent; unknown fields are ignored; two arms of a oneof,
- * and a field set twice, are an error. Out: proto names, 64-bit integers as strings, zero values left out, set but empty messages as {}, in wire order.
+ * and a field set twice, are an error. Out: proto names, 64-bit integers as strings, zero values left out, set but empty
+ * messages as {}, in wire order.
  *
  * Threads: any; each object belongs to one thread at a time.
  * Limits: nesting of KS_JSON_MAX_DEPTH, KS_JSON_MAX_VALUES values in one text, and the maximum of the output buffer.
