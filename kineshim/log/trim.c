@@ -335,7 +335,7 @@ static int64_t trim_step(struct ks_log *log)
 		return s->trim_at_ms - now;
 	if (pending(s))
 		return trim_rows(log, &compaction);
-	finish_physical(log);
+	/* What a physical compaction waits for may be among what a scan finds: it ends with the scan, not before. */
 	if (scan) {
 		ks_mutex_lock(&s->role.mutex);
 		s->scan_wanted = false;
