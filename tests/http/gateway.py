@@ -1015,10 +1015,11 @@ class Context:
         self.folder, self.servers = folder, []
 
 
-def main():
+def run_all(tests, name, *flags):
+    """Runs the tests on one kineshim, started with the flags, and one etcd beside it; prints TAP and ends the program."""
     only = os.environ.get("KS_TEST_ONLY", "")
-    tests = [test for test in TESTS if only in test.__name__]
-    t = Context(tempfile.mkdtemp(prefix="ks-gateway-"))
+    tests = [test for test in tests if only in test.__name__]
+    t = Context(tempfile.mkdtemp(prefix="ks-%s-" % name))
     failed = False
 
     def end(*_):
@@ -1026,7 +1027,7 @@ def main():
 
     signal.signal(signal.SIGTERM, end)
     try:
-        t.kineshim = start_kineshim(t.folder, "kineshim", "--watch-cursor-interval=500ms")
+        t.kineshim = start_kineshim(t.folder, "kineshim", *flags)
         t.servers.append(t.kineshim)
         t.etcd = start_etcd(t.folder)
         t.servers.append(t.etcd)
@@ -1055,4 +1056,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_all(TESTS, "gateway", "--watch-cursor-interval=500ms")

@@ -15,19 +15,16 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import ssl
 import struct
 import sys
-import tempfile
-import traceback
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from gateway import (WAIT, Client, Connection, Failed, b64, masked, metric, must, same, start_etcd, start_kineshim,  # noqa: E402
-                     until)
+from gateway import (WAIT, Client, Connection, b64, masked, metric, must, run_all, same,  # noqa: E402
+                     start_kineshim, until)
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -468,49 +465,5 @@ TESTS = [
 ]
 
 
-class Context:
-    def __init__(self, folder):
-        self.folder, self.servers = folder, []
-
-
-def main():
-    only = os.environ.get("KS_TEST_ONLY", "")
-    tests = [test for test in TESTS if only in test.__name__]
-    t = Context(tempfile.mkdtemp(prefix="ks-websocket-"))
-    failed = False
-
-    def end(*_):
-        sys.exit(143)
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        t.kineshim = start_kineshim(t.folder, "kineshim", "--bcrypt-cost=4")
-        t.servers.append(t.kineshim)
-        t.etcd = start_etcd(t.folder)
-        t.servers.append(t.etcd)
-        print("1..%d" % (len(tests) + 1))
-        for number, test in enumerate(tests, 1):
-            try:
-                test(t)
-                must(t.kineshim.process.poll() is None, "the server died:", open(t.kineshim.log).read()[-2000:])
-                print("ok %d - %s" % (number, test.__name__), flush=True)
-            except Exception as error:  # whatever went wrong is this test's failure
-                failed = True
-                text = str(error) if isinstance(error, Failed) else traceback.format_exc()
-                print("not ok %d - %s" % (number, test.__name__))
-                print("".join("# %s\n" % line for line in text.splitlines()), end="", flush=True)
-        status = t.kineshim.stop()
-        print("%sok %d - the server stops by itself" % ("" if status == 0 else "not ", len(tests) + 1))
-        if status != 0:
-            failed = True
-            print("".join("# %s\n" % line for line in open(t.kineshim.log).read()[-6000:].splitlines()), end="")
-    finally:
-        for server in t.servers:
-            server.stop()
-        if not os.environ.get("KS_TEST_KEEP"):
-            shutil.rmtree(t.folder, ignore_errors=True)
-    sys.exit(1 if failed else 0)
-
-
 if __name__ == "__main__":
-    main()
+    run_all(TESTS, "websocket", "--bcrypt-cost=4")
