@@ -1,24 +1,32 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Starts, stops and kills the servers that tests need: PostgreSQL and etcd, each in a folder of its own and on free
-# ports. Source it for the functions, or run it as a command: servers.sh pg_restart DIR (what C tests do). Every
+# Starts, stops and kills the servers that tests need: PostgreSQL, MariaDB and etcd, each in a folder of its own and on
+# free ports. Source it for the functions, or run it as a command: servers.sh pg_restart DIR (what C tests do). Every
 # function takes the server's folder; what one call must tell the next lies in DIR/env. Works as root (the server then
-# runs as "postgres" or "nobody") and as anybody else.
+# runs as "postgres", "mysql" or "nobody") and as anybody else.
 #
-#   ks_tmpdir NAME            makes a folder that the server's user can reach, prints it
+#   ks_tmpdir NAME [USER]     makes a folder that the server's user can reach, prints it; PostgreSQL's user by default
 #   pg_init DIR               initdb; superuser "postgres", role and database "kineshim", trust on socket and 127.0.0.1
 #   pg_start DIR              starts it and waits until it answers; the port stays the same over restarts
 #   pg_stop DIR [MODE]        fast by default; smart, immediate
 #   pg_kill DIR               kill -9 of every process of it, as a crash does
 #   pg_restart DIR [MODE]     stop, start
 #   pg_run DIR PROGRAM ARGS…  runs psql, pgbench … of the server's version against it as superuser
+#   my_init DIR               makes the data folder; superuser "root", user and database "kineshim", which may do all
+#                             in that database and nothing elsewhere; listens on 127.0.0.1 and a socket
+#   my_start DIR [FLAG…]      starts it and waits until it answers; the port stays the same over restarts
+#   my_stop DIR / my_kill DIR / my_restart DIR
+#   my_run DIR PROGRAM ARGS…  runs mariadb, mariadb-dump … against it as superuser
+#   my_database DIR NAME      makes another database that is kineshim's
 #   etcd_start DIR / etcd_stop DIR / etcd_kill DIR
 #   with_env DIR              prints the "export …" lines of DIR/env
 #
 # KS_TEST_POSTGRES_FLAGS    more flags for the server, e.g. "-c fsync=off -c log_statement=all"
 # KS_TEST_POSTGRES_INITDB   more flags for initdb, e.g. "--locale=de_DE.UTF-8"
 # KS_TEST_POSTGRES_BIN      folder of the programs; by default the newest of /usr/lib/postgresql
+# KS_TEST_MARIADB_FLAGS     more flags for the server, e.g. "--innodb-flush-log-at-trx-commit=0 --general-log=1"
+# KS_TEST_MYSQL_BIN         folder of a MySQL 8 (with bin/mysqld in it), which my_* then use instead of MariaDB
 # KS_TEST_ETCD_BIN          the etcd program
 # KS_TEST_ETCD_FLAGS        more flags for etcd
 
@@ -54,25 +62,33 @@ pg_user() {
 	fi
 }
 
-pg_as_user() {
+# ks_as USER CMD…: as that user when root, else as who we are.
+ks_as() {
+	local user=$1
+
+	shift
 	if [ "$(id -u)" -ne 0 ]; then
 		(cd / && exec "$@")
 	else
-		(cd / && exec setpriv --reuid="$(pg_user)" --regid="$(id -gn "$(pg_user)")" --clear-groups "$@")
+		(cd / && exec setpriv --reuid="$user" --regid="$(id -gn "$user")" --clear-groups "$@")
 	fi
 }
 
+pg_as_user() {
+	ks_as "$(pg_user)" "$@"
+}
+
 ks_tmpdir() {
-	local base=${TMPDIR:-/tmp} dir
+	local base=${TMPDIR:-/tmp} user=${2:-$(pg_user)} dir
 
 	# A private TMPDIR of root is no place for the server's user, and a socket's path has at most 107 bytes.
-	if ! pg_as_user test -x "$base" 2>/dev/null || [ ${#base} -gt 50 ]; then
+	if ! ks_as "$user" test -x "$base" 2>/dev/null || [ ${#base} -gt 50 ]; then
 		base=/tmp
 	fi
 	dir=$(mktemp -d "$base/ks-$1.XXXXXX") || return 1
 	chmod 0755 "$dir" || return 1
 	if [ "$(id -u)" -eq 0 ]; then
-		chown "$(pg_user)" "$dir" || return 1
+		chown "$user" "$dir" || return 1
 	fi
 	echo "$dir"
 }
@@ -212,6 +228,212 @@ pg_run() {
 		"$bin/$program" "$@"
 }
 
+# What ends a server whose data nobody needs any more.
+pg_end() {
+	pg_stop "$1" immediate 2>/dev/null || pg_kill "$1"
+}
+
+# The server program: Debian keeps it out of the PATH of others than root.
+my_server() {
+	local program
+
+	for program in ${KS_TEST_MYSQL_BIN:+"$KS_TEST_MYSQL_BIN/bin/mysqld"} "$(command -v mariadbd)" /usr/sbin/mariadbd; do
+		[ -x "$program" ] || continue
+		echo "$program"
+		return
+	done
+	ks_fail "no MariaDB server (Debian: mariadb-server)"
+}
+
+# MariaDB refuses to run as root.
+my_user() {
+	if [ "$(id -u)" -ne 0 ]; then
+		id -un
+	elif id mysql >/dev/null 2>&1; then
+		echo mysql
+	else
+		echo nobody
+	fi
+}
+
+my_as_user() {
+	ks_as "$(my_user)" "$@"
+}
+
+my_port() {
+	sed -n 's/^export KS_TEST_MARIADB_PORT=//p' "$1/env"
+}
+
+# Small, so that it starts at once; what decides whether a crash loses something stays as the server's authors chose it.
+# "loose": MySQL and MariaDB do not know all of each other's.
+my_write_config() {
+	local dir=$1 port=$2
+
+	cat >"$dir/my.cnf" <<END
+[mysqld]
+datadir=$dir/data
+socket=$dir/server.sock
+pid-file=$dir/server.pid
+tmpdir=$dir/tmp
+bind-address=127.0.0.1
+port=$port
+skip-name-resolve
+max-connections=300
+innodb-buffer-pool-size=64M
+innodb-log-file-size=32M
+key-buffer-size=1M
+performance-schema=OFF
+loose-aria-pagecache-buffer-size=8M
+loose-mysqlx=OFF
+loose-disable-log-bin
+[client]
+socket=$dir/server.sock
+user=root
+END
+}
+
+my_write_env() {
+	local dir=$1 port=$2
+
+	cat >"$dir/env" <<END
+export KS_TEST_MARIADB_DIR=$dir
+export KS_TEST_MARIADB_PORT=$port
+export KS_TEST_MARIADB_SOCKET=$dir/server.sock
+export KS_TEST_MARIADB_PIDFILE=$dir/pid
+export KS_TEST_MARIADB_LOG=$dir/log
+export KS_TEST_MARIADB_URL='mysql://kineshim:the-test-password@tcp(127.0.0.1:$port)/kineshim'
+export KS_TEST_MARIADB_SOCKET_URL='mysql://kineshim:the-test-password@unix($dir/server.sock)/kineshim'
+export KS_TEST_MARIADB_SUPER_URL='mysql://root:the-root-password@tcp(127.0.0.1:$port)/mysql'
+END
+}
+
+# my_make_data DIR: the data folder, as it is before the server's first start.
+my_make_data() {
+	local dir=$1 server
+
+	server=$(my_server) || return 1
+	my_as_user mkdir -p "$dir/tmp" || return 1
+	my_write_config "$dir" 0 || return 1
+	if [ -n "${KS_TEST_MYSQL_BIN:-}" ]; then
+		my_as_user "$server" --defaults-file="$dir/my.cnf" --initialize-insecure </dev/null
+	else
+		my_as_user mariadb-install-db --defaults-file="$dir/my.cnf" --auth-root-authentication-method=normal \
+			--skip-test-db --skip-name-resolve </dev/null
+	fi >"$dir/install.log" 2>&1 || { cat "$dir/install.log" >&2; return 1; }
+}
+
+# my_make_users DIR: root may come in by TCP too, kineshim has its own database and nothing else.
+my_make_users() {
+	my_run "$1" mariadb <<-END || return 1
+		DROP USER IF EXISTS ''@localhost;
+		DROP USER IF EXISTS root@'127.0.0.1';
+		CREATE USER root@'127.0.0.1' IDENTIFIED BY 'the-root-password';
+		GRANT ALL ON *.* TO root@'127.0.0.1' WITH GRANT OPTION;
+		CREATE USER kineshim@'%' IDENTIFIED BY 'the-test-password';
+	END
+	my_database "$1" kineshim
+}
+
+my_init() {
+	local dir=$1 port try
+
+	my_make_data "$dir" || return 1
+	for try in 1 2 3 4 5; do
+		port=$(ks_free_port) || return 1
+		my_write_config "$dir" "$port" && my_write_env "$dir" "$port" || return 1
+		if my_start "$dir" 2>"$dir/start.err"; then
+			my_make_users "$dir"
+			return
+		fi
+	done
+	cat "$dir/start.err" "$dir/log" >&2
+	ks_fail "MariaDB did not start after $try tries"
+}
+
+my_start() {
+	local dir=$1 server pid user try
+
+	shift
+	server=$(my_server) && user=$(my_user) || return 1
+	# A pid file whose process has gone is of a crash.
+	rm -f "$dir/pid" "$dir/server.pid" "$dir/server.sock"
+	local -a as=()
+	[ "$(id -u)" -ne 0 ] || as=(setpriv --reuid="$user" --regid="$(id -gn "$user")" --clear-groups)
+	# Not by ks_as: $! must be the server itself. The log is appended to, so that crashes can be read after a restart.
+	# shellcheck disable=SC2086 # flags are words
+	(cd / && exec "${as[@]}" "$server" --defaults-file="$dir/my.cnf" ${KS_TEST_MARIADB_FLAGS:-} "$@") \
+		</dev/null >>"$dir/log" 2>&1 &
+	pid=$!
+	disown "$pid"
+	echo "$pid" >"$dir/pid"
+	for try in $(seq 1200); do
+		if ks_gone "$pid"; then
+			rm -f "$dir/pid"
+			ks_fail "MariaDB ended by itself, see $dir/log"
+			return 1
+		fi
+		if [ -S "$dir/server.sock" ] && my_answers "$dir"; then
+			return 0
+		fi
+		sleep 0.05
+	done
+	my_kill "$dir"
+	ks_fail "MariaDB does not answer after $try tries"
+}
+
+# A node of a cluster that may not be asked for data does not answer yet.
+my_answers() {
+	my_run "$1" mariadb -e 'SELECT 1 FROM mysql.user LIMIT 1'
+} >/dev/null 2>&1
+
+# ks_family PID: it and all its descendants.
+ks_family() {
+	local child
+
+	echo "$1"
+	for child in $(ps -o pid= --ppid "$1"); do
+		ks_family "$child"
+	done
+}
+
+my_stop() {
+	local dir=$1 pid
+
+	[ -f "$dir/pid" ] || return 0
+	pid=$(cat "$dir/pid")
+	kill -TERM "$pid" 2>/dev/null
+	ks_await_gone "$pid" 2>/dev/null || ks_await_gone "$pid" 2>/dev/null || ks_await_gone "$pid" || return 1
+	rm -f "$dir/pid"
+}
+
+my_kill() {
+	local dir=$1 family
+
+	[ -f "$dir/pid" ] || return 0
+	family=$(ks_family "$(cat "$dir/pid")")
+	# shellcheck disable=SC2086 # a list of numbers
+	kill -KILL $family 2>/dev/null
+	# Its ports, its locks and its socket must be let go before the next start.
+	# shellcheck disable=SC2086
+	ks_await_gone $family
+	rm -f "$dir/pid" "$dir/server.pid" "$dir/server.sock"
+}
+
+my_restart() {
+	my_stop "$1" && my_start "$1"
+}
+
+my_run() {
+	local dir=$1 program=$2
+
+	shift 2
+	"$program" --defaults-file="$dir/my.cnf" "$@"
+}
+
+my_database() {
+	my_run "$1" mariadb -e "CREATE DATABASE \`$2\`; GRANT ALL ON \`$2\`.* TO kineshim@'%'"
+}
+
 etcd_start() {
 	local dir=$1 bin=${KS_TEST_ETCD_BIN:-etcd} port peer pid try
 
@@ -285,7 +507,9 @@ etcd_kill() {
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
 	case ${1:-} in
-	pg_init | pg_start | pg_stop | pg_kill | pg_restart | pg_restart_immediately | pg_run | etcd_start | etcd_stop | etcd_kill | with_env) "$@" ;;
-	*) ks_fail "usage: servers.sh pg_init|pg_start|pg_stop|pg_kill|pg_restart|pg_run|etcd_start|etcd_stop|etcd_kill DIR [ARGS]" ;;
+	pg_init | pg_start | pg_stop | pg_kill | pg_restart | pg_restart_immediately | pg_run | with_env) "$@" ;;
+	my_init | my_start | my_stop | my_kill | my_restart | my_run | my_database) "$@" ;;
+	etcd_start | etcd_stop | etcd_kill) "$@" ;;
+	*) ks_fail "usage: servers.sh FUNCTION DIR [ARGS], with a pg_, my_ or etcd_ function of the list at its begin" ;;
 	esac
 fi
