@@ -19,6 +19,11 @@
 #   my_stop DIR / my_kill DIR / my_restart DIR
 #   my_run DIR PROGRAM ARGS…  runs mariadb, mariadb-dump … against it as superuser
 #   my_database DIR NAME      makes another database that is kineshim's
+#   galera_init DIR           three MariaDBs as a Galera cluster, in DIR/1 … DIR/3; each is a folder for my_run too
+#   galera_start DIR [NODE]   lets a node join those that run; without NODE all that do not run, and when none does, the
+#                             one that knows most makes the cluster anew
+#   galera_stop DIR [NODE] / galera_kill DIR [NODE] / galera_restart DIR NODE
+#   galera_isolate DIR NODE   the node hears no other and no other hears it, until galera_rejoin DIR NODE
 #   etcd_start DIR / etcd_stop DIR / etcd_kill DIR
 #   with_env DIR              prints the "export …" lines of DIR/env
 #
@@ -26,6 +31,8 @@
 # KS_TEST_POSTGRES_INITDB   more flags for initdb, e.g. "--locale=de_DE.UTF-8"
 # KS_TEST_POSTGRES_BIN      folder of the programs; by default the newest of /usr/lib/postgresql
 # KS_TEST_MARIADB_FLAGS     more flags for the server, e.g. "--innodb-flush-log-at-trx-commit=0 --general-log=1"
+# KS_TEST_GALERA_PROVIDER   the wsrep library; by default /usr/lib/galera/libgalera_smm.so
+# KS_TEST_GALERA_FLAGS      more flags for each node of a cluster
 # KS_TEST_MYSQL_BIN         folder of a MySQL 8 (with bin/mysqld in it), which my_* then use instead of MariaDB
 # KS_TEST_ETCD_BIN          the etcd program
 # KS_TEST_ETCD_FLAGS        more flags for etcd
@@ -434,6 +441,180 @@ my_database() {
 	my_run "$1" mariadb -e "CREATE DATABASE \`$2\`; GRANT ALL ON \`$2\`.* TO kineshim@'%'"
 }
 
+galera_provider() {
+	local library=${KS_TEST_GALERA_PROVIDER:-/usr/lib/galera/libgalera_smm.so}
+
+	[ -e "$library" ] || ks_fail "no Galera library $library (Debian: galera-4)" || return 1
+	command -v rsync >/dev/null || ks_fail "no rsync, which brings a node the data of another" || return 1
+	my_server >/dev/null || return 1
+	echo "$library"
+}
+
+# galera_write_config DIR NODE PORT GROUP-PORT IST-PORT SST-PORT ADDRESSES: the members' timeouts are a third of the
+# defaults, so that the others notice within two seconds that a node was killed.
+galera_write_config() {
+	local dir=$1 node=$2 port=$3 group=$4 ist=$5 sst=$6 addresses=$7 provider options
+
+	provider=$(galera_provider) || return 1
+	options="base_host=127.0.0.1;base_port=$group;gmcast.listen_addr=tcp://127.0.0.1:$group;ist.recv_addr=127.0.0.1:$ist"
+	options+=";gcache.size=32M;evs.keepalive_period=PT0.5S;evs.suspect_timeout=PT2S;evs.inactive_timeout=PT6S"
+	options+=";evs.inactive_check_period=PT0.25S;evs.install_timeout=PT6S"
+	my_write_config "$dir/$node" "$port" && my_write_env "$dir/$node" "$port" || return 1
+	cat >>"$dir/$node/my.cnf" <<END
+[mysqld]
+binlog-format=ROW
+innodb-autoinc-lock-mode=2
+wsrep-on=ON
+wsrep-provider=$provider
+wsrep-cluster-name=kineshim-test
+wsrep-cluster-address=gcomm://$addresses
+wsrep-node-name=node$node
+wsrep-node-address=127.0.0.1
+wsrep-node-incoming-address=127.0.0.1:$port
+wsrep-sst-method=rsync
+wsrep-sst-receive-address=127.0.0.1:$sst
+wsrep-provider-options="$options"
+END
+}
+
+galera_write_configs() {
+	local dir=$1 node addresses= try
+	local -a ports=()
+
+	for try in $(seq 12); do
+		ports+=("$(ks_free_port)") || return 1
+	done
+	[ "$(printf '%s\n' "${ports[@]}" | sort -u | wc -l)" -eq "$try" ] || return 1
+	for node in 1 2 3; do
+		addresses+=${addresses:+,}127.0.0.1:${ports[node + 2]}
+	done
+	echo "export KS_TEST_GALERA_DIR=$dir" >"$dir/env"
+	for node in 1 2 3; do
+		galera_write_config "$dir" "$node" "${ports[node - 1]}" "${ports[node + 2]}" "${ports[node + 5]}" \
+			"${ports[node + 8]}" "$addresses" || return 1
+		sed "s/MARIADB_\([A-Z_]*\)=/GALERA_\1_$node=/" "$dir/$node/env" >>"$dir/env"
+	done
+}
+
+galera_init() {
+	local dir=$1 node try
+
+	galera_provider >/dev/null || return 1
+	for node in 1 2 3; do
+		my_as_user mkdir "$dir/$node" || return 1
+	done
+	my_make_data "$dir/1" || return 1
+	for node in 2 3; do
+		my_as_user mkdir "$dir/$node/tmp" || return 1
+	done
+	for try in 1 2 3; do
+		# The others get all their data from the first.
+		my_as_user rm -rf "$dir/2/data" "$dir/3/data"
+		my_as_user mkdir "$dir/2/data" "$dir/3/data" || return 1
+		galera_write_configs "$dir" || continue
+		if my_start "$dir/1" --wsrep-new-cluster 2>"$dir/start.err" && { [ -e "$dir/users" ] || my_make_users "$dir/1"; } &&
+			touch "$dir/users" && galera_start "$dir" 2>"$dir/start.err"; then
+			return 0
+		fi
+		galera_kill "$dir"
+		rm -f "$dir/1/data/grastate.dat" "$dir/1/data/gvwstate.dat"
+	done
+	tail -n 30 "$dir/start.err" "$dir"/?/log >&2
+	ks_fail "Galera did not start after $try tries"
+}
+
+# galera_nodes DIR up|down: which nodes have a process.
+galera_nodes() {
+	local dir=$1 node
+
+	for node in 1 2 3; do
+		if [ -f "$dir/$node/pid" ] && ! ks_gone "$(cat "$dir/$node/pid")"; then
+			[ "$2" = up ] && echo "$node"
+		else
+			[ "$2" = down ] && echo "$node"
+		fi
+	done
+	return 0
+}
+
+# galera_position DIR NODE: how far a node that does not run has come, as UUID:NUMBER. InnoDB knows it after a crash too.
+galera_position() {
+	local dir=$1 node=$2 server
+
+	server=$(my_server) || return 1
+	rm -f "$dir/$node/server.pid"
+	my_as_user "$server" --defaults-file="$dir/$node/my.cnf" --wsrep-recover --disable-log-error </dev/null 2>&1 |
+		tee -a "$dir/$node/log" | sed -n 's/.*WSREP: Recovered position: *//p' | tail -n 1
+}
+
+# What the service of Debian's package does too: a node that says where it stands needs only what it missed.
+galera_join() {
+	local dir=$1 node=$2 position
+
+	shift 2
+	position=$(galera_position "$dir" "$node") || return 1
+	# shellcheck disable=SC2086 # flags are words
+	my_start "$dir/$node" ${position:+--wsrep-start-position="$position"} ${KS_TEST_GALERA_FLAGS:-} "$@"
+}
+
+galera_start() {
+	local dir=$1 node best= position seqno most=-2 pids=() pid status=0
+
+	if [ $# -gt 1 ]; then
+		[ -n "$(galera_nodes "$dir" up)" ] || ks_fail "no node of $dir runs that could be joined" || return 1
+		galera_join "$dir" "$2"
+		return
+	fi
+	if [ -z "$(galera_nodes "$dir" up)" ]; then
+		for node in 1 2 3; do
+			position=$(galera_position "$dir" "$node") || return 1
+			seqno=${position##*:}
+			[ "${seqno:--1}" -gt "$most" ] || continue
+			best=$node most=${seqno:--1}
+		done
+		# Who knows most must not wait for its old fellows.
+		rm -f "$dir/$best/data/gvwstate.dat"
+		sed -i 's/^safe_to_bootstrap:.*/safe_to_bootstrap: 1/' "$dir/$best/data/grastate.dat"
+		galera_join "$dir" "$best" --wsrep-new-cluster || return 1
+	fi
+	for node in $(galera_nodes "$dir" down); do
+		galera_join "$dir" "$node" &
+		pids+=($!)
+	done
+	for pid in "${pids[@]}"; do
+		wait "$pid" || status=1
+	done
+	return $status
+}
+
+galera_stop() {
+	local dir=$1 node
+
+	for node in ${2:-3 2 1}; do
+		my_stop "$dir/$node" || return 1
+	done
+}
+
+galera_kill() {
+	local dir=$1 node
+
+	for node in ${2:-1 2 3}; do
+		my_kill "$dir/$node" || return 1
+	done
+}
+
+galera_restart() {
+	galera_stop "$1" "$2" && galera_start "$1" "$2"
+}
+
+galera_isolate() {
+	my_run "$1/$2" mariadb -e "SET GLOBAL wsrep_provider_options='gmcast.isolate=1'"
+}
+
+galera_rejoin() {
+	my_run "$1/$2" mariadb -e "SET GLOBAL wsrep_provider_options='gmcast.isolate=0'"
+}
+
 etcd_start() {
 	local dir=$1 bin=${KS_TEST_ETCD_BIN:-etcd} port peer pid try
 
@@ -509,7 +690,8 @@ if [ "${BASH_SOURCE[0]}" = "$0" ]; then
 	case ${1:-} in
 	pg_init | pg_start | pg_stop | pg_kill | pg_restart | pg_restart_immediately | pg_run | with_env) "$@" ;;
 	my_init | my_start | my_stop | my_kill | my_restart | my_run | my_database) "$@" ;;
+	galera_init | galera_start | galera_stop | galera_kill | galera_restart | galera_isolate | galera_rejoin) "$@" ;;
 	etcd_start | etcd_stop | etcd_kill) "$@" ;;
-	*) ks_fail "usage: servers.sh FUNCTION DIR [ARGS], with a pg_, my_ or etcd_ function of the list at its begin" ;;
+	*) ks_fail "usage: servers.sh FUNCTION DIR [ARGS], with a pg_, my_, galera_ or etcd_ function of the list at its begin" ;;
 	esac
 fi
