@@ -323,6 +323,18 @@ static bool all_expired(const struct database *database, const int64_t *ids, siz
 	return true;
 }
 
+static bool follows_head(const struct database *database, const struct sqlb_append *append)
+{
+	const struct sqlb_row *head;
+
+	if (append->rows[0].position != head_position(database) + 1)
+		return false;
+	if (append->after_writer == 0 || database->row_count == 0)
+		return true;
+	head = &database->rows[database->row_count - 1]->row;
+	return head->writer == append->after_writer && head->batch == append->after_batch;
+}
+
 /* The transaction. Takes the references in 'rows' when it is OK and appended. */
 static enum sqlb_outcome append_locked(struct database *database, const struct sqlb_append *append,
 				       struct mem_row **rows, bool *appended)
@@ -330,7 +342,7 @@ static enum sqlb_outcome append_locked(struct database *database, const struct s
 	int64_t now = now_ms(database);
 
 	*appended = false;
-	if (append->row_count && append->rows[0].position != head_position(database) + 1)
+	if (append->row_count && !follows_head(database, append))
 		return SQLB_CONFLICT;
 	if (!all_expired(database, append->leases_expired, append->leases_expired_count, now))
 		return SQLB_OK;
@@ -1132,7 +1144,7 @@ void sqlb_memory_set_faults(const char *name, sqlb_memory_fault_fn *fault, void 
 	ks_mutex_unlock(&database->mutex);
 }
 
-void sqlb_memory_lose_tail(const char *name, int64_t keep)
+static void lose_tail(const char *name, int64_t keep, bool cut)
 {
 	struct database *database = database_get(name, false);
 
@@ -1143,9 +1155,19 @@ void sqlb_memory_lose_tail(const char *name, int64_t keep)
 		database->bytes_in_use -= (int64_t)row_bytes(&row->row);
 		row_unref(row);
 	}
-	database->cuts++;
+	database->cuts += cut;
 	ks_cond_broadcast(&database->changed);
 	ks_mutex_unlock(&database->mutex);
+}
+
+void sqlb_memory_lose_tail(const char *name, int64_t keep)
+{
+	lose_tail(name, keep, true);
+}
+
+void sqlb_memory_lose_tail_quietly(const char *name, int64_t keep)
+{
+	lose_tail(name, keep, false);
 }
 
 void sqlb_memory_visit(const char *name, sqlb_row_fn *visit, void *ctx)

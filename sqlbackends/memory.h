@@ -28,6 +28,8 @@ void sqlb_memory_set_clock(const char *name, struct ks_clock *clock); /* default
 void sqlb_memory_set_faults(const char *name, sqlb_memory_fault_fn *fault, void *ctx, int late_calls);
 /* An asynchronous replica was promoted: rows with position > keep are gone, and every connection is cut (AWAY once). */
 void sqlb_memory_lose_tail(const char *name, int64_t keep);
+/* The same behind a pooler, which keeps the connections open and leads them to the other server. */
+void sqlb_memory_lose_tail_quietly(const char *name, int64_t keep);
 /* Direct look at the table, for checks: rows in (position, sub) order. */
 void sqlb_memory_visit(const char *name, sqlb_row_fn *visit, void *ctx);
 void sqlb_memory_forget(const char *name);

@@ -92,6 +92,14 @@ static void put_slices(struct ks_buf *buf, const struct sqlb_row *rows, size_t c
 	}
 }
 
+/* What must be before 'position'. */
+static void param_head(const struct append_run *run, struct sqlb_pg_params *params, int64_t position)
+{
+	sqlb_pg_param_int8(params, position - 1);
+	sqlb_pg_param_int8(params, run->append->after_writer);
+	sqlb_pg_param_int8(params, run->append->after_batch);
+}
+
 static bool send_one_row(struct append_run *run, const struct sqlb_row *row)
 {
 	struct sqlb_pg_params params = {0};
@@ -109,7 +117,7 @@ static bool send_one_row(struct append_run *run, const struct sqlb_row *row)
 	sqlb_pg_param_slice(&params, row->payload);
 	sqlb_pg_param_int8(&params, row->writer);
 	sqlb_pg_param_int8(&params, row->batch);
-	sqlb_pg_param_int8(&params, row->position - 1);
+	param_head(run, &params, row->position);
 	return sqlb_pg_send(run->conn, SQLB_PG_INSERT_ONE, &params);
 }
 
@@ -147,7 +155,7 @@ static bool send_rows(struct append_run *run, const struct sqlb_row *rows, size_
 	sqlb_pg_param_int8(&params, rows[0].batch);
 	if (run->compound)
 		return sqlb_pg_send(run->conn, SQLB_PG_INSERT_MORE, &params);
-	sqlb_pg_param_int8(&params, rows[0].position - 1);
+	param_head(run, &params, rows[0].position);
 	return sqlb_pg_send(run->conn, SQLB_PG_INSERT_MANY, &params);
 }
 
@@ -244,7 +252,7 @@ static bool send_check(struct append_run *run)
 
 	if (!run->compound || run->append->row_count == 0)
 		return true;
-	sqlb_pg_param_int8(&params, run->append->rows[0].position - 1);
+	param_head(run, &params, run->append->rows[0].position);
 	run->statements++;
 	return sqlb_pg_send(run->conn, SQLB_PG_CHECK_HEAD, &params);
 }

@@ -34,7 +34,7 @@ enum {
 	SQLB_PG_STATEMENT_TIMEOUT_MS = 8000,
 	SQLB_PG_ANSWER_TIMEOUT_MS = 10000,
 	SQLB_PG_LONG_TIMEOUT_MS = 3600 * 1000, /* VACUUM, schema changes */
-	SQLB_PG_PARAMS_MAX = 14,
+	SQLB_PG_PARAMS_MAX = 16,
 };
 
 /* Prepared on a connection when it uses them first. */

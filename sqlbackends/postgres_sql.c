@@ -21,7 +21,7 @@
 
 /*
  * The primary key refuses a position that is taken, but not one that was taken and then trimmed, nor one behind
- * a gap (a log that lost its tail). So an append also says what the head must be, and it must not be possible
+ * a gap (a log that lost its tail). So an append also says which entry the head must be, and it must not be possible
  * that its position is taken and trimmed after its snapshot of the head was made and before its rows meet the
  * index: trimming waits for the appends that run. They hold a weak lock on kineshim_meta (the gate), which
  * costs next to nothing (5 us, head included) and is granted before the snapshot is made. Nothing else waits
@@ -29,8 +29,10 @@
  */
 /* It would tear the statements apart. */
 /* clang-format off */
-#define HEAD_IS(position)                                                                                              \
-	"coalesce((SELECT position FROM kineshim_log ORDER BY position DESC, sub DESC LIMIT 1), 0) = " position " "    \
+#define HEAD_IS(at, by, in)                                                                                            \
+	"coalesce((SELECT position FROM (SELECT position, writer, batch FROM kineshim_log "                            \
+	"ORDER BY position DESC, sub DESC LIMIT 1) AS head WHERE " by " = 0 OR (writer = " by " AND batch = " in ")), " \
+	"0) = " at " "                                                                                                 \
 	"AND NOT EXISTS (SELECT FROM (SELECT FROM kineshim_meta WHERE name = '' FOR KEY SHARE) AS gate)"
 
 #define INSERT_ARRAYS                                                                                                  \
@@ -46,13 +48,13 @@ const char *const sqlb_pg_statement_texts[SQLB_PG_STATEMENTS] = {
 	 */
 	[SQLB_PG_INSERT_ONE] = "INSERT INTO kineshim_log (" SQLB_PG_ROW_COLUMNS ") SELECT $1::int8, $2::int4, $3::int4, "
 			       "$4::int2, $5::int8, $6::bytea, $7::bytea, $8::int8, $9::int8, $10::int8, $11::bytea, "
-			       "$12::int8, $13::int8 WHERE " HEAD_IS("$14::int8"),
-	[SQLB_PG_INSERT_MANY] = INSERT_ARRAYS " WHERE " HEAD_IS("$14::int8"),
+			       "$12::int8, $13::int8 WHERE " HEAD_IS("$14::int8", "$15::int8", "$16::int8"),
+	[SQLB_PG_INSERT_MANY] = INSERT_ARRAYS " WHERE " HEAD_IS("$14::int8", "$15::int8", "$16::int8"),
 	[SQLB_PG_INSERT_MORE] = INSERT_ARRAYS,
 	/*
 	 * Raises 22P02 with a text for the server's log: what else is in the transaction must not be committed.
 	 */
-	[SQLB_PG_CHECK_HEAD] = "SELECT CASE WHEN " HEAD_IS("$1::int8") " THEN 0 ELSE "
+	[SQLB_PG_CHECK_HEAD] = "SELECT CASE WHEN " HEAD_IS("$1::int8", "$2::int8", "$3::int8") " THEN 0 ELSE "
 			       "('kineshim: the position after ' || $1::int8 || ' is taken')::int8 END",
 	[SQLB_PG_NOTIFY] = "SELECT pg_notify('" SQLB_PG_CHANNEL "', $1::text)",
 	/* FOR UPDATE waits for a keepalive that came first and then judges the deadline that it made. */

@@ -80,10 +80,17 @@ struct sqlb_lease {
  *
  * The unique key alone refuses a position that has a row. It is not enough where all rows of that position were trimmed
  * (the caller slept through a compaction) or where the database lost its newest rows (a replica was promoted): so a
- * driver also looks at the newest position, in the transaction, and answers CONFLICT unless it is the one before. A
- * caller that finds nothing new after a CONFLICT has to compare the head with what it applied.
+ * driver also looks at the newest entry, in the transaction, and answers CONFLICT unless it is the one before. CONFLICT is
+ * also the answer when the database undid the transaction for the sake of another one (a serialization failure, a
+ * deadlock): to be tried again at once. A caller that finds nothing new after a CONFLICT has to compare the head with what
+ * it applied.
  */
 struct sqlb_append {
+	/*
+	 * Whose the entry before the first row's is. A log that lost its tail may have grown to the same position again
+	 * with other entries, and behind a pooler no connection breaks meanwhile. writer 0: whosever it is.
+	 */
+	int64_t after_writer, after_batch;
 	const struct sqlb_row *rows;
 	size_t row_count;
 	/* Leases to create: deadline = now + ttl_ms. An existing row with that id is overwritten. */

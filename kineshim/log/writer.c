@@ -529,6 +529,8 @@ static enum sqlb_outcome append(struct ks_log *log, bool *appended, struct ks_er
 	struct ks_log_writer *w = &log->writer;
 	const struct ks_log_batch *batch = &w->batch;
 	struct sqlb_append request = {
+		.after_writer = w->applied.writer,
+		.after_batch = w->applied.batch,
 		.rows = batch->rows,
 		.row_count = batch->row_count,
 		.leases_new = batch->leases_new,

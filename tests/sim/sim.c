@@ -197,7 +197,7 @@ static void lose_tail(struct sim *sim)
 	for (size_t i = 0; i < sim->truth.compaction_count; i++)
 		if ((int64_t)sim->truth.compactions[i].entry + 1 > keep)
 			return;
-	sqlb_memory_lose_tail(sim->world.name, keep);
+	(draw(sim, 2) ? sqlb_memory_lose_tail : sqlb_memory_lose_tail_quietly)(sim->world.name, keep);
 	truth_cut(&sim->truth, keep);
 	sim->losses_done++;
 	sim->lost_any = true;

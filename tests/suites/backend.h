@@ -78,6 +78,7 @@ struct seen read_all(struct sqlb_conn *conn, const struct sqlb_row *expected, si
 	X(the_same_batch_again_conflicts_with_itself)               \
 	X(an_append_behind_a_gap_conflicts)                         \
 	X(an_append_into_a_trimmed_hole_conflicts)                  \
+	X(an_append_onto_another_entry_conflicts)                   \
 	X(two_racing_writers_leave_no_gap_and_lose_nothing)         \
 	X(large_values_come_back)                                   \
 	X(a_batch_of_the_maximum_comes_back)                        \

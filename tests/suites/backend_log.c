@@ -217,6 +217,31 @@ void an_append_into_a_trimmed_hole_conflicts(void)
 	CU_ASSERT_EQUAL(read_all(t.a, NULL, 0).count, 2);
 }
 
+/* A log that lost its tail and grew to the same length again: the position is right, the entry before it is another's. */
+void an_append_onto_another_entry_conflicts(void)
+{
+	struct sqlb_row row = row_of(3, 0, 1, "key");
+	struct sqlb_append append = {.after_writer = 77, .after_batch = 1, .rows = &row, .row_count = 1};
+	bool appended = true;
+
+	migrate();
+	OK(append_entry(t.a, 1, 2));
+	OK(append_entry(t.a, 2, 2));
+	CU_ASSERT_EQUAL(t.ops->append(t.b, &append, &appended, &t.err), SQLB_CONFLICT);
+	CU_ASSERT_FALSE(appended);
+	append.after_batch = 2;
+	append.after_writer = 78;
+	CU_ASSERT_EQUAL(t.ops->append(t.b, &append, &appended, &t.err), SQLB_CONFLICT);
+	append.leases_gone = (int64_t[]){5};
+	append.leases_gone_count = 1;
+	CU_ASSERT_EQUAL(t.ops->append(t.b, &append, &appended, &t.err), SQLB_CONFLICT);
+	CU_ASSERT_EQUAL(head_position(), 2);
+	append.after_writer = 77;
+	OK(t.ops->append(t.b, &append, &appended, &t.err));
+	CU_ASSERT_TRUE(appended);
+	CU_ASSERT_EQUAL(head_position(), 3);
+}
+
 struct racer {
 	struct sqlb_conn *conn;
 	int64_t writer;

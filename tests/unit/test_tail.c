@@ -388,7 +388,7 @@ static void lost_tail_that_grew_again_is_noticed(void)
 }
 
 /* Nothing but the append itself tells the writer that its connection leads to another server now. */
-static void append_on_a_new_connection_looks_first(void)
+static void append_to_another_log(void (*lose_tail)(const char *name, int64_t keep))
 {
 	struct world_call call;
 
@@ -398,7 +398,7 @@ static void append_on_a_new_connection_looks_first(void)
 	CU_ASSERT(world_settled(&w));
 	for (int i = 0; i < 5; i++)
 		ks_log_writer_step(w.nodes[0].log); /* so that no hint is left over */
-	sqlb_memory_lose_tail(w.name, 6);
+	lose_tail(w.name, 6);
 	for (int turn = 0; world_revision(&w, 1) != 6; turn++) {
 		CU_ASSERT_FATAL(turn < 1000);
 		world_step_role(&w, 1, KS_LOG_TAIL);
@@ -427,6 +427,17 @@ static void append_on_a_new_connection_looks_first(void)
 	CU_ASSERT_STRING_EQUAL(world_value(&w, 0, "k"), "kept");
 	CU_ASSERT_STRING_EQUAL(world_value(&w, 0, "other"), "grown");
 	world_fini(&w);
+}
+
+static void append_on_a_new_connection_looks_first(void)
+{
+	append_to_another_log(sqlb_memory_lose_tail);
+}
+
+/* Not even a connection that breaks: only the entry before its own tells the append that the log is another one. */
+static void append_behind_a_pooler_does_not_go_onto_another_entry(void)
+{
+	append_to_another_log(sqlb_memory_lose_tail_quietly);
 }
 
 static void nobody_waits_for_a_head_that_was_lost(void)
@@ -528,6 +539,8 @@ int main(void)
 			{"lost_tail_is_noticed_by_a_read", lost_tail_is_noticed_by_a_read},
 			{"lost_tail_that_grew_again_is_noticed", lost_tail_that_grew_again_is_noticed},
 			{"append_on_a_new_connection_looks_first", append_on_a_new_connection_looks_first},
+			{"append_behind_a_pooler_does_not_go_onto_another_entry",
+			 append_behind_a_pooler_does_not_go_onto_another_entry},
 			{"nobody_waits_for_a_head_that_was_lost", nobody_waits_for_a_head_that_was_lost},
 			{"doubt_in_a_lost_tail_is_not_tried_again", doubt_in_a_lost_tail_is_not_tried_again},
 			{"nth_read_is_cut", nth_read_is_cut},
