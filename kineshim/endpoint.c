@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/mask.h"
+
 #define VARIABLE_MAX 128
 
 struct text {
@@ -86,6 +88,18 @@ too_long:
 	return ks_fail(err, KS_INVALID_ARGUMENT, "endpoint: more than %d bytes", KS_ENDPOINT_MAX - 1);
 }
 
+/* "?sslpassword=…" and the like. */
+static bool has_secret_parameter(const char *text)
+{
+	for (text += strcspn(text, "?"); *text; text++) {
+		size_t size, name = strchr("?&;", *text) ? ks_mask_parameter(text + 1, &size) : 0;
+
+		if (name && size > 0 && strncmp(text + 1 + name, "${", 2) != 0)
+			return true;
+	}
+	return false;
+}
+
 bool ks_endpoint_has_password(const char *text)
 {
 	const char *start = strstr(text, "://"), *colon;
@@ -94,7 +108,8 @@ bool ks_endpoint_has_password(const char *text)
 		return false;
 	start += 3;
 	colon = start + strcspn(start, ":@/?#");
-	return *colon == ':' && in_user_part(colon) && strncmp(colon, ":${", 3) != 0 && colon[1] != '@';
+	return (*colon == ':' && in_user_part(colon) && strncmp(colon, ":${", 3) != 0 && colon[1] != '@') ||
+	       has_secret_parameter(start);
 }
 
 enum ks_status ks_endpoint_read(const char *path, char out[KS_ENDPOINT_MAX], struct ks_err *err)

@@ -9,6 +9,7 @@
 #include "base/diag.h"
 #include "notify.h"
 #include "options.h"
+#include "secrets.h"
 #include "server.h"
 #include "tools/tools.h"
 
@@ -92,7 +93,7 @@ static bool tell(const struct ks_options *options, int *code)
 	return true;
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	struct ks_options options;
 	const struct ks_tool *tool = argc > 1 ? ks_tool_find(argv[1]) : NULL;
@@ -116,5 +117,14 @@ int main(int argc, char **argv)
 		}
 	}
 	ks_options_fini(&options);
+	return code;
+}
+
+int main(int argc, char **argv)
+{
+	char **arguments = ks_secrets_take(argc, argv);
+	int code = run(argc, arguments);
+
+	free(arguments);
 	return code;
 }

@@ -53,12 +53,14 @@ static enum ks_status parse_flag(struct ks_options *options, int argc, char *con
 	return ks_option_set(options, option, FROM_FLAG, where, argv[++*i], err);
 }
 
-static enum ks_status refuse_argument(int i, char *const argv[], struct ks_err *err)
+/* Whoever forgets --endpoint before a URL does not find his password in the journal. */
+static enum ks_status refuse_argument(struct ks_options *options, int i, char *const argv[], struct ks_err *err)
 {
 	if (i > 1 && argv[i - 1][0] == '-' && (strcmp(argv[i], "true") == 0 || strcmp(argv[i], "false") == 0))
-		return ks_fail(err, KS_INVALID_ARGUMENT, "\"%s\" is not a flag; write %.60s=%s", argv[i], argv[i - 1],
-			       argv[i]);
-	return ks_fail(err, KS_INVALID_ARGUMENT, "\"%.60s\" is not a flag; see --help", argv[i]);
+		return ks_fail(err, KS_INVALID_ARGUMENT, "\"%s\" is not a flag; write %.60s=%s", argv[i],
+			       ks_option_masked(options, argv[i - 1]), argv[i]);
+	return ks_fail(err, KS_INVALID_ARGUMENT, "\"%.60s\" is not a flag; see --help",
+		       ks_option_masked(options, argv[i]));
 }
 
 static enum ks_status parse_arguments(struct ks_options *options, int argc, char *const argv[], struct ks_err *err)
@@ -69,7 +71,7 @@ static enum ks_status parse_arguments(struct ks_options *options, int argc, char
 		if (argv[i][0] == '-' && argv[i][1] != '\0' && strcmp(argv[i], "--") != 0)
 			status = parse_flag(options, argc, argv, &i, err);
 		else
-			status = refuse_argument(i, argv, err);
+			status = refuse_argument(options, i, argv, err);
 	}
 	return status;
 }
@@ -336,8 +338,8 @@ static void report_secrets(const struct ks_options *options)
 
 	if (options->password_shown)
 		ks_diag(KS_WARN, "main",
-			"every user of this machine can read the password in --endpoint; use --endpoint-file or "
-			"${NAME} in it");
+			"the password in --endpoint is hidden now, but every user of this machine could read it at the "
+			"start; use --endpoint-file or ${NAME} in it");
 	if (*options->endpoint_file && stat(options->endpoint_file, &stat_buf) == 0 && stat_buf.st_mode & S_IROTH)
 		ks_diag(KS_WARN, "main",
 			"everybody may read the endpoint file, and a password in it; chmod it to 0600 path=%s",

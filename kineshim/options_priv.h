@@ -54,6 +54,8 @@ enum ks_status ks_option_set(struct ks_options *options, const struct option *op
 void ks_options_set_initial(struct ks_options *options);
 /* A copy that lives as long as the options. */
 const char *ks_options_keep(struct ks_options *options, const char *text);
+/* A copy without passwords, whole: a text that is cut first may have lost what shows that it has one. */
+const char *ks_option_masked(struct ks_options *options, const char *text);
 /* Reads the configuration file over the defaults. */
 enum ks_status ks_options_read_text(struct ks_options *options, struct ks_slice text, const char *name,
 				    struct ks_err *err) KS_MUST_CHECK;

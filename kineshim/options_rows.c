@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mask.h"
 #include "base/panic.h"
 #include "option_values.h"
 
@@ -163,7 +164,7 @@ enum ks_status ks_option_set(struct ks_options *options, const struct option *op
 	void *to = target->class == CLASS_OPTION ? (void *)((char *)options + target->offset) : &scratch;
 
 	if (!parse_value(target, text, to, &expected))
-		return refuse_value(target, where, text, expected, err);
+		return refuse_value(target, where, ks_option_masked(options, text), expected, err);
 	if (target->class == CLASS_REFUSED && *text && strcmp(text, target->initial) != 0 &&
 	    !(target->kind == BOOL && !scratch.truth))
 		return ks_fail(err, KS_INVALID_ARGUMENT, "%s: %s", where, target->text);
@@ -192,6 +193,14 @@ void ks_options_set_initial(struct ks_options *options)
 		fine = parse_value(option, initial, (char *)options + option->offset, &expected);
 		KS_ASSERT(fine);
 	}
+}
+
+const char *ks_option_masked(struct ks_options *options, const char *text)
+{
+	const char *copy = ks_options_keep(options, text);
+
+	ks_mask(options->owned[options->owned_count - 1], false);
+	return copy;
 }
 
 const char *ks_options_keep(struct ks_options *options, const char *text)

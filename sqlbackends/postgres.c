@@ -51,6 +51,18 @@ static bool is_number_list(const char *text)
 	return text[strspn(text, "0123456789,")] == '\0';
 }
 
+/*
+ * libpq ends "user:password" at the first '@', and not behind a slash: the rest of a password with one of these would become the name of
+ * a host or a database, and stand in errors.
+ */
+static bool user_part_is_clear(const char *url)
+{
+	const char *rest = strstr(url, "://") + 3, *end = rest + strcspn(rest, "?");
+	const char *at = memchr(rest, '@', (size_t)(end - rest));
+
+	return !at || (!memchr(rest, '/', (size_t)(at - rest)) && !memchr(at + 1, '@', (size_t)(end - at - 1)));
+}
+
 static enum ks_status bad_url(struct ks_err *err, const char *why)
 {
 	return ks_fail(err, KS_INVALID_ARGUMENT,
@@ -121,6 +133,8 @@ static enum ks_status pg_open(const char *url, const char *data_dir, struct sqlb
 	*db = NULL;
 	if (strncmp(url, "postgres://", 11) != 0 && strncmp(url, "postgresql://", 13) != 0)
 		return bad_url(err, NULL);
+	if (!user_part_is_clear(url))
+		return bad_url(err, "'@' is written %40 and '/' %2F in a user or password");
 	options = PQconninfoParse(url, &complaint);
 	if (!options) {
 		status = explain_url(complaint, err);

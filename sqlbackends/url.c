@@ -8,8 +8,8 @@
 #include <ctype.h>
 #include <stdint.h>
 #include <string.h>
-#include <strings.h>
 
+#include "base/mask.h"
 #include "sqlb.h"
 
 static int hex_digit(char c)
@@ -92,36 +92,7 @@ static const char *userinfo_end(const char *rest)
 	for (const char *p = rest; *p && *p != '?'; p++)
 		if (*p == '@')
 			found = p;
-	return found;
-}
-
-/* The length of "name=" when 'text' begins with the name of a secret parameter; names begin after a separator. */
-static size_t secret_name(const char *text)
-{
-	size_t size = strcspn(text, "=&; ?/@");
-
-	if (text[size] != '=')
-		return 0;
-	for (size_t i = 0; i < size; i++) {
-		static const char *const hints[] = {"pass", "pwd", "secret", "token"};
-
-		for (size_t h = 0; h < sizeof(hints) / sizeof(*hints); h++)
-			if (strncasecmp(text + i, hints[h], strlen(hints[h])) == 0 && i + strlen(hints[h]) <= size)
-				return size + 1;
-	}
-	return 0;
-}
-
-static size_t value_size(const char *value)
-{
-	const char *end;
-
-	if (*value != '\'')
-		return strcspn(value, "&; ");
-	for (end = value + 1; *end && *end != '\''; end++)
-		if (*end == '\\' && end[1])
-			end++;
-	return (size_t)(end - value) + (*end == '\'');
+	return found ? found : strrchr(rest, '@');
 }
 
 void sqlb_url_redact(const char *url, char *out, size_t out_size)
@@ -145,13 +116,12 @@ void sqlb_url_redact(const char *url, char *out, size_t out_size)
 		}
 	}
 	for (bool name_start = true; *url;) {
-		size_t name = name_start ? secret_name(url) : 0;
+		size_t value, name = name_start ? ks_mask_parameter(url, &value) : 0;
 
 		if (name) {
 			put(&sink, url, name);
 			put(&sink, "***", 3);
-			url += name;
-			url += value_size(url);
+			url += name + value;
 			name_start = false;
 			continue;
 		}

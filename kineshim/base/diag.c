@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/mask.h"
 #include "base/metrics.h"
 #include "base/panic.h"
 
@@ -262,15 +263,17 @@ void ks_diag(enum ks_diag_level level, const char *module, const char *fmt, ...)
 	char message[MESSAGE_MAX];
 	struct line line;
 	va_list args;
-	int saved = errno;
+	int wanted, saved = errno;
 
 	if (!ks_diag_wants(level))
 		return;
 	KS_COUNT_AT(LOG_LINES, level, 1);
 	va_start(args, fmt);
-	if (vsnprintf(message, sizeof(message), fmt, args) < 0)
-		message[0] = '\0';
+	wanted = vsnprintf(message, sizeof(message), fmt, args);
 	va_end(args);
+	if (wanted < 0)
+		message[0] = '\0';
+	ks_mask(message, wanted >= (int)sizeof(message));
 
 	line.size = 0;
 	if (atomic_load_explicit(&line_format, memory_order_relaxed) == KS_DIAG_JSON)

@@ -6,20 +6,31 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/mask.h"
+
+#define FORMATTED_MAX 1024
+
 enum ks_status ks_fail(struct ks_err *err, enum ks_status status, const char *fmt, ...)
 {
-	char text[KS_ERR_TEXT_MAX];
+	char text[FORMATTED_MAX];
+	size_t size;
+	int wanted;
 	va_list args;
 
 	if (!err)
 		return status;
 	/* Formatted apart, because an argument may well be err->text itself ("while opening: %s"). */
 	va_start(args, fmt);
-	if (vsnprintf(text, sizeof(text), fmt, args) < 0)
-		text[0] = '\0';
+	wanted = vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
+	if (wanted < 0)
+		text[0] = '\0';
+	/* Before it is cut: without its end a password may not look like one. */
+	ks_mask(text, wanted >= (int)sizeof(text));
+	size = strnlen(text, sizeof(err->text) - 1);
 	err->status = status;
-	memcpy(err->text, text, strlen(text) + 1);
+	memcpy(err->text, text, size);
+	err->text[size] = '\0';
 	return status;
 }
 

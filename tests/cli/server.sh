@@ -179,7 +179,7 @@ check $? "until then a read answers no leader"
 pg_start "$pg"
 until_true 30 grep -q 'ready to serve' away.log
 check $? "it serves when the database comes"
-grep -q 'can read the password in --endpoint' away.log
+grep -q 'the password in --endpoint is hidden now' away.log
 check $? "a password on the command line is warned of"
 ! grep -q secret away.log && grep -q 'kineshim:\*\*\*@' away.log
 check $? "the password is nowhere on the log"

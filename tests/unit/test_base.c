@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "base/list.h"
+#include "base/mask.h"
 #include "base/out.h"
 #include "base/panic.h"
 #include "base/status.h"
@@ -54,6 +55,50 @@ static void fail_cuts_long_texts(void)
 	text[sizeof(text) - 1] = '\0';
 	(void)ks_fail(&err, KS_INTERNAL, "%s", text);
 	CU_ASSERT_EQUAL(strlen(err.text), KS_ERR_TEXT_MAX - 1);
+}
+
+static void fail_hides_passwords_also_those_that_are_cut(void)
+{
+	struct ks_err err;
+	char text[KS_ERR_TEXT_MAX * 8];
+
+	(void)ks_fail(&err, KS_INTERNAL, "cannot read postgres://u:hunter2@h/d: no such file");
+	CU_ASSERT_STRING_EQUAL(err.text, "cannot read postgres://u:***@h/d: no such file");
+	memset(text, 'x', sizeof(text) - 1);
+	text[sizeof(text) - 1] = '\0';
+	(void)ks_fail(&err, KS_INTERNAL, "cannot read postgres://u:hunter2%s@h/d", text);
+	CU_ASSERT_STRING_EQUAL(err.text, "cannot read postgres://u:***");
+	(void)ks_fail(&err, KS_INTERNAL, "http://host:2379 %s", text);
+	CU_ASSERT_EQUAL(strncmp(err.text, "http://host:2379 xxx", 20), 0);
+}
+
+static void masking_takes_passwords_and_little_else(void)
+{
+	static const char *const cases[][2] = {
+		{"", ""},
+		{"a: b@c", "a: b@c"},
+		{"urls=http://10.0.0.1:2379,http://10.0.0.2:2379", "urls=http://10.0.0.1:2379,http://10.0.0.2:2379"},
+		{"http://u@h:1 and x@y", "http://u@h:1 and x@y"},
+		{"\"mysql://u:hun@ter2@tcp(h:1)/d\" is", "\"mysql://u:***@tcp(h:1)/d\" is"},
+		{"mysql://u:hun/ter2@tcp(h:1)/d?a=b", "mysql://u:***@tcp(h:1)/d?a=b"},
+		{"mssql://sa:x@h a://b:hunter2@c", "mssql://sa:*@h a://b:***@c"},
+		{"mssql://h?database=d;PWD={hun;ter2};x=y", "mssql://h?database=d;PWD=***;x=y"},
+		{"mssql://h?pwd={a}}b};x=y", "mssql://h?pwd=***;x=y"},
+		{"postgres://h/d?sslpassword='a\\'b c'&x=1", "postgres://h/d?sslpassword=***&x=1"},
+		{"postgres://h/d?password=a&sslpassword=bcde", "postgres://h/d?password=*&sslpassword=***"},
+		{"postgres://u:@h", "postgres://u:@h"},
+		{"postgres://user:password@h?pwd=hunter2", "postgres://user:password@h?pwd=***"},
+		{"://", "://"},
+	};
+	char text[200];
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		(void)snprintf(text, sizeof(text), "%s", cases[i][0]);
+		ks_mask(text, false);
+		CU_ASSERT_STRING_EQUAL(text, cases[i][1]);
+		if (strcmp(text, cases[i][1]) != 0)
+			printf("# %s -> %s\n", cases[i][0], text);
+	}
 }
 
 static void every_status_has_its_grpc_name(void)
@@ -690,6 +735,15 @@ static void diag_text_is_one_line(void)
 	CU_ASSERT_PTR_EQUAL(strchr(line, '\n'), line + strlen(line) - 1);
 }
 
+static void diag_hides_passwords(void)
+{
+	char out[20000];
+
+	capture(KS_DIAG_TEXT, "cannot reach mysql://u:hunter2@tcp(h:1)/d", out, sizeof(out));
+	CU_ASSERT_PTR_NULL(strstr(out, "hunter2"));
+	CU_ASSERT_PTR_NOT_NULL(strstr(out, "mysql://u:***@tcp(h:1)/d"));
+}
+
 static void diag_cuts_long_messages_but_ends_the_line(void)
 {
 	static char message[5000], line[20000];
@@ -755,6 +809,8 @@ int main(void)
 		{"fail_fills_and_returns", fail_fills_and_returns},
 		{"fail_may_quote_its_own_text", fail_may_quote_its_own_text},
 		{"fail_cuts_long_texts", fail_cuts_long_texts},
+			{"fail_hides_passwords_also_those_that_are_cut", fail_hides_passwords_also_those_that_are_cut},
+			{"masking_takes_passwords_and_little_else", masking_takes_passwords_and_little_else},
 		{"every_status_has_its_grpc_name", every_status_has_its_grpc_name},
 		{"slices_order_bytewise_and_prefix_first", slices_order_bytewise_and_prefix_first},
 		{"bytes_copy_and_count", bytes_copy_and_count},
@@ -787,7 +843,8 @@ int main(void)
 		 many_timers_fire_in_order_with_every_third_cancelled},
 		{"diag_json_escapes_what_would_break_it", diag_json_escapes_what_would_break_it},
 		{"diag_text_is_one_line", diag_text_is_one_line},
-		{"diag_cuts_long_messages_but_ends_the_line", diag_cuts_long_messages_but_ends_the_line},
+		{"diag_hides_passwords", diag_hides_passwords},
+			{"diag_cuts_long_messages_but_ends_the_line", diag_cuts_long_messages_but_ends_the_line},
 		{"diag_parses_its_options", diag_parses_its_options},
 		{"diag_limit_passes_one_and_counts_the_rest", diag_limit_passes_one_and_counts_the_rest},
 		{"failed_assertion_ends_the_process", failed_assertion_ends_the_process},

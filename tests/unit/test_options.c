@@ -324,6 +324,10 @@ static void variables_in_the_endpoint_are_encoded_where_they_are_secrets(void)
 	CU_ASSERT_TRUE(options.password_shown);
 	CU_ASSERT_EQUAL(PARSE("--endpoint=postgres://u:${PW}@h/d"), KS_OK);
 	CU_ASSERT_FALSE(options.password_shown);
+	CU_ASSERT_EQUAL(PARSE("--endpoint=postgres://h/d?x=1&sslpassword=${PW}"), KS_OK);
+	CU_ASSERT_FALSE(options.password_shown);
+	CU_ASSERT_EQUAL(PARSE("--endpoint=postgres://h/d?x=1&sslpassword=pw"), KS_OK);
+	CU_ASSERT_TRUE(options.password_shown);
 	CU_ASSERT_EQUAL(PARSE("--endpoint=postgres://u@h:5432/d?x=a:b@c"), KS_OK);
 	CU_ASSERT_FALSE(options.password_shown);
 	CU_ASSERT_EQUAL(PARSE(NULL), KS_OK);

@@ -178,6 +178,8 @@ static void a_bad_url_is_refused_without_its_secret(void)
 	static const char *const bad[] = {
 		"postgres://user:s3cret@host:54x2/db",
 		"postgres://user:s3/cret@host/db",
+		"postgres://user:54/s3cret@host/db",
+		"postgres://user:s3@cret@host/db",
 		"postgres://user:s3cret@[::1/db",
 		"postgres://user:s3cret@host/db?nosuchoption=1",
 		"http://user:s3cret@host/db",
