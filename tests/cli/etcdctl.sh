@@ -627,19 +627,18 @@ echo "TAP version 13"
 run_kineshim sqlite sqlite://
 result $? "sqlite: starts, and ends with status 0 on SIGTERM"
 [ -d "$dir/sqlite" ] && compare sqlite
-if pg_bin >/dev/null 2>&1; then
-	pg=$(ks_tmpdir pg)
-	if pg_init "$pg"; then
-		run_kineshim postgres "postgres://kineshim@127.0.0.1:$(pg_port "$pg")/kineshim"
-		result $? "postgres: starts, and ends with status 0 on SIGTERM"
-		[ -d "$dir/postgres" ] && compare postgres
+for kind in $(ks_databases "$kineshim"); do
+	title=$(ks_title "$kind")
+	database=$(ks_tmpdir "$kind" "$("${kind}_user")")
+	if "${kind}_init" "$database"; then
+		run_kineshim "$kind" "$(ks_url "$database")"
+		result $? "$title: starts, and ends with status 0 on SIGTERM"
+		[ -d "$dir/$kind" ] && compare "$kind"
 	else
-		result 1 "PostgreSQL starts"
+		result 1 "$title starts"
 	fi
-	pg_stop "$pg" immediate
-	rm -rf "$pg"
-else
-	echo "# no PostgreSQL"
-fi
+	"${kind}_end" "$database"
+	rm -rf "$database"
+done
 echo "1..$point"
 exit $failed

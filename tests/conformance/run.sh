@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# run.sh [TARGET…]: runs every block of scenarios against Debian's etcd and against each TARGET (sqlite, postgres; default: both),
-# each on a fresh server, and compares the transcripts field by field. Prints TAP, one point for each scenario and target.
+# run.sh [TARGET…]: runs every block of scenarios against Debian's etcd and against each TARGET (sqlite, postgres, mariadb;
+# default: what was built in and can be started), each on a fresh server, and compares the transcripts field by field.
+# Prints TAP, one point for each scenario and target.
 # Environment: top_builddir (where kineshim and conformance were built), KS_SEEDS (how many random runs; default 2),
 # KS_SEED (the first one; default 1), KS_BLOCKS (names; default: all), KS_NO_EXPECTED=1 (compare all blocks with the
 # etcd, a newer one, and none with the files of what is expected), KS_TEST_ETCD_BIN, KS_TEST_KEEP=1 (keeps transcripts and logs).
@@ -27,10 +28,15 @@ if [ $# -gt 0 ]; then
 else
 	targets=()
 	[[ $version == *sqlite* ]] && targets+=(sqlite)
-	[[ $version == *postgresql* ]] && pg_bin >/dev/null && targets+=(postgres)
+	for kind in $(ks_databases "$kineshim"); do
+		case $kind in pg) targets+=(postgres) ;; my) targets+=(mariadb) ;; esac
+	done
 fi
 if [[ " ${targets[*]} " == *" postgres "* ]] && [ -z "${KS_TEST_POSTGRES_URL:-}" ]; then
 	exec "$here/../lib/with-postgres" "$here/run.sh" "${targets[@]}"
+fi
+if [[ " ${targets[*]} " == *" mariadb "* ]] && [ -z "${KS_TEST_MARIADB_URL:-}" ]; then
+	exec "$here/../lib/with-mariadb" "$here/run.sh" "${targets[@]}"
 fi
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/ks-conf.XXXXXX") || exit 99
@@ -79,16 +85,27 @@ database_of() { # NAME
 	echo "conf_${1//[^a-z0-9]/_}"
 }
 
+make_database() { # TARGET DATABASE
+	case $1 in
+	postgres) pg_run "$KS_TEST_POSTGRES_DIR" psql -qX -c "CREATE DATABASE $2 OWNER kineshim" ;;
+	mariadb) my_database "$KS_TEST_MARIADB_DIR" "$2" ;;
+	esac
+}
+
+endpoint_of() { # TARGET NAME
+	case $1 in
+	postgres) echo "${KS_TEST_POSTGRES_URL%/*}/$(database_of "$2")" ;;
+	mariadb) echo "${KS_TEST_MARIADB_URL%/*}/$(database_of "$2")" ;;
+	esac
+}
+
 start() { # TARGET NAME: again with the same data when it has been started before
 	case $1 in
 	etcd) start_etcd "$2" ;;
 	sqlite) start_kineshim "$2" "sqlite://$work/$2.db" ;;
-	postgres)
-		local database
-		database=$(database_of "$2")
-
-		[ -e "$work/$2.database" ] || pg_run "$KS_TEST_POSTGRES_DIR" psql -qX -c "CREATE DATABASE $database OWNER kineshim" &&
-			touch "$work/$2.database" && start_kineshim "$2" "${KS_TEST_POSTGRES_URL%/*}/$database"
+	postgres | mariadb)
+		[ -e "$work/$2.database" ] || make_database "$1" "$(database_of "$2")" &&
+			touch "$work/$2.database" && start_kineshim "$2" "$(endpoint_of "$1" "$2")"
 		;;
 	esac
 }
@@ -127,11 +144,11 @@ run() {
 	[ "$block" = quota ] && quota=--quota-backend-bytes=16777216
 	start "$target" "$name" || return 1
 	pids+=("$pid")
-	if [ "$block" = lock ] && [ "$target" = postgres ]; then
+	if [ "$block" = lock ] && [ "$target" != etcd ] && [ "$target" != sqlite ]; then
 		# Two servers on one database: who waits is at the second one.
 		local first_port=$port first_pid=$pid other_port
 
-		start_kineshim "$name.other" "${KS_TEST_POSTGRES_URL%/*}/$(database_of "$name")" || return 1
+		start_kineshim "$name.other" "$(endpoint_of "$target" "$name")" || return 1
 		pids+=("$pid")
 		other_port=$port port=$first_port
 		converse "$name" "$block" "$seed" --other "127.0.0.1:$other_port"

@@ -3,7 +3,8 @@
 #
 # kill -9 in the middle of writes from many clients, again and again (TAP):
 #   crash.sh            all scenarios
-#   crash.sh sqlite …   only these: sqlite postgres database two rolling
+#   crash.sh sqlite …   only these: sqlite, and on PostgreSQL postgres database two rolling, on MariaDB mariadb
+#                       mariadb_database mariadb_two mariadb_rolling (all but mariadb_two and mariadb by default)
 # KS_CRASH_SECONDS (default 8) is the length of each. KS_TEST_KINESHIM, KS_TEST_TORTURE: the programs.
 
 set -u
@@ -14,7 +15,8 @@ kineshim=${KS_TEST_KINESHIM:-$builddir/kineshim/kineshim}
 torture=${KS_TEST_TORTURE:-$builddir/tests/crash/torture}
 seconds=${KS_CRASH_SECONDS:-8}
 dir=$(ks_tmpdir crash) || exit 99
-pg=
+# Folders of the databases that were started; kind and database tell which one a scenario uses.
+pg='' my=''
 pids=()
 RANDOM=${KS_TEST_SEED:-42}
 
@@ -25,7 +27,8 @@ cleanup() {
 		[ -z "$pid" ] || kill -9 "$pid" 2>/dev/null
 	done
 	[ -z "$pg" ] || pg_kill "$pg"
-	rm -rf "$dir" ${pg:+"$pg"}
+	[ -z "$my" ] || my_kill "$my"
+	rm -rf "$dir" ${pg:+"$pg"} ${my:+"$my"}
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
@@ -114,62 +117,72 @@ scenario_sqlite() {
 	report $? "kill -9 of the server on SQLite loses nothing"
 }
 
-need_postgres() {
-	if [ -z "$pg" ]; then
-		pg=$(ks_tmpdir pg) && pg_init "$pg" >/dev/null || {
+# need KIND: an empty database of that kind ("pg", "my"); sets kind, database and url.
+need() {
+	kind=$1
+	if [ -z "${!kind}" ]; then
+		if ! database=$(ks_tmpdir "$kind" "$("${kind}_user")") || ! "${kind}_init" "$database" >/dev/null; then
 			count=$((count + 1))
 			failed=$((failed + 1))
-			echo "not ok $count - PostgreSQL does not start"
+			echo "not ok $count - $(ks_title "$kind") does not start"
 			return 1
-		}
+		fi
+		printf -v "$kind" %s "$database"
 	fi
-	. "$pg/env"
-	pg_run "$pg" psql -qc 'drop schema public cascade; create schema public; grant all on schema public to public' \
-		-d kineshim >/dev/null 2>&1
-	url=$KS_TEST_POSTGRES_URL
+	database=${!kind}
+	url=$(ks_url "$database")
+	case $kind in
+	pg)
+		pg_run "$pg" psql -qc 'drop schema public cascade; create schema public; grant all on schema public to public' \
+			-d kineshim >/dev/null 2>&1
+		;;
+	my) my_run "$my" mariadb -e 'DROP DATABASE kineshim; CREATE DATABASE kineshim' ;;
+	esac
 }
 
-restart_on_postgres() {
+restart_server() {
 	kill_server 0
 	start 0 "$url"
 }
 
-scenario_postgres() {
+# server_dies KIND
+server_dies() {
 	fresh
-	need_postgres || return
+	need "$1" || return
 	start 0 "$url"
 	clients "127.0.0.1:${ports[0]}"
-	until_done restart_on_postgres
-	report $? "kill -9 of the server on PostgreSQL loses nothing"
+	until_done restart_server
+	report $? "kill -9 of the server on $(ks_title "$1") loses nothing"
 }
 
 # Crash recovery takes seconds; then it gets some time to be written to before the next kill.
 restart_database() {
-	pg_kill "$pg"
-	pg_start "$pg"
+	"${kind}_kill" "$database"
+	"${kind}_start" "$database"
 	sleep 2
 }
 
-scenario_database() {
+# database_dies KIND SECONDS
+database_dies() {
 	fresh
-	need_postgres || return
+	need "$1" || return
 	start 0 "$url"
-	local seconds=$((seconds * 3))
+	local seconds=$2
 	clients "127.0.0.1:${ports[0]}"
 	until_done restart_database
-	report $? "kill -9 of PostgreSQL loses nothing, and the server goes on by itself"
+	report $? "kill -9 of $(ks_title "$1") loses nothing, and the server goes on by itself"
 	kill -0 "${pids[0]}" 2>/dev/null
 	report $? "the server is still the same process"
 }
 
-scenario_two() {
+two_write() {
 	fresh
-	need_postgres || return
+	need "$1" || return
 	start 0 "$url"
 	start 1 "$url"
 	clients "127.0.0.1:${ports[0]},127.0.0.1:${ports[1]}"
 	until_done true
-	report $? "two instances with writers on both are linearizable, and their watchers agree"
+	report $? "two instances on $(ks_title "$1") with writers on both are linearizable, and their watchers agree"
 }
 
 restart_one() {
@@ -178,17 +191,28 @@ restart_one() {
 	start "$n" "$url"
 }
 
-scenario_rolling() {
+two_die() {
 	fresh
-	need_postgres || return
+	need "$1" || return
 	start 0 "$url"
 	start 1 "$url"
 	clients "127.0.0.1:${ports[0]},127.0.0.1:${ports[1]}"
 	until_done restart_one
-	report $? "two instances that are killed in turn lose nothing"
+	report $? "two instances on $(ks_title "$1") that are killed in turn lose nothing"
 }
 
-for scenario in "${@:-sqlite postgres database two rolling}"; do
+scenario_postgres() { server_dies pg; }
+scenario_database() { database_dies pg $((seconds * 3)); }
+scenario_two() { two_write pg; }
+scenario_rolling() { two_die pg; }
+scenario_mariadb() { server_dies my; }
+scenario_mariadb_database() { database_dies my $((seconds * 2)); }
+scenario_mariadb_two() { two_write my; }
+scenario_mariadb_rolling() { two_die my; }
+
+scenarios="sqlite postgres database two rolling"
+[[ " $(ks_databases "$kineshim" | tr '\n' ' ') " != *" my "* ]] || scenarios+=" mariadb_database mariadb_rolling"
+for scenario in "${@:-$scenarios}"; do
 	for name in $scenario; do
 		"scenario_$name"
 	done

@@ -12,7 +12,7 @@ export ETCDCTL_API=3
 point=0
 failed=0
 # Folders of servers that were started, for the end.
-pg='' etcd=''
+pg='' my='' etcd=''
 
 # ks_program NAME PROGRAM…: sets kineshim and dir, goes there, and sees to the end. What is needed besides must be there.
 ks_program() {
@@ -41,8 +41,16 @@ finish() {
 	sleep 0.3
 	for pid in $(jobs -p); do kill -KILL "$pid" 2>/dev/null; done
 	[ -z "$etcd" ] || { etcd_kill "$etcd"; rm -rf "$etcd"; }
-	[ -z "$pg" ] || { pg_stop "$pg" immediate; rm -rf "$pg"; }
+	[ -z "$pg" ] || { pg_end "$pg"; rm -rf "$pg"; }
+	[ -z "$my" ] || { my_end "$my"; rm -rf "$my"; }
 	[ -n "${KS_TEST_KEEP:-}" ] || rm -rf "$dir"
+}
+
+# database KIND: starts one ("pg", "my"), or says why the test cannot go on; its folder goes to $database.
+database() {
+	database=$(ks_tmpdir "$1" "$("$1_user")") && "$1_init" "$database" && printf -v "$1" %s "$database" && return
+	echo "Bail out! $(ks_title "$1") does not start"
+	exit 99
 }
 
 # check STATUS NAME: one point, with what stands in ./why when it failed.

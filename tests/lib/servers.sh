@@ -26,6 +26,9 @@
 #   galera_isolate DIR NODE   the node hears no other and no other hears it, until galera_rejoin DIR NODE
 #   etcd_start DIR / etcd_stop DIR / etcd_kill DIR
 #   with_env DIR              prints the "export …" lines of DIR/env
+#   ks_databases PROGRAM      those of "pg" and "my" that can be started here and were built into that kineshim
+#   ks_url DIR                kineshim's own endpoint for the database in that folder
+#   ks_title KIND             what people call "pg" or "my"
 #
 # KS_TEST_POSTGRES_FLAGS    more flags for the server, e.g. "-c fsync=off -c log_statement=all"
 # KS_TEST_POSTGRES_INITDB   more flags for initdb, e.g. "--locale=de_DE.UTF-8"
@@ -33,7 +36,7 @@
 # KS_TEST_MARIADB_FLAGS     more flags for the server, e.g. "--innodb-flush-log-at-trx-commit=0 --general-log=1"
 # KS_TEST_GALERA_PROVIDER   the wsrep library; by default /usr/lib/galera/libgalera_smm.so
 # KS_TEST_GALERA_FLAGS      more flags for each node of a cluster
-# KS_TEST_MYSQL_BIN         folder of a MySQL 8 (with bin/mysqld in it), which my_* then use instead of MariaDB
+# KS_TEST_MYSQL_BIN         folder of another MySQL or MariaDB (with bin/mysqld or bin/mariadbd in it), which my_* then use
 # KS_TEST_ETCD_BIN          the etcd program
 # KS_TEST_ETCD_FLAGS        more flags for etcd
 
@@ -141,6 +144,26 @@ with_env() {
 	cat "$1/env"
 }
 
+ks_databases() {
+	local version
+
+	version=$("$1" --version --verbose | grep '^backends:')
+	[[ $version == *postgresql* ]] && pg_bin >/dev/null && echo pg
+	[[ $version == *mysql* ]] && my_server >/dev/null && echo my
+	return 0
+}
+
+ks_url() {
+	sed -n 's/^export KS_TEST_[A-Z]*_URL=//p' "$1/env" | head -n 1 | tr -d "'"
+}
+
+ks_title() {
+	case $1 in
+	pg) echo PostgreSQL ;;
+	my) echo MariaDB ;;
+	esac
+}
+
 pg_write_env() {
 	local dir=$1 port=$2
 
@@ -240,11 +263,16 @@ pg_end() {
 	pg_stop "$1" immediate 2>/dev/null || pg_kill "$1"
 }
 
+my_end() {
+	my_kill "$1"
+}
+
 # The server program: Debian keeps it out of the PATH of others than root.
 my_server() {
 	local program
 
-	for program in ${KS_TEST_MYSQL_BIN:+"$KS_TEST_MYSQL_BIN/bin/mysqld"} "$(command -v mariadbd)" /usr/sbin/mariadbd; do
+	for program in ${KS_TEST_MYSQL_BIN:+"$KS_TEST_MYSQL_BIN/bin/mariadbd" "$KS_TEST_MYSQL_BIN/bin/mysqld"} \
+		"$(command -v mariadbd)" /usr/sbin/mariadbd; do
 		[ -x "$program" ] || continue
 		echo "$program"
 		return
@@ -293,6 +321,7 @@ performance-schema=OFF
 loose-aria-pagecache-buffer-size=8M
 loose-mysqlx=OFF
 loose-disable-log-bin
+${KS_TEST_MYSQL_BIN:+basedir=$KS_TEST_MYSQL_BIN}
 [client]
 socket=$dir/server.sock
 user=root
@@ -316,16 +345,17 @@ END
 
 # my_make_data DIR: the data folder, as it is before the server's first start.
 my_make_data() {
-	local dir=$1 server
+	local dir=$1 server install=(mariadb-install-db)
 
 	server=$(my_server) || return 1
 	my_as_user mkdir -p "$dir/tmp" || return 1
 	my_write_config "$dir" 0 || return 1
-	if [ -n "${KS_TEST_MYSQL_BIN:-}" ]; then
+	if [ "${server##*/}" = mysqld ]; then
 		my_as_user "$server" --defaults-file="$dir/my.cnf" --initialize-insecure </dev/null
 	else
-		my_as_user mariadb-install-db --defaults-file="$dir/my.cnf" --auth-root-authentication-method=normal \
-			--skip-test-db --skip-name-resolve </dev/null
+		[ -z "${KS_TEST_MYSQL_BIN:-}" ] || install=("$KS_TEST_MYSQL_BIN/scripts/mariadb-install-db")
+		my_as_user "${install[@]}" --defaults-file="$dir/my.cnf" --auth-root-authentication-method=normal \
+			--skip-test-db --skip-name-resolve ${KS_TEST_MYSQL_BIN:+--basedir="$KS_TEST_MYSQL_BIN"} </dev/null
 	fi >"$dir/install.log" 2>&1 || { cat "$dir/install.log" >&2; return 1; }
 }
 
@@ -668,7 +698,7 @@ etcd_answers() {
 	[[ $reply == *'"health":"true"'* ]]
 } 2>/dev/null
 
-etcd_end() {
+etcd_signal() {
 	local dir=$1 signal=$2 pid
 
 	[ -f "$dir/pid" ] || return 0
@@ -679,11 +709,11 @@ etcd_end() {
 }
 
 etcd_stop() {
-	etcd_end "$1" TERM
+	etcd_signal "$1" TERM
 }
 
 etcd_kill() {
-	etcd_end "$1" KILL
+	etcd_signal "$1" KILL
 }
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then

@@ -38,7 +38,8 @@ finish() {
 	for dir in "$top"/etcd-*; do
 		etcd_kill "$dir"
 	done
-	[ ! -d "$top/pg" ] || pg_stop "$top/pg" immediate 2>/dev/null || pg_kill "$top/pg"
+	[ ! -d "$top/pg" ] || pg_end "$top/pg"
+	[ ! -d "$top/my" ] || my_end "$top/my"
 	[ -n "${KS_TEST_KEEP:-}" ] || rm -rf "$top"
 }
 trap finish EXIT
@@ -304,8 +305,46 @@ wal_grows() {
 	[ "$(stat -c %s "$top/killed.db-wal" 2>/dev/null || echo 0)" -gt 2000000 ]
 }
 
-copy_runs() {
-	[ "$(pg_run "$top/pg" psql -XAtq -d kineshim -c 'SELECT coalesce(max(tuples_processed), 0) FROM pg_stat_progress_copy')" -gt 5000 ]
+# load_runs KIND: rows of a restore have come to the database, and it has not ended.
+load_runs() {
+	case $1 in
+	pg)
+		[ "$(pg_run "$top/pg" psql -XAtq -d kineshim -c 'SELECT coalesce(max(tuples_processed), 0) FROM pg_stat_progress_copy')" -gt 5000 ]
+		;;
+	my)
+		[ "$(my_run "$top/my" mariadb -N -e 'SELECT coalesce(max(trx_rows_modified), 0) FROM information_schema.innodb_trx')" -gt 5000 ]
+		;;
+	esac
+}
+
+make_empty() { # KIND
+	case $1 in
+	pg) pg_run "$top/pg" psql -Xq -d kineshim -c 'DROP OWNED BY kineshim' >/dev/null 2>&1 ;;
+	my) my_run "$top/my" mariadb -e 'DROP DATABASE kineshim; CREATE DATABASE kineshim' ;;
+	esac
+}
+
+# on_server KIND: there from etcd, and back into SQLite.
+on_server() {
+	local kind=$1 name endpoint
+
+	name=$(ks_title "$kind")
+	mkdir "$top/$kind" || exit 99
+	[ "$(id -u)" -ne 0 ] || chown "$("${kind}_user")" "$top/$kind"
+	"${kind}_init" "$top/$kind" || exit 99
+	endpoint=$(ks_url "$top/$kind")
+	there "$endpoint" "$kind"
+	ok "$name: it gives a snapshot that etcdctl accepts" save "$top/$kind.snap"
+	ok "$name: it goes on" goes_on
+	ok "$name: kineshim stops" stop_kineshim
+	rm -f "$top"/back.db*
+	ok "$name: its snapshot is restored into SQLite" restore "$top/$kind.snap" --endpoint "sqlite:///$top/back.db"
+	ok "$name: kineshim starts on that" start_kineshim "sqlite:///$top/back.db" sqlite-back
+	ok "$name: SQLite answers" dump_to sqlite-back 18
+	ok "$name: SQLite shows what etcd showed first" diff "$top/etcd.txt" "$top/sqlite-back.txt"
+	stop_kineshim
+	make_empty "$kind"
+	killed "$endpoint" "$name" load_runs "$kind"
 }
 
 # holds COUNT REVISION: so many keys at that revision.
@@ -361,25 +400,9 @@ main() {
 	ok "sqlite: a server finds nothing of it" nothing_is_there "sqlite:///$top/killed.db" sqlite-empty
 	stop_kineshim
 
-	if pg_bin >/dev/null 2>&1; then
-		mkdir "$top/pg" || exit 99
-		[ "$(id -u)" -ne 0 ] || chown "$(pg_user)" "$top/pg"
-		pg_init "$top/pg" || exit 99
-		eval "$(with_env "$top/pg")"
-		there "$KS_TEST_POSTGRES_URL" postgres
-		ok "postgres: it gives a snapshot that etcdctl accepts" save "$top/postgres.snap"
-		ok "postgres: it goes on" goes_on
-		ok "postgres: kineshim stops" stop_kineshim
-		ok "postgres: its snapshot is restored into SQLite" restore "$top/postgres.snap" --endpoint "sqlite:///$top/back.db"
-		ok "sqlite: kineshim starts on that" start_kineshim "sqlite:///$top/back.db" sqlite-back
-		ok "sqlite: it answers" dump_to sqlite-back 18
-		ok "sqlite: it shows what etcd showed first" diff "$top/etcd.txt" "$top/sqlite-back.txt"
-		stop_kineshim
-		pg_run "$top/pg" psql -Xq -d kineshim -c 'DROP OWNED BY kineshim' >/dev/null 2>&1
-		killed "$KS_TEST_POSTGRES_URL" postgres copy_runs
-	else
-		ok "PostgreSQL can be started" pg_bin
-	fi
+	for kind in $(ks_databases "$kineshim"); do
+		on_server "$kind"
+	done
 	echo "1..$point"
 	exit $failed
 }
