@@ -18,6 +18,7 @@
 
 #include "base/panic.h"
 #include "postgres_priv.h"
+#include "url.h"
 
 #define SCHEMA_VERSION 1
 #define OLDEST_SERVER 130000
@@ -42,6 +43,8 @@ static const struct setting {
 	{"keepalives_interval", "5"},
 	{"keepalives_count", "3"},
 	{"tcp_user_timeout", "15000"},
+	/* A standby is no database for us (postgres_conn.c), and of several hosts the next one may be the primary. */
+	{"target_session_attrs", "primary"},
 };
 
 enum { DEFAULTS = sizeof(defaults) / sizeof(defaults[0]) };
@@ -87,7 +90,7 @@ static void db_free(struct sqlb_db *db)
 {
 	if (!db)
 		return;
-	for (size_t i = 0; db->keywords[i]; i++) {
+	for (size_t i = 0; db->keywords && db->keywords[i]; i++) {
 		free(db->keywords[i]);
 		explicit_bzero(db->values[i], strlen(db->values[i]));
 		free(db->values[i]);
@@ -103,12 +106,10 @@ static void db_set(struct sqlb_db *db, size_t *count, const char *keyword, const
 	db->values[(*count)++] = ks_xstrdup(value);
 }
 
-static struct sqlb_db *db_new(const PQconninfoOption *options)
+static void db_fill(struct sqlb_db *db, const PQconninfoOption *options)
 {
-	struct sqlb_db *db = ks_xcalloc(1, sizeof(*db));
 	size_t size = DEFAULTS + 2, count = 0;
 
-	atomic_init(&db->others, -1);
 	for (const PQconninfoOption *option = options; option->keyword; option++)
 		size++;
 	db->keywords = ks_xcalloc(size, sizeof(char *));
@@ -120,14 +121,136 @@ static struct sqlb_db *db_new(const PQconninfoOption *options)
 		if (option->val)
 			db_set(db, &count, option->keyword, option->val);
 	db_set(db, &count, "client_encoding", "UTF8");
-	return db;
+}
+
+/* ---- our own parameters, which libpq does not know ---- */
+
+static bool is_name(const char *text, size_t max)
+{
+	size_t size = strlen(text);
+
+	return size > 0 && size < max && !isdigit((unsigned char)*text) &&
+	       text[strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")] == '\0';
+}
+
+static enum ks_status take_pool_mode(struct sqlb_db *db, const char *value, struct ks_err *err)
+{
+	if (strcmp(value, "auto") == 0)
+		db->pool_mode = SQLB_PG_POOL_AUTO;
+	else if (strcmp(value, "session") == 0)
+		db->pool_mode = SQLB_PG_POOL_SESSION;
+	else if (strcmp(value, "transaction") == 0)
+		db->pool_mode = SQLB_PG_POOL_TRANSACTION;
+	else
+		return bad_url(err, "pool_mode is auto, session or transaction");
+	return KS_OK;
+}
+
+static enum ks_status take_schema(struct sqlb_db *db, const char *value, struct ks_err *err)
+{
+	if (!is_name(value, sizeof(db->schema)))
+		return bad_url(err, "schema is a name of letters, digits and underscores");
+	snprintf(db->schema, sizeof(db->schema), "%s", value);
+	return KS_OK;
+}
+
+static const struct own_parameter {
+	const char *name; /* with its "=" */
+	enum ks_status (*take)(struct sqlb_db *db, const char *value, struct ks_err *err);
+} own_parameters[] = {
+	{"pool_mode=", take_pool_mode},
+	{"schema=", take_schema},
+};
+
+/* Takes one parameter if it is ours. */
+static enum ks_status take_own(struct sqlb_db *db, const char *text, size_t size, bool *ours, struct ks_err *err)
+{
+	*ours = false;
+	for (size_t i = 0; i < sizeof(own_parameters) / sizeof(own_parameters[0]); i++) {
+		size_t name = strlen(own_parameters[i].name);
+		char raw[200], value[200];
+
+		if (strncmp(text, own_parameters[i].name, name) != 0)
+			continue;
+		*ours = true;
+		if (size - name >= sizeof(raw))
+			return bad_url(err, "a parameter is too long");
+		memcpy(raw, text + name, size - name);
+		raw[size - name] = '\0';
+		if (!sqlb_url_decode(raw, value, sizeof(value)))
+			return bad_url(err, "a parameter has a bad %XX");
+		return own_parameters[i].take(db, value, err);
+	}
+	return KS_OK;
+}
+
+/* Moves our parameters out of 'url', which then is libpq's. The query begins behind the user's name and password. */
+static enum ks_status take_all_own(struct sqlb_db *db, char *url, struct ks_err *err)
+{
+	char *in = strstr(url, "://") + 3, *out;
+	size_t host = strcspn(in, "@/");
+	char separator = '?';
+
+	if (in[host] == '@')
+		in += host + 1;
+	in += strcspn(in, "?");
+	for (out = in; *in;) {
+		size_t size = strcspn(++in, "&");
+		enum ks_status status;
+		bool ours;
+
+		status = take_own(db, in, size, &ours, err);
+		if (status != KS_OK)
+			return status;
+		if (!ours) {
+			*out++ = separator;
+			memmove(out, in, size);
+			out += size;
+			separator = '&';
+		}
+		in += size;
+	}
+	*out = '\0';
+	return KS_OK;
+}
+
+static enum ks_status check_option(const PQconninfoOption *option, struct ks_err *err)
+{
+	/* A slash in a password ends the host: what follows it must not show up in a later error as "port". */
+	if (strcmp(option->keyword, "port") == 0 && !is_number_list(option->val))
+		return bad_url(err, "the port is not a number (special characters in a password are written %XX)");
+	if (strcmp(option->keyword, "replication") == 0)
+		return bad_url(err, "replication connections run no statements");
+	return KS_OK;
+}
+
+static enum ks_status parse_url(struct sqlb_db *db, char *url, struct ks_err *err)
+{
+	enum ks_status status = take_all_own(db, url, err);
+	PQconninfoOption *options;
+	char *complaint = NULL;
+
+	if (status != KS_OK)
+		return status;
+	options = PQconninfoParse(url, &complaint);
+	if (!options) {
+		status = explain_url(complaint, err);
+		PQfreemem(complaint);
+		return status;
+	}
+	for (PQconninfoOption *option = options; option->keyword && status == KS_OK; option++)
+		if (option->val)
+			status = check_option(option, err);
+	if (status == KS_OK)
+		db_fill(db, options);
+	PQconninfoFree(options);
+	return status;
 }
 
 static enum ks_status pg_open(const char *url, const char *data_dir, struct sqlb_db **db, struct ks_err *err)
 {
-	PQconninfoOption *options;
-	char *complaint = NULL;
-	enum ks_status status = KS_OK;
+	enum ks_status status;
+	char *copy;
 
 	(void)data_dir;
 	*db = NULL;
@@ -135,28 +258,18 @@ static enum ks_status pg_open(const char *url, const char *data_dir, struct sqlb
 		return bad_url(err, NULL);
 	if (!user_part_is_clear(url))
 		return bad_url(err, "'@' is written %40 and '/' %2F in a user or password");
-	options = PQconninfoParse(url, &complaint);
-	if (!options) {
-		status = explain_url(complaint, err);
-		PQfreemem(complaint);
-		return status;
+	copy = ks_xstrdup(url);
+	*db = ks_xcalloc(1, sizeof(**db));
+	atomic_init(&(*db)->others, -1);
+	status = parse_url(*db, copy, err);
+	explicit_bzero(copy, strlen(url));
+	free(copy);
+	if (status == KS_OK) {
+		sqlb_pg_block_make(*db);
+	} else {
+		db_free(*db);
+		*db = NULL;
 	}
-	for (PQconninfoOption *option = options; option->keyword && status == KS_OK; option++) {
-		if (!option->val)
-			continue;
-		/*
-		 * A slash in a password ends the host: what follows it must not show up in a later error as
-		 * "port".
-		 */
-		if (strcmp(option->keyword, "port") == 0 && !is_number_list(option->val))
-			status = bad_url(err,
-					 "the port is not a number (special characters in a password are written %XX)");
-		else if (strcmp(option->keyword, "replication") == 0)
-			status = bad_url(err, "replication connections run no statements");
-	}
-	if (status == KS_OK)
-		*db = db_new(options);
-	PQconninfoFree(options);
 	return status;
 }
 
@@ -208,7 +321,8 @@ static enum sqlb_outcome ask(struct sqlb_conn *conn, const char *sql, char *out,
 			     struct ks_err *err)
 {
 	PGresult *result;
-	enum sqlb_outcome outcome = sqlb_pg_exec(conn, sql, &result, err);
+	enum sqlb_outcome outcome = conn->pooled && !conn->in_block ? sqlb_pg_exec_block(conn, sql, &result, err)
+								    : sqlb_pg_exec(conn, sql, &result, err);
 
 	*found = outcome == SQLB_OK && text_of(result, out, out_size);
 	PQclear(result);
@@ -329,16 +443,18 @@ static enum sqlb_outcome upgrade_locked(struct sqlb_conn *conn, struct ks_err *e
 	enum sqlb_outcome outcome;
 	int version;
 
-	outcome = sqlb_pg_exec(conn,
-			       "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; "
-			       "SELECT pg_advisory_xact_lock(1802071653, 1936222573)" /* "kine", "shim" */,
-			       NULL, err);
+	outcome = sqlb_pg_block_begin(conn, err);
+	if (outcome == SQLB_OK)
+		outcome = sqlb_pg_exec(conn,
+				       "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; "
+				       "SELECT pg_advisory_xact_lock(1802071653, 1936222573)" /* "kine", "shim" */,
+				       NULL, err);
 	if (outcome == SQLB_OK)
 		outcome = inspect(conn, &version, err);
 	if (outcome == SQLB_OK && version < SCHEMA_VERSION)
 		outcome = upgrade(conn, version, err);
 	if (outcome == SQLB_OK)
-		outcome = sqlb_pg_exec(conn, "COMMIT", NULL, err);
+		outcome = sqlb_pg_block_end(conn, "COMMIT", err);
 	if (outcome != SQLB_OK)
 		sqlb_pg_drop(conn);
 	return outcome;

@@ -10,6 +10,8 @@
  *	compound   DELETE leases, INSERT leases, check the head, INSERT rows…, Sync
  *	guarded    BEGIN, SELECT … FOR UPDATE, Sync → answer → DELETE, check, INSERT rows…, COMMIT, Sync
  *
+ * Behind a pooler of transactions all of them begin with BEGIN and its settings, and end with COMMIT.
+ *
  * A compound one has something to undo when the head is elsewhere, so the check raises an error there; the
  * usual one then just inserts nothing.
  *
@@ -265,7 +267,15 @@ static bool send_pipeline(struct append_run *run)
 
 	run->compound = run->in_block || append->leases_gone_count + append->leases_new_count > 0 ||
 			chunk_of(append->rows, append->row_count) < append->row_count;
-	if (!PQenterPipelineMode(pg) || !send_leases_gone(run) || !send_leases_new(run) || !send_check(run))
+	if (!PQenterPipelineMode(pg))
+		return false;
+	if (run->conn->pooled && !run->in_block) {
+		run->statements = sqlb_pg_block_send(run->conn);
+		run->in_block = run->statements > 0;
+		if (!run->in_block)
+			return false;
+	}
+	if (!send_leases_gone(run) || !send_leases_new(run) || !send_check(run))
 		return false;
 	run->insert_index = run->statements;
 	if (!send_all_rows(run))
@@ -273,12 +283,13 @@ static bool send_pipeline(struct append_run *run)
 	run->may_commit = true;
 	if (run->in_block) {
 		run->statements++;
+		run->conn->in_block = false;
 		if (!PQsendQueryParams(pg, "COMMIT", 0, NULL, NULL, NULL, NULL, 1))
 			return false;
 	}
 	if (!PQpipelineSync(pg))
 		return false;
-	run->notifies = !run->in_block && others_listen(run);
+	run->notifies = !run->in_block && others_listen(run); /* else its own transaction follows the answer */
 	if (run->notifies && (!send_notify(run) || !PQpipelineSync(pg)))
 		return false;
 	return sqlb_pg_flush(run->conn);
@@ -305,6 +316,8 @@ static enum sqlb_outcome judge_append_error(struct append_run *run, size_t index
 		return SQLB_CONFLICT;
 	if (certain && run->compound && index + 1 == run->insert_index && sqlb_pg_has_state(result, "22P02"))
 		return SQLB_CONFLICT;
+	/* Engines that cannot say whether a transaction was committed say so; PostgreSQL itself never does. */
+	certain = certain && !sqlb_pg_has_state(result, "40003") && !sqlb_pg_has_state(result, "08007");
 	if (certain)
 		return sqlb_pg_judge(run->conn, result, err);
 	sqlb_pg_judge(run->conn, result, err);
@@ -367,7 +380,7 @@ static enum sqlb_outcome guard(struct append_run *run, bool *passed, struct ks_e
 	enum sqlb_outcome outcome;
 	PGresult *result;
 
-	outcome = sqlb_pg_exec(conn, "BEGIN", NULL, err);
+	outcome = sqlb_pg_block_begin(conn, err);
 	if (outcome != SQLB_OK)
 		return outcome;
 	run->in_block = true;
@@ -424,8 +437,11 @@ enum sqlb_outcome sqlb_pg_append(struct sqlb_conn *conn, const struct sqlb_appen
 	}
 	/* Rolled back it is in any case; this only gets the connection out of the failed block. */
 	if (run.in_block && conn->pg && (outcome != SQLB_OK || !passed) &&
-	    sqlb_pg_exec(conn, "ROLLBACK", NULL, NULL) != SQLB_OK)
+	    sqlb_pg_block_end(conn, "ROLLBACK", NULL) != SQLB_OK)
 		sqlb_pg_drop(conn);
+	/* Undone for the sake of another transaction: a fresh look, and again, instead of patience. */
+	if (outcome == SQLB_AWAY && conn->undone)
+		return SQLB_CONFLICT;
 	if (outcome != SQLB_OK || !passed)
 		return outcome;
 	if (run.rows_taken == 0 && append->row_count > 0 && !run.compound)

@@ -6,6 +6,11 @@
  * connecting blocks, within connect_timeout, because libpq tries the hosts of a list one after the other only
  * there. Sockets that died while nobody looked are found before a statement is sent: an append that was never
  * sent is AWAY, not DOUBT.
+ *
+ * Behind a pooler that gives each transaction another session nothing may be left in one and nothing be expected there:
+ * no prepared statement, no LISTEN, no setting. Then every statement is sent with its text, in a transaction that begins by
+ * making its settings local; still one round trip, as a pipeline. Whether a pooler is there is told by the process id
+ * that the connection was given for cancelling: poolers make up their own.
  */
 #include <endian.h>
 #include <errno.h>
@@ -36,8 +41,31 @@ static const char session_text[] =
 	"('plan_cache_mode', 'force_generic_plan'), ('jit', 'off'), ('enable_seqscan', 'off'), "
 	"('enable_bitmapscan', 'off'), ('enable_sort', 'off'), ('max_parallel_workers_per_gather', '0')) "
 	"AS w(name, value) JOIN pg_settings AS s USING (name) "
-	"WHERE s.source <> 'client' AND (s.name <> 'synchronous_commit' OR s.setting = 'off');"
-	"SELECT current_setting('synchronous_commit') = 'off' OR current_setting('fsync') = 'off'";
+	"WHERE s.source <> 'client' AND (s.name <> 'synchronous_commit' OR s.setting = 'off')";
+
+/* The same for one transaction, where there is no session to set. */
+static const char block_text[] = "BEGIN ISOLATION LEVEL READ COMMITTED";
+static const char block_settings_text[] =
+	"SELECT pg_is_in_recovery(), set_config('synchronous_commit', coalesce("
+	"nullif(current_setting('synchronous_commit'), 'off'), 'on'), true), set_config('lock_timeout', '%d', true), "
+	"set_config('statement_timeout', '%d', true), set_config('idle_in_transaction_session_timeout', '10000', true), "
+	"set_config('jit', 'off', true), set_config('enable_seqscan', 'off', true), "
+	"set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true), "
+	"set_config('max_parallel_workers_per_gather', '0', true)%s%s%s";
+
+static const char look_text[] =
+	"SELECT pg_backend_pid(), pg_is_in_recovery(), "
+	"current_setting('synchronous_commit') = 'off' OR current_setting('fsync') = 'off'";
+
+void sqlb_pg_block_make(struct sqlb_db *db)
+{
+	bool named = db->schema[0] != '\0';
+	int size = snprintf(db->block_settings, sizeof(db->block_settings), block_settings_text, SQLB_PG_LOCK_TIMEOUT_MS,
+			    SQLB_PG_STATEMENT_TIMEOUT_MS, named ? ", set_config('search_path', '\"" : "", db->schema,
+			    named ? "\"', true)" : "");
+
+	KS_ASSERT(size > 0 && (size_t)size < sizeof(db->block_settings));
+}
 
 int64_t sqlb_pg_now_ms(void)
 {
@@ -80,31 +108,98 @@ static void fail_away(struct ks_err *err, const char *what, const char *why)
 	ks_fail(err, KS_UNAVAILABLE, "PostgreSQL: %s: %s", what, text);
 }
 
+static void fail_connect(struct ks_err *err, const char *why)
+{
+	const char *hint = "";
+	char text[KS_ERR_TEXT_MAX];
+
+	if (strstr(why, "unsupported startup parameter"))
+		hint = " (a pooler that takes no options: name the tables' schema with schema=… in the URL, and set "
+		       "anything else for the role)";
+	snprintf(text, sizeof(text), "cannot connect%s", hint);
+	fail_away(err, text, why);
+}
+
 void sqlb_pg_drop(struct sqlb_conn *conn)
 {
 	PQfinish(conn->pg);
 	conn->pg = NULL;
 	conn->unread = SQLB_PG_ALL_READ;
-	conn->listening = false;
+	conn->listening = conn->pooled = conn->in_block = false;
 	memset(conn->prepared, 0, sizeof(conn->prepared));
+}
+
+static bool is_true(const PGresult *result, int column)
+{
+	return PQntuples(result) == 1 && column < PQnfields(result) && strcmp(PQgetvalue(result, 0, column), "t") == 0;
+}
+
+/*
+ * A standby answers with a head that lies behind, and would prove reads that miss what was acknowledged. So it counts as no
+ * database at all; a connection that was made to a standby and saw its promotion is not wanted back either.
+ */
+static enum sqlb_outcome refuse_standby(struct sqlb_conn *conn, struct ks_err *err)
+{
+	ks_fail(err, KS_UNAVAILABLE,
+		"PostgreSQL: the server is a standby (in recovery): the URL has to name the primary, or all servers");
+	sqlb_pg_drop(conn);
+	return SQLB_AWAY;
+}
+
+static enum sqlb_outcome set_session(struct sqlb_conn *conn, struct ks_err *err)
+{
+	char text[sizeof(session_text) + 32], path[100];
+	enum sqlb_outcome outcome;
+
+	snprintf(text, sizeof(text), session_text, SQLB_PG_LOCK_TIMEOUT_MS, SQLB_PG_STATEMENT_TIMEOUT_MS);
+	outcome = sqlb_pg_exec(conn, text, NULL, err);
+	if (outcome != SQLB_OK || !conn->db->schema[0])
+		return outcome;
+	snprintf(path, sizeof(path), "SET search_path = \"%s\"", conn->db->schema);
+	return sqlb_pg_exec(conn, path, NULL, err);
+}
+
+/* Nothing to set; but a pooler that does not even keep transactions together is found out here. */
+static enum sqlb_outcome try_pooler(struct sqlb_conn *conn, struct ks_err *err)
+{
+	enum sqlb_outcome outcome = sqlb_pg_block_begin(conn, err);
+
+	if (outcome == SQLB_OK)
+		outcome = sqlb_pg_block_end(conn, "COMMIT", err);
+	if (outcome != SQLB_OK && strstr(err->text, "statement pooling mode"))
+		return sqlb_pg_broken(conn, err,
+				      "the pooler works in statement mode, where there are no transactions: let it work in "
+				      "transaction or session mode, or go past it");
+	if (outcome == SQLB_OK && conn->db->pool_mode == SQLB_PG_POOL_AUTO &&
+	    !atomic_exchange_explicit(&conn->db->told_pooled, true, memory_order_relaxed))
+		ks_diag(KS_INFO, "postgres",
+			"a pooler stands before the server: no session is relied on, others' writes are polled for "
+			"(pool_mode=session in the URL when it keeps a session for each connection)");
+	return outcome;
 }
 
 static enum sqlb_outcome open_session(struct sqlb_conn *conn, struct ks_err *err)
 {
-	char text[sizeof(session_text) + 32];
+	bool risky, standby, same_pid;
 	enum sqlb_outcome outcome;
 	PGresult *result;
 
-	snprintf(text, sizeof(text), session_text, SQLB_PG_LOCK_TIMEOUT_MS, SQLB_PG_STATEMENT_TIMEOUT_MS);
-	outcome = sqlb_pg_exec(conn, text, &result, err);
+	outcome = sqlb_pg_exec(conn, look_text, &result, err);
 	if (outcome != SQLB_OK)
 		return outcome;
-	if (PQntuples(result) == 1 && strcmp(PQgetvalue(result, 0, 0), "t") == 0)
+	same_pid = PQntuples(result) == 1 && strtol(PQgetvalue(result, 0, 0), NULL, 10) == PQbackendPID(conn->pg);
+	standby = is_true(result, 1);
+	risky = is_true(result, 2);
+	PQclear(result);
+	if (standby)
+		return refuse_standby(conn, err);
+	if (risky)
 		KS_DIAG_LIMITED(
 			KS_WARN, "postgres",
 			"fsync or synchronous_commit is off: a crash of the database loses acknowledged writes");
-	PQclear(result);
-	return SQLB_OK;
+	conn->pooled = conn->db->pool_mode == SQLB_PG_POOL_TRANSACTION ||
+		       (conn->db->pool_mode == SQLB_PG_POOL_AUTO && !same_pid);
+	return conn->pooled ? try_pooler(conn, err) : set_session(conn, err);
 }
 
 static enum sqlb_outcome connect_now(struct sqlb_conn *conn, struct ks_err *err)
@@ -113,7 +208,7 @@ static enum sqlb_outcome connect_now(struct sqlb_conn *conn, struct ks_err *err)
 
 	conn->pg = PQconnectdbParams((const char *const *)conn->db->keywords, (const char *const *)conn->db->values, 0);
 	if (!conn->pg || PQstatus(conn->pg) != CONNECTION_OK) {
-		fail_away(err, "cannot connect", conn->pg ? PQerrorMessage(conn->pg) : "out of memory");
+		fail_connect(err, conn->pg ? PQerrorMessage(conn->pg) : "out of memory");
 		sqlb_pg_drop(conn);
 		return SQLB_AWAY;
 	}
@@ -166,6 +261,7 @@ enum sqlb_outcome sqlb_pg_begin(struct sqlb_conn *conn, int timeout_ms, struct k
 	enum sqlb_outcome outcome = SQLB_OK;
 
 	sqlb_pg_more_time(conn, timeout_ms);
+	conn->undone = false;
 	if (conn->pg && !still_alive(conn))
 		sqlb_pg_drop(conn);
 	if (!conn->pg) {
@@ -246,6 +342,7 @@ enum sqlb_outcome sqlb_pg_judge(struct sqlb_conn *conn, const PGresult *result, 
 
 	if (!state) /* libpq's own: there is no answer */
 		return sqlb_pg_lost(conn, err);
+	conn->undone = strcmp(state, "40001") == 0 || strcmp(state, "40P01") == 0;
 	/* Never the detail: it may quote rows. */
 	broken = has_any_state(result, broken_states);
 	ks_fail(err, broken ? KS_FAILED_PRECONDITION : KS_UNAVAILABLE, "PostgreSQL: %s (SQLSTATE %s)",
@@ -346,7 +443,7 @@ enum sqlb_outcome sqlb_pg_prepare(struct sqlb_conn *conn, enum sqlb_pg_statement
 	PGresult *result;
 	char name[16];
 
-	if (conn->prepared[statement])
+	if (conn->prepared[statement] || conn->pooled)
 		return SQLB_OK;
 	statement_name(statement, name);
 	if (!PQsendPrepare(conn->pg, name, sqlb_pg_statement_texts[statement], 0, NULL))
@@ -362,10 +459,123 @@ bool sqlb_pg_send(struct sqlb_conn *conn, enum sqlb_pg_statement statement, cons
 	static const int binary[SQLB_PG_PARAMS_MAX] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 	char name[16];
 
+	if (conn->pooled)
+		return PQsendQueryParams(conn->pg, sqlb_pg_statement_texts[statement], params ? params->count : 0, NULL,
+					 params ? params->values : NULL, params ? params->sizes : NULL, binary, 1) == 1;
 	KS_ASSERT(conn->prepared[statement]);
 	statement_name(statement, name);
 	return PQsendQueryPrepared(conn->pg, name, params ? params->count : 0, params ? params->values : NULL,
 				   params ? params->sizes : NULL, binary, 1) == 1;
+}
+
+/* ---- transactions ---- */
+
+enum sqlb_outcome sqlb_pg_block_begin(struct sqlb_conn *conn, struct ks_err *err)
+{
+	char text[sizeof(block_text) + sizeof(conn->db->block_settings) + 2];
+	enum sqlb_outcome outcome;
+	PGresult *result;
+
+	if (conn->pooled)
+		snprintf(text, sizeof(text), "%s; %s", block_text, conn->db->block_settings);
+	outcome = sqlb_pg_exec(conn, conn->pooled ? text : "BEGIN", &result, err);
+	if (outcome == SQLB_OK && conn->pooled && is_true(result, 0))
+		outcome = refuse_standby(conn, err);
+	conn->in_block = outcome == SQLB_OK;
+	PQclear(result);
+	return outcome;
+}
+
+enum sqlb_outcome sqlb_pg_block_end(struct sqlb_conn *conn, const char *sql, struct ks_err *err)
+{
+	conn->in_block = false;
+	return sqlb_pg_exec(conn, sql, NULL, err);
+}
+
+size_t sqlb_pg_block_send(struct sqlb_conn *conn)
+{
+	bool sent = PQsendQueryParams(conn->pg, block_text, 0, NULL, NULL, NULL, NULL, 1) &&
+		    PQsendQueryParams(conn->pg, conn->db->block_settings, 0, NULL, NULL, NULL, NULL, 0);
+
+	return sent ? 2 : 0;
+}
+
+enum sqlb_outcome sqlb_pg_exec_block(struct sqlb_conn *conn, const char *sql, PGresult **result, struct ks_err *err)
+{
+	enum sqlb_outcome outcome = sqlb_pg_block_begin(conn, err);
+	PGresult *kept = NULL;
+
+	if (outcome == SQLB_OK)
+		outcome = sqlb_pg_exec(conn, sql, &kept, err);
+	if (outcome == SQLB_OK)
+		outcome = sqlb_pg_block_end(conn, "COMMIT", err);
+	if (outcome != SQLB_OK)
+		sqlb_pg_drop(conn); /* with the transaction, if it is still open */
+	if (result && outcome == SQLB_OK) {
+		*result = kept;
+		return outcome;
+	}
+	if (result)
+		*result = NULL;
+	PQclear(kept);
+	return outcome;
+}
+
+/* The answers to a transaction of one statement, sent as one pipeline. */
+static enum sqlb_outcome collect_block(struct sqlb_conn *conn, size_t wanted, PGresult **kept, struct ks_err *err)
+{
+	enum sqlb_outcome outcome = SQLB_OK;
+	bool synced = false, standby = false;
+	PGresult *result;
+
+	for (size_t index = 0; !synced;) {
+		ExecStatusType status;
+
+		if (!sqlb_pg_next(conn, &result)) {
+			if (outcome == SQLB_OK)
+				outcome = sqlb_pg_lost(conn, err);
+			break;
+		}
+		if (!result)
+			continue;
+		status = PQresultStatus(result);
+		synced = status == PGRES_PIPELINE_SYNC;
+		if (!synced && status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK &&
+		    status != PGRES_PIPELINE_ABORTED && outcome == SQLB_OK)
+			outcome = sqlb_pg_judge(conn, result, err);
+		standby = standby || (index + 1 == wanted && status == PGRES_TUPLES_OK && is_true(result, 0));
+		if (!synced && index++ == wanted && outcome == SQLB_OK)
+			*kept = result;
+		else
+			PQclear(result);
+		if (!conn->pg)
+			break;
+	}
+	if (outcome == SQLB_OK && standby)
+		outcome = refuse_standby(conn, err);
+	if (conn->pg && (!synced || !PQexitPipelineMode(conn->pg)))
+		sqlb_pg_drop(conn);
+	/* The COMMIT was passed over with all the rest. */
+	if (outcome != SQLB_OK && conn->pg && sqlb_pg_exec(conn, "ROLLBACK", NULL, NULL) != SQLB_OK)
+		sqlb_pg_drop(conn);
+	if (outcome == SQLB_OK && *kept)
+		return SQLB_OK;
+	PQclear(*kept);
+	*kept = NULL;
+	return outcome == SQLB_OK ? sqlb_pg_lost(conn, err) : outcome;
+}
+
+static enum sqlb_outcome query_in_block(struct sqlb_conn *conn, enum sqlb_pg_statement statement,
+					const struct sqlb_pg_params *params, PGresult **result, struct ks_err *err)
+{
+	size_t before = 0;
+
+	if (!PQenterPipelineMode(conn->pg) || (before = sqlb_pg_block_send(conn)) == 0 ||
+	    !sqlb_pg_send(conn, statement, params) ||
+	    !PQsendQueryParams(conn->pg, "COMMIT", 0, NULL, NULL, NULL, NULL, 1) || !PQpipelineSync(conn->pg) ||
+	    !sqlb_pg_flush(conn))
+		return sqlb_pg_lost(conn, err);
+	return collect_block(conn, before, result, err);
 }
 
 enum sqlb_outcome sqlb_pg_query(struct sqlb_conn *conn, enum sqlb_pg_statement statement,
@@ -376,9 +586,13 @@ enum sqlb_outcome sqlb_pg_query(struct sqlb_conn *conn, enum sqlb_pg_statement s
 	*result = NULL;
 	if (outcome != SQLB_OK)
 		return outcome;
-	if (!sqlb_pg_send(conn, statement, params))
-		return sqlb_pg_lost(conn, err);
-	outcome = collect(conn, result, err);
+	if (conn->pooled && !conn->in_block) {
+		outcome = query_in_block(conn, statement, params, result, err);
+	} else {
+		if (!sqlb_pg_send(conn, statement, params))
+			return sqlb_pg_lost(conn, err);
+		outcome = collect(conn, result, err);
+	}
 	if (outcome == SQLB_OK && PQnfields(*result) != columns) {
 		PQclear(*result);
 		*result = NULL;

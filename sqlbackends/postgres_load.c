@@ -13,7 +13,7 @@
 #define CHUNK_BYTES (256u << 10) /* handed to libpq at a time */
 #define ROW_BYTES_MAX ((size_t)512 << 20)
 
-static const char begin_text[] = "BEGIN; SET LOCAL statement_timeout = 0; "
+static const char begin_text[] = "SET LOCAL statement_timeout = 0; "
 				 "LOCK TABLE kineshim_log IN SHARE ROW EXCLUSIVE MODE; "
 				 "SELECT EXISTS (SELECT FROM kineshim_log)";
 static const char copy_text[] = "COPY kineshim_log (" SQLB_PG_ROW_COLUMNS ") FROM STDIN (FORMAT binary)";
@@ -161,7 +161,9 @@ static enum sqlb_outcome begin(struct sqlb_conn *conn, struct ks_err *err)
 	PGresult *result;
 	bool empty;
 
-	outcome = sqlb_pg_exec(conn, begin_text, &result, err);
+	outcome = sqlb_pg_block_begin(conn, err);
+	if (outcome == SQLB_OK)
+		outcome = sqlb_pg_exec(conn, begin_text, &result, err);
 	if (outcome != SQLB_OK)
 		return outcome;
 	empty = PQntuples(result) == 1 && strcmp(PQgetvalue(result, 0, 0), "f") == 0;
@@ -187,7 +189,7 @@ enum sqlb_outcome sqlb_pg_load(struct sqlb_conn *conn, sqlb_next_fn *next, void 
 		return outcome;
 	}
 	sqlb_pg_more_time(conn, SQLB_PG_LONG_TIMEOUT_MS);
-	outcome = sqlb_pg_exec(conn, "COMMIT", NULL, err);
+	outcome = sqlb_pg_block_end(conn, "COMMIT", err);
 	if (outcome == SQLB_OK)
 		return SQLB_OK;
 	/* Sent, and not answered. */

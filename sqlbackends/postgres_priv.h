@@ -72,10 +72,18 @@ extern const char *const sqlb_pg_statement_texts[SQLB_PG_STATEMENTS]; /* postgre
 #define SQLB_PG_ROW_COLUMNS \
 	"position, sub, rows, kind, revision, key, value, create_revision, version, lease, payload, writer, batch"
 
+/* Does a session last from one transaction to the next? AUTO: unless somebody else answers for the server. */
+enum sqlb_pg_pool_mode { SQLB_PG_POOL_AUTO, SQLB_PG_POOL_SESSION, SQLB_PG_POOL_TRANSACTION };
+
 struct sqlb_db {
-	/* What libpq needs to connect; both end with NULL. Immutable after open. */
+	/* What libpq needs to connect; both end with NULL. Immutable after open, as all but the atomics. */
 	char **keywords;
 	char **values;
+	enum sqlb_pg_pool_mode pool_mode;
+	char schema[64]; /* "" or where the tables are, a name that needs no escapes; else the role's search_path says it */
+	/* Begins a transaction that needs nothing from its session. */
+	char block_settings[1200];
+	_Atomic bool told_pooled; /* on the log */
 	/*
 	 * How many other members were alive at our last beat; -1: unknown. Appends notify nobody when there is
 	 * nobody. A member that joins says so on the channel, which makes this unknown again.
@@ -96,6 +104,9 @@ struct sqlb_conn {
 	int64_t deadline_ms; /* of the call that runs, monotonic */
 	bool prepared[SQLB_PG_STATEMENTS];
 	enum sqlb_pg_unread unread;
+	bool pooled;          /* nothing of the session lasts beyond a transaction */
+	bool in_block;        /* inside BEGIN … COMMIT */
+	bool undone;          /* the last error was a transaction undone for the sake of another one */
 	struct ks_buf arrays; /* scratch for array parameters */
 	size_t row_bytes;     /* what a row of the log had lately, to size the next read */
 
@@ -135,6 +146,7 @@ void sqlb_pg_int8_array(struct ks_buf *buf, const int64_t *a, size_t a_count, co
 void sqlb_pg_leases_arrays(struct ks_buf *buf, const struct sqlb_lease *leases, size_t count, size_t *middle);
 enum { SQLB_PG_BYTEA = 17, SQLB_PG_INT8 = 20, SQLB_PG_INT2 = 21, SQLB_PG_INT4 = 23 };
 
+void sqlb_pg_block_make(struct sqlb_db *db); /* of open */
 /* Ready for a statement, with 'timeout_ms' for it. AWAY when there is no connection to be had. */
 enum sqlb_outcome sqlb_pg_begin(struct sqlb_conn *conn, int timeout_ms, struct ks_err *err);
 /* Forgets the connection; the next begin makes a new one. */
@@ -156,7 +168,7 @@ enum sqlb_outcome sqlb_pg_judge(struct sqlb_conn *conn, const PGresult *result, 
 bool sqlb_pg_has_state(const PGresult *result, const char *sqlstate);
 
 enum sqlb_outcome sqlb_pg_prepare(struct sqlb_conn *conn, enum sqlb_pg_statement statement, struct ks_err *err);
-/* Queues a prepared statement. False: the connection is lost. */
+/* Queues a prepared statement (its text, where nothing can be prepared). False: the connection is lost. */
 bool sqlb_pg_send(struct sqlb_conn *conn, enum sqlb_pg_statement statement, const struct sqlb_pg_params *params);
 /* Hands everything that is queued to the kernel; reads meanwhile, so that neither side waits for the other. */
 bool sqlb_pg_flush(struct sqlb_conn *conn);
@@ -175,6 +187,17 @@ enum sqlb_outcome sqlb_pg_run(struct sqlb_conn *conn, enum sqlb_pg_statement sta
  * NULL.
  */
 enum sqlb_outcome sqlb_pg_exec(struct sqlb_conn *conn, const char *sql, PGresult **result, struct ks_err *err);
+
+/*
+ * A transaction of several calls. Where a session lasts this is BEGIN; elsewhere it also brings what the session would
+ * have been set to. Who fails inside drops the connection or says ROLLBACK.
+ */
+enum sqlb_outcome sqlb_pg_block_begin(struct sqlb_conn *conn, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_block_end(struct sqlb_conn *conn, const char *sql, struct ks_err *err); /* COMMIT, ROLLBACK */
+/* The same as the first statements of a pipeline: as many as that. 0: the connection is lost. */
+size_t sqlb_pg_block_send(struct sqlb_conn *conn);
+/* 'sql' in a transaction of its own, with the schema that the URL names. */
+enum sqlb_outcome sqlb_pg_exec_block(struct sqlb_conn *conn, const char *sql, PGresult **result, struct ks_err *err);
 
 static inline size_t sqlb_pg_row_bytes(const struct sqlb_row *row)
 {

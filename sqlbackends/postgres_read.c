@@ -179,6 +179,7 @@ static enum sqlb_outcome end_cursor(struct sqlb_conn *conn, struct ks_err *err)
 		sqlb_pg_drop(conn);
 	else
 		conn->unread = SQLB_PG_UNREAD_STATEMENT;
+	conn->in_block = false;
 	return SQLB_OK;
 }
 
@@ -201,8 +202,12 @@ static enum sqlb_outcome read_by_cursor(struct sqlb_conn *conn, int64_t after, i
 		 "WHERE position > %" PRId64 " AND position <= %" PRId64 " ORDER BY position, sub",
 		 after, to);
 	asked[1] = asked[0];
-	if (!PQenterPipelineMode(conn->pg) || !send_sql(conn, "BEGIN READ ONLY") || !send_sql(conn, sql) ||
-	    !send_fetch(conn, asked[0]) || !send_fetch(conn, asked[1]))
+	if (conn->pooled)
+		outcome = sqlb_pg_block_begin(conn, err);
+	if (outcome != SQLB_OK)
+		return outcome;
+	if (!PQenterPipelineMode(conn->pg) || (!conn->in_block && !send_sql(conn, "BEGIN READ ONLY")) ||
+	    !send_sql(conn, sql) || !send_fetch(conn, asked[0]) || !send_fetch(conn, asked[1]))
 		return sqlb_pg_lost(conn, err);
 	while (!last) {
 		size_t rows;
@@ -302,6 +307,8 @@ enum sqlb_outcome sqlb_pg_read_at(struct sqlb_conn *conn, const struct sqlb_loc 
 	outcome = sqlb_pg_begin(conn, SQLB_PG_ANSWER_TIMEOUT_MS, err);
 	if (outcome == SQLB_OK)
 		outcome = sqlb_pg_prepare(conn, statement, err);
+	if (outcome == SQLB_OK && conn->pooled)
+		outcome = sqlb_pg_block_begin(conn, err);
 	if (outcome != SQLB_OK)
 		return outcome;
 	if (count == 1) {
@@ -332,6 +339,8 @@ enum sqlb_outcome sqlb_pg_read_at(struct sqlb_conn *conn, const struct sqlb_loc 
 	}
 	if (outcome == SQLB_OK && !complete)
 		return sqlb_pg_lost(conn, err);
+	if (conn->in_block && (outcome != SQLB_OK || sqlb_pg_block_end(conn, "COMMIT", err) != SQLB_OK))
+		sqlb_pg_drop(conn); /* all rows came: how the transaction ends is all the same */
 	return outcome;
 }
 
@@ -349,7 +358,8 @@ enum sqlb_outcome sqlb_pg_trim(struct sqlb_conn *conn, const struct sqlb_loc *lo
 	 * Appends that run now may have looked at the log before these rows were in it: let them end. Later
 	 * ones see these rows, or that the head is beyond them. The lock is let go before the rows are deleted.
 	 */
-	outcome = sqlb_pg_exec(conn, "BEGIN; LOCK TABLE kineshim_meta IN EXCLUSIVE MODE; COMMIT", NULL, err);
+	outcome = conn->pooled ? sqlb_pg_exec_block(conn, "LOCK TABLE kineshim_meta IN EXCLUSIVE MODE", NULL, err)
+			       : sqlb_pg_exec(conn, "BEGIN; LOCK TABLE kineshim_meta IN EXCLUSIVE MODE; COMMIT", NULL, err);
 	if (outcome != SQLB_OK) {
 		sqlb_pg_drop(conn); /* with the transaction, if it is still open */
 		return outcome;

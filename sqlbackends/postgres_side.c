@@ -15,11 +15,13 @@ enum sqlb_outcome sqlb_pg_lease_refresh_all(struct sqlb_conn *conn, struct ks_er
 	enum sqlb_outcome outcome = sqlb_pg_begin(conn, SQLB_PG_LONG_TIMEOUT_MS, err);
 
 	if (outcome == SQLB_OK)
-		outcome = sqlb_pg_exec(conn, "BEGIN; SET LOCAL statement_timeout = 0", NULL, err);
+		outcome = sqlb_pg_block_begin(conn, err);
+	if (outcome == SQLB_OK)
+		outcome = sqlb_pg_exec(conn, "SET LOCAL statement_timeout = 0", NULL, err);
 	if (outcome == SQLB_OK)
 		outcome = sqlb_pg_run(conn, SQLB_PG_LEASE_REFRESH, NULL, err);
 	if (outcome == SQLB_OK)
-		outcome = sqlb_pg_exec(conn, "COMMIT", NULL, err);
+		outcome = sqlb_pg_block_end(conn, "COMMIT", err);
 	if (outcome != SQLB_OK)
 		sqlb_pg_drop(conn); /* with the transaction, if it is still open */
 	return outcome;
@@ -305,6 +307,21 @@ enum sqlb_outcome sqlb_pg_size(struct sqlb_conn *conn, struct sqlb_size *size, s
 	return outcome;
 }
 
+/* VACUUM runs in no transaction, so that nothing can tell it the schema but its own text. */
+static enum sqlb_outcome vacuum(struct sqlb_conn *conn, const char *how, const char *const *tables, struct ks_err *err)
+{
+	char sql[600];
+	size_t size = (size_t)snprintf(sql, sizeof(sql), "VACUUM (%s)", how);
+
+	for (size_t i = 0; tables[i]; i++)
+		size += (size_t)snprintf(sql + size, sizeof(sql) - size, "%s %s%s%s%s", i ? "," : "",
+					 conn->db->schema[0] ? "\"" : "", conn->db->schema,
+					 conn->db->schema[0] ? "\"." : "", tables[i]);
+	KS_ASSERT(size < sizeof(sql));
+	sqlb_pg_more_time(conn, SQLB_PG_LONG_TIMEOUT_MS);
+	return sqlb_pg_exec(conn, sql, NULL, err);
+}
+
 /*
  * Plain VACUUM runs beside the appends of all instances and makes free space usable again, but gives back only
  * what is free at the end. VACUUM FULL gives all back, and locks everybody out while it copies what is left:
@@ -312,21 +329,20 @@ enum sqlb_outcome sqlb_pg_size(struct sqlb_conn *conn, struct sqlb_size *size, s
  */
 enum sqlb_outcome sqlb_pg_defragment(struct sqlb_conn *conn, bool all, struct ks_err *err)
 {
+	static const char *const tables[] = {"kineshim_log", "kineshim_lease", "kineshim_duty", "kineshim_member", NULL};
+	static const char *const log_only[] = {"kineshim_log", NULL};
 	enum sqlb_outcome outcome = sqlb_pg_begin(conn, SQLB_PG_LONG_TIMEOUT_MS, err);
 	struct sqlb_size size;
 
-	if (outcome == SQLB_OK)
+	/* A pooled session is not ours to be set. */
+	if (outcome == SQLB_OK && !conn->pooled)
 		outcome = sqlb_pg_exec(conn, "SET statement_timeout = 0", NULL, err);
 	if (outcome == SQLB_OK)
-		outcome = sqlb_pg_exec(conn,
-				       "VACUUM (ANALYZE) kineshim_log, kineshim_lease, kineshim_duty, kineshim_member",
-				       NULL, err);
+		outcome = vacuum(conn, "ANALYZE", tables, err);
 	if (outcome == SQLB_OK)
 		outcome = sqlb_pg_size(conn, &size, err);
-	if (outcome == SQLB_OK && (all || size.in_use < size.allocated / 2)) {
-		sqlb_pg_more_time(conn, SQLB_PG_LONG_TIMEOUT_MS);
-		outcome = sqlb_pg_exec(conn, "VACUUM (FULL) kineshim_log", NULL, err);
-	}
+	if (outcome == SQLB_OK && (all || size.in_use < size.allocated / 2))
+		outcome = vacuum(conn, "FULL", log_only, err);
 	sqlb_pg_drop(conn); /* with its settings */
 	return outcome;
 }

@@ -53,9 +53,10 @@ const char *const sqlb_pg_statement_texts[SQLB_PG_STATEMENTS] = {
 	[SQLB_PG_INSERT_MORE] = INSERT_ARRAYS,
 	/*
 	 * Raises 22P02 with a text for the server's log: what else is in the transaction must not be committed.
+	 * The clock keeps the planner, where it knows the parameters, from raising it beforehand.
 	 */
 	[SQLB_PG_CHECK_HEAD] = "SELECT CASE WHEN " HEAD_IS("$1::int8", "$2::int8", "$3::int8") " THEN 0 ELSE "
-			       "('kineshim: the position after ' || $1::int8 || ' is taken')::int8 END",
+			       "('kineshim: the position after ' || $1::int8 || ' is taken, ' || clock_timestamp())::int8 END",
 	[SQLB_PG_NOTIFY] = "SELECT pg_notify('" SQLB_PG_CHANNEL "', $1::text)",
 	/* FOR UPDATE waits for a keepalive that came first and then judges the deadline that it made. */
 	[SQLB_PG_GUARD] = "SELECT count(*) = (SELECT count(DISTINCT id) FROM unnest($1::int8[]) AS wanted(id)) FROM ("

@@ -9,6 +9,7 @@
  *
  *	told      probe every second; each notification leads back here
  *	alone     nobody else is registered, so nobody notifies: probe every 250 ms for one who just came
+ *	pooled    nobody listens for long in a session that changes with each transaction: as silent
  *	silent    two probes in a row found something that no notification had told of by the time of the next probe:
  *	          probe every millisecond after a change, then ever less often, at last every 200 ms
  */
@@ -72,7 +73,7 @@ static int probe_interval(const struct sqlb_conn *conn)
 
 	if (atomic_load_explicit(&conn->db->others, memory_order_relaxed) == 0)
 		return PROBE_ALONE_MS;
-	if (conn->silent < SILENT_AFTER)
+	if (conn->silent < SILENT_AFTER && !conn->pooled)
 		return PROBE_TOLD_MS;
 	/*
 	 * A tenth of the time that nothing happened: a change is noticed late in proportion to how rare they
@@ -128,7 +129,7 @@ enum sqlb_outcome sqlb_pg_wait_for_change(struct sqlb_conn *conn, int64_t after,
 		int64_t now_ms, wake_ms;
 		bool changed = false;
 
-		if (outcome == SQLB_OK && !conn->listening)
+		if (outcome == SQLB_OK && !conn->listening && !conn->pooled)
 			outcome = listen_now(conn, err);
 		if (outcome != SQLB_OK)
 			return outcome;

@@ -24,6 +24,9 @@
 #                             one that knows most makes the cluster anew
 #   galera_stop DIR [NODE] / galera_kill DIR [NODE] / galera_restart DIR NODE
 #   galera_isolate DIR NODE   the node hears no other and no other hears it, until galera_rejoin DIR NODE
+#   bouncer_start DIR MODE [LINE…]   a pgbouncer before DIR's PostgreSQL: transaction, session, statement; LINEs of its
+#                             configuration. Its port stays the same; it is killed with the server
+#   bouncer_stop DIR
 #   etcd_start DIR / etcd_stop DIR / etcd_kill DIR
 #   with_env DIR              prints the "export …" lines of DIR/env
 #   ks_databases PROGRAM      those of "pg" and "my" that can be started here and were built into that kineshim
@@ -645,6 +648,71 @@ galera_rejoin() {
 	my_run "$1/$2" mariadb -e "SET GLOBAL wsrep_provider_options='gmcast.isolate=0'"
 }
 
+bouncer_bin() {
+	PATH=$PATH:/usr/sbin command -v pgbouncer || ks_fail "no pgbouncer (Debian: pgbouncer)"
+}
+
+bouncer_answers() {
+	PGCONNECT_TIMEOUT=2 pg_run "$1" psql -X -q -h 127.0.0.1 -p "$2" -U kineshim -d pgbouncer -c 'SHOW VERSION'
+} >/dev/null 2>&1
+
+bouncer_start() {
+	local dir=$1 mode=$2 bin port try
+
+	shift 2
+	bin=$(bouncer_bin) || return 1
+	mkdir -p "$dir/bouncer" && [ "$(id -u)" -ne 0 ] || chown "$(pg_user)" "$dir/bouncer" || return 1
+	printf '"kineshim" ""\n"postgres" ""\n' >"$dir/bouncer/users"
+	for try in 1 2 3; do
+		port=$(sed -n 's/^export KS_TEST_BOUNCER_PORT=//p' "$dir/env")
+		[ -n "$port" ] || port=$(ks_free_port) || return 1
+		cat >"$dir/bouncer/ini" <<END
+[databases]
+* = host=127.0.0.1 port=$(pg_port "$dir")
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = $port
+unix_socket_dir =
+auth_type = trust
+auth_file = $dir/bouncer/users
+admin_users = kineshim
+pool_mode = $mode
+pidfile = $dir/bouncer/pid
+logfile = $dir/bouncer/log
+max_client_conn = 500
+default_pool_size = 20
+server_login_retry = 1
+$(printf '%s\n' "$@")
+END
+		pg_as_user "$bin" -q -d "$dir/bouncer/ini" </dev/null >/dev/null 2>"$dir/bouncer/err"
+		for _ in $(seq 100); do
+			if bouncer_answers "$dir" "$port"; then
+				sed -i '/KS_TEST_BOUNCER/d' "$dir/env"
+				cat >>"$dir/env" <<END
+export KS_TEST_BOUNCER_PORT=$port
+export KS_TEST_BOUNCER_URL=postgres://kineshim@127.0.0.1:$port/kineshim
+export KS_TEST_BOUNCER_LOG=$dir/bouncer/log
+END
+				return 0
+			fi
+			sleep 0.05
+		done
+		sed -i '/KS_TEST_BOUNCER/d' "$dir/env"
+	done
+	cat "$dir/bouncer/err" "$dir/bouncer/log" >&2
+	ks_fail "pgbouncer did not start after $try tries"
+}
+
+bouncer_stop() {
+	local pid
+
+	[ -f "$1/bouncer/pid" ] || return 0
+	pid=$(cat "$1/bouncer/pid")
+	kill -INT "$pid" 2>/dev/null
+	ks_await_gone "$pid"
+	rm -f "$1/bouncer/pid"
+}
+
 etcd_start() {
 	local dir=$1 bin=${KS_TEST_ETCD_BIN:-etcd} port peer pid try
 
@@ -718,7 +786,7 @@ etcd_kill() {
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
 	case ${1:-} in
-	pg_init | pg_start | pg_stop | pg_kill | pg_restart | pg_restart_immediately | pg_run | with_env) "$@" ;;
+	pg_init | pg_start | pg_stop | pg_kill | pg_restart | pg_restart_immediately | pg_run | bouncer_start | bouncer_stop | with_env) "$@" ;;
 	my_init | my_start | my_stop | my_kill | my_restart | my_run | my_database) "$@" ;;
 	galera_init | galera_start | galera_stop | galera_kill | galera_restart | galera_isolate | galera_rejoin) "$@" ;;
 	etcd_start | etcd_stop | etcd_kill) "$@" ;;

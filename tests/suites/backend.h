@@ -23,6 +23,7 @@ struct backend_test {
 	const struct sqlb_ops *ops;
 	char base[1024]; /* the URL of the slot */
 	char url[1200];  /* of this test's own database */
+	char raw[1200];  /* of the same for SQL behind the backend's back */
 	char name[64];   /* of the memory database or the schema */
 	struct ks_clock clock;
 	struct sqlb_db *db;

@@ -186,6 +186,9 @@ static void a_bad_url_is_refused_without_its_secret(void)
 		"postgres:",
 		"postgres://user:s3cret@host/db?replication=database",
 		"postgres://user:s3cret@host/%zz",
+		"postgres://user:s3cret@host/db?pool_mode=sometimes",
+		"postgres://user:s3cret@host/db?sslmode=disable&schema=a%22;b",
+		"postgres://user:s3cret@host/db?schema=%zz",
 	};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
