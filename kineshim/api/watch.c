@@ -534,7 +534,12 @@ static void read_watch(struct stream *stream, struct watch *watch)
 		end_compacted(stream, watch, read.compact_revision);
 		goto out;
 	case KS_WATCH_RESET:
-		finish(stream, KS_UNAVAILABLE, KS_TEXT_NO_LEADER);
+		/*
+		 * What was sent last may never have happened, and revisions have gone back: a client that resumed at its
+		 * next one would wait in silence while others' writes pass below it. "Compacted" makes every client
+		 * read everything again; the whole history from 1 on is what one gets who goes on from there.
+		 */
+		end_compacted(stream, watch, 1);
 		goto out;
 	}
 	if (batch->count) {
