@@ -15,6 +15,9 @@ const struct sqlb_ops *const sqlb_backends[] = {
 #ifdef HAVE_POSTGRESQL
 	&sqlb_postgres_ops,
 #endif
+#ifdef HAVE_MYSQL
+	&sqlb_mysql_ops,
+#endif
 	NULL,
 };
 
@@ -23,9 +26,8 @@ static const struct {
 	const char *scheme;
 	const char *option;
 } known[] = {
-	{"sqlite", "--with-sqlite"},
-	{"postgres", "--with-postgresql"},
-	{"postgresql", "--with-postgresql"},
+	{"sqlite", "--with-sqlite"}, {"postgres", "--with-postgresql"}, {"postgresql", "--with-postgresql"},
+	{"mysql", "--with-mysql"},   {"mariadb", "--with-mysql"},
 };
 
 const struct sqlb_ops *sqlb_find(const char *url, struct ks_err *err)
@@ -35,8 +37,8 @@ const struct sqlb_ops *sqlb_find(const char *url, struct ks_err *err)
 
 	if (!sqlb_url_scheme(url, scheme, sizeof(scheme), &rest)) {
 		ks_fail(err, KS_INVALID_ARGUMENT,
-			"an endpoint looks like sqlite:///var/lib/kineshim/kineshim.db or "
-			"postgres://user@host/database");
+			"an endpoint looks like sqlite:///var/lib/kineshim/kineshim.db, "
+			"postgres://user@host/database or mysql://user@tcp(host:3306)/database");
 		return NULL;
 	}
 	for (size_t b = 0; sqlb_backends[b]; b++)
@@ -50,7 +52,8 @@ const struct sqlb_ops *sqlb_find(const char *url, struct ks_err *err)
 			return NULL;
 		}
 	}
-	ks_fail(err, KS_INVALID_ARGUMENT, "no backend is called \"%s\"; use sqlite:// or postgres://", scheme);
+	ks_fail(err, KS_INVALID_ARGUMENT, "no backend is called \"%s\"; use sqlite://, postgres:// or mysql://",
+		scheme);
 	return NULL;
 }
 

@@ -261,6 +261,7 @@ const char *sqlb_outcome_name(enum sqlb_outcome outcome);
 
 extern const struct sqlb_ops sqlb_memory_ops;   /* memory.h has its faults and clock */
 extern const struct sqlb_ops sqlb_sqlite_ops;   /* only with --with-sqlite */
+extern const struct sqlb_ops sqlb_mysql_ops;    /* only with --with-mysql */
 extern const struct sqlb_ops sqlb_postgres_ops; /* only with --with-postgresql */
 
 #endif

@@ -79,11 +79,16 @@ static void put(struct sink *sink, const char *text, size_t size)
 		sink->out[sink->used++] = *text++;
 }
 
-/* The '@' that ends "user:password", or NULL. libpq looks for it before the first slash; we also look behind that. */
-static const char *userinfo_end(const char *rest)
+/*
+ * The '@' that ends "user:password", or NULL. libpq looks for it before the first slash; we also look behind that. In a URL
+ * of MySQL it is the last one: users of Go's driver write passwords as they are.
+ */
+static const char *userinfo_end(const char *scheme, const char *rest)
 {
 	const char *found = NULL;
 
+	if (strcmp(scheme, "mysql") == 0 || strcmp(scheme, "mariadb") == 0)
+		return strrchr(rest, '@');
 	for (const char *p = rest; *p && *p != '/'; p++)
 		if (*p == '@')
 			found = p;
@@ -107,7 +112,7 @@ void sqlb_url_redact(const char *url, char *out, size_t out_size)
 		return;
 	if (sqlb_url_scheme(url, scheme, sizeof(scheme), &rest) && strcmp(scheme, "sqlite") != 0 &&
 	    strcmp(scheme, "memory") != 0) {
-		at = userinfo_end(rest);
+		at = userinfo_end(scheme, rest);
 		colon = at ? memchr(rest, ':', (size_t)(at - rest)) : NULL;
 		if (colon) {
 			put(&sink, url, (size_t)(colon + 1 - url));

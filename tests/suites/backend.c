@@ -4,7 +4,9 @@
  *
  *	backend [[LABEL=]URL …]
  *
- * Without arguments it runs on memory, on SQLite in a temporary folder, and on PostgreSQL when KS_TEST_POSTGRES_URL is set.
+ * Without arguments it runs on memory, on SQLite in a temporary folder, on PostgreSQL when KS_TEST_POSTGRES_URL is set, and on
+ * MariaDB when KS_TEST_MARIADB_URL is (mysql://user:password@tcp(host:port)/database; KS_TEST_MARIADB_SUPER_URL names who may
+ * make databases, where that user may not).
  * Every test gets an empty database: a new name, a new file, or a new schema. Time is a fake clock on memory; on a real
  * database short deadlines pass by waiting.
  */
@@ -20,8 +22,11 @@
 #ifdef HAVE_POSTGRESQL
 #include <libpq-fe.h>
 #endif
+#ifdef HAVE_MYSQL
+#include <mysql.h>
+#endif
 
-#define MAX_SLOTS 4
+#define MAX_SLOTS 5
 
 /* ---- the database of the running test ---- */
 
@@ -42,6 +47,52 @@ bool ok(enum sqlb_outcome outcome, int line)
 		printf("# line %d: %s %s\n", line, sqlb_outcome_name(outcome), t.err.text);
 	return outcome == SQLB_OK;
 }
+
+#ifdef HAVE_MYSQL
+/* One statement. The URL is of the one form that servers.sh gives. */
+static bool raw_on_mysql(const char *url, const char *sql)
+{
+	MYSQL *mysql = mysql_init(NULL);
+	char user[64], password[64] = "", host[64], database[80];
+	unsigned port;
+	MYSQL_RES *result;
+	bool done;
+
+	done = (sscanf(url, "%*[^:]://%63[^:@]:%63[^@]@tcp(%63[^:]:%u)/%79[^?]", user, password, host, &port,
+		       database) == 5 ||
+		sscanf(url, "%*[^:]://%63[^:@]@tcp(%63[^:]:%u)/%79[^?]", user, host, &port, database) == 4) &&
+	       mysql_real_connect(mysql, host, user, password, database, port, NULL, 0) != NULL;
+	done = done && mysql_query(mysql, sql) == 0;
+	if (!done)
+		printf("# %s: %s\n", sql, mysql_error(mysql));
+	if (done && (result = mysql_store_result(mysql)) != NULL)
+		mysql_free_result(result);
+	mysql_close(mysql);
+	return done;
+}
+
+static const char *super_mysql(const char *url)
+{
+	const char *super = getenv("KS_TEST_MARIADB_SUPER_URL");
+
+	return super && *super ? super : url;
+}
+
+/* A database of that name, which the URL's user has all rights on; its URL. */
+static void make_mysql(const char *base, const char *name, char *url, size_t url_size)
+{
+	const char *slash = strrchr(base, '/'), *parameters = strchr(base, '?');
+	char sql[300], user[64];
+
+	snprintf(sql, sizeof(sql), "CREATE DATABASE %s", name);
+	CU_ASSERT_TRUE(raw_on_mysql(super_mysql(base), sql));
+	if (super_mysql(base) != base && sscanf(base, "%*[^:]://%63[^:@]", user) == 1) {
+		snprintf(sql, sizeof(sql), "GRANT ALL ON %s.* TO '%s'@'%%'", name, user);
+		CU_ASSERT_TRUE(raw_on_mysql(super_mysql(base), sql));
+	}
+	snprintf(url, url_size, "%.*s/%s%s", (int)(slash - base), base, name, parameters ? parameters : "");
+}
+#endif
 
 /* SQL behind the backend's back. */
 static bool raw_on(const char *url, const char *sql)
@@ -77,6 +128,10 @@ static bool raw_on(const char *url, const char *sql)
 		PQclear(result);
 		PQfinish(conn);
 	}
+#endif
+#ifdef HAVE_MYSQL
+	if (is("mysql"))
+		done = raw_on_mysql(url, sql);
 #endif
 	return done;
 }
@@ -117,6 +172,10 @@ static void run_on(int slot, void (*test)(void))
 		sqlb_memory_set_clock(t.name, &t.clock);
 	} else if (is("sqlite")) {
 		snprintf(t.url, sizeof(t.url), "%s.%u", t.base, serial);
+#ifdef HAVE_MYSQL
+	} else if (is("mysql")) {
+		make_mysql(t.base, t.name, t.url, sizeof(t.url));
+#endif
 	} else {
 		/* What is under test may be a pooler or another dialect; what goes on behind its back is neither. */
 		const char *direct = getenv("KS_TEST_POSTGRES_URL");
@@ -144,6 +203,11 @@ static void run_on(int slot, void (*test)(void))
 			snprintf(path, sizeof(path), "%s%s", t.url + strlen("sqlite://"), ends[i]);
 			(void)unlink(path);
 		}
+#ifdef HAVE_MYSQL
+	} else if (is("mysql")) {
+		snprintf(sql, sizeof(sql), "DROP DATABASE %s", t.name);
+		CU_ASSERT_TRUE(raw_on_mysql(super_mysql(t.base), sql));
+#endif
 	} else {
 		snprintf(sql, sizeof(sql), "DROP SCHEMA %s CASCADE", t.name);
 		CU_ASSERT_TRUE(raw(sql));
@@ -279,6 +343,10 @@ struct seen read_all(struct sqlb_conn *conn, const struct sqlb_row *expected, si
 	static void test##_3(void) \
 	{                          \
 		run_on(3, test);   \
+	}                          \
+	static void test##_4(void) \
+	{                          \
+		run_on(4, test);   \
 	}
 TESTS(WRAPPERS)
 
@@ -286,11 +354,13 @@ TESTS(WRAPPERS)
 #define ENTRY_1(test) {#test, test##_1},
 #define ENTRY_2(test) {#test, test##_2},
 #define ENTRY_3(test) {#test, test##_3},
+#define ENTRY_4(test) {#test, test##_4},
 static const struct tap_test slot_0[] = {TESTS(ENTRY_0){NULL, NULL}};
 static const struct tap_test slot_1[] = {TESTS(ENTRY_1){NULL, NULL}};
 static const struct tap_test slot_2[] = {TESTS(ENTRY_2){NULL, NULL}};
 static const struct tap_test slot_3[] = {TESTS(ENTRY_3){NULL, NULL}};
-static const struct tap_test *const slots[MAX_SLOTS] = {slot_0, slot_1, slot_2, slot_3};
+static const struct tap_test slot_4[] = {TESTS(ENTRY_4){NULL, NULL}};
+static const struct tap_test *const slots[MAX_SLOTS] = {slot_0, slot_1, slot_2, slot_3, slot_4};
 
 /* What the memory backend has no part in: it has no schema, and takes rows that no log would send for a bug, and aborts. */
 static bool applies(const char *backend, const char *test)
@@ -333,7 +403,7 @@ static void add_slot(const char *url)
 
 int main(int argc, char **argv)
 {
-	const char *postgres = getenv("KS_TEST_POSTGRES_URL");
+	const char *postgres = getenv("KS_TEST_POSTGRES_URL"), *mariadb = getenv("KS_TEST_MARIADB_URL");
 	char url[200];
 	int status;
 
@@ -353,9 +423,14 @@ int main(int argc, char **argv)
 		if (postgres)
 			add_slot(postgres);
 #endif
+#ifdef HAVE_MYSQL
+		if (mariadb)
+			add_slot(mariadb);
+#endif
 	}
 	(void)url;
 	(void)postgres;
+	(void)mariadb;
 	status = tap_finish();
 	(void)rmdir(temp_dir);
 	return status;

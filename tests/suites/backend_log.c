@@ -82,7 +82,7 @@ void a_foreign_log_table_is_broken_and_left_alone(void)
 	CU_ASSERT_TRUE(raw("CREATE TABLE kineshim_meta (mine INTEGER)"));
 	CU_ASSERT_EQUAL(t.ops->migrate(t.a, &id, &t.err), SQLB_BROKEN);
 	CU_ASSERT_TRUE(raw("DROP TABLE kineshim_meta"));
-	CU_ASSERT_TRUE(raw("CREATE TABLE kineshim_meta (name TEXT PRIMARY KEY, value TEXT)"));
+	CU_ASSERT_TRUE(raw("CREATE TABLE kineshim_meta (name VARCHAR(100) PRIMARY KEY, value VARCHAR(100))"));
 	CU_ASSERT_TRUE(raw("INSERT INTO kineshim_meta VALUES ('program', 'something else'), ('schema_version', '1')"));
 	CU_ASSERT_EQUAL(t.ops->migrate(t.a, &id, &t.err), SQLB_BROKEN);
 	CU_ASSERT_PTR_NOT_NULL(strstr(t.err.text, "kineshim"));

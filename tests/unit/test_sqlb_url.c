@@ -29,6 +29,13 @@ static void a_scheme_names_its_backend(void)
 	CU_ASSERT_PTR_NULL(sqlb_find("postgres://", &err));
 	CU_ASSERT_EQUAL(err.status, KS_UNIMPLEMENTED);
 #endif
+#ifdef HAVE_MYSQL
+	CU_ASSERT_PTR_EQUAL(sqlb_find("mysql://u@tcp(h:1)/d", &err), &sqlb_mysql_ops);
+	CU_ASSERT_PTR_EQUAL(sqlb_find("mariadb://h/d", &err), &sqlb_mysql_ops);
+#else
+	CU_ASSERT_PTR_NULL(sqlb_find("mysql://", &err));
+	CU_ASSERT_EQUAL(err.status, KS_UNIMPLEMENTED);
+#endif
 	for (size_t i = 0; sqlb_backends[i]; i++)
 		CU_ASSERT_EQUAL(sqlb_backends[i]->version, SQLB_VERSION);
 }
@@ -82,6 +89,13 @@ static void redaction_keeps_all_but_the_password(void)
 		{"postgres://h/d?user=u&password=hunter2&sslmode=x", "postgres://h/d?user=u&password=***&sslmode=x"},
 		{"postgres://h/d?PASSWORD=hunter2", "postgres://h/d?PASSWORD=***"},
 		{"postgres://h/d?sslpassword=hunter2", "postgres://h/d?sslpassword=***"},
+		{"mysql://u:hunter2@tcp(h:3306)/d?tls=true", "mysql://u:***@tcp(h:3306)/d?tls=true"},
+		{"mariadb://u:hunter2@h/d", "mariadb://u:***@h/d"},
+		{"mysql://u:hun@ter2@tcp(h:3306)/d", "mysql://u:***@tcp(h:3306)/d"},
+		{"mysql://u:h@un/hunter2@tcp(h:3306)/d", "mysql://u:***@tcp(h:3306)/d"},
+		{"mysql://u:h@un/h?hunter2@unix(/s)/d", "mysql://u:***@unix(/s)/d"},
+		{"mysql://u@tcp([::1]:3306)/d", "mysql://u@tcp([::1]:3306)/d"},
+		{"mysql://tcp(h:3306)/d", "mysql://tcp(h:3306)/d"},
 		{"password='hunter2 hunter2' host=h", "password=*** host=h"},
 		{"host=h password=hunter2", "host=h password=***"},
 		{"mysql://u:hun@ter2@tcp(h:3306)/d?tls=true", "mysql://u:***@tcp(h:3306)/d?tls=true"},
