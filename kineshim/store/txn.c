@@ -672,7 +672,10 @@ static enum ks_status may_write_keys_of(struct eval *e, const struct ks_caller *
 	const struct ks_lease *lease = id ? ks_leases_find_tail(&e->store->state->leases, id) : NULL;
 	enum ks_status status = KS_OK;
 
-	for (uint32_t i = 0; lease && i < lease->capacity && status == KS_OK; i++) {
+	/* As etcd: with ten thousand keys on a lease, each of root's puts would look at all of them. */
+	if (!lease || ks_auth_check_admin(auth, caller, NULL) == KS_OK)
+		return KS_OK;
+	for (uint32_t i = 0; i < lease->capacity && status == KS_OK; i++) {
 		struct ks_key *key = lease->keys[i];
 		struct ks_interval interval;
 

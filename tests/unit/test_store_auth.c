@@ -391,6 +391,13 @@ static void leases_of_foreign_keys_are_out_of_reach(void)
 	ALLOWED(alice, revoke);
 	FAILS(alice, KS_NOT_FOUND, "etcdserver: requested lease not found", revoke);
 	CU_ASSERT_STRING_EQUAL(sf_value("a", 0), "-");
+	/* Whoever is root is not asked about the keys one by one, so not for his auth revision either (as etcd). */
+	ALLOWED(root, grant);
+	ALLOWED(root, put("z", 5, false));
+	root.auth_revision--;
+	FAILS(root, KS_INVALID_ARGUMENT, OLD, put("z", 5, false));
+	ALLOWED(root, revoke);
+	CU_ASSERT_STRING_EQUAL(sf_value("z", 0), "-");
 }
 
 static void administration_is_for_root(void)
