@@ -153,21 +153,32 @@ enum ks_status ks_access_check_admin(const struct ks_access *access, struct ks_e
 	return access->auth ? ks_auth_check_admin(access->auth, &access->caller, err) : KS_OK;
 }
 
-enum ks_status ks_access_check_lease(struct ks_api *api, const struct ks_access *access, int64_t lease,
-				     enum ks_perm_type need, struct ks_err *err)
+enum ks_status ks_access_check_keys(const struct ks_access *access, const struct ks_lease_info *lease,
+				    enum ks_perm_type need, struct ks_err *err)
 {
 	enum ks_status status = KS_OK;
-	struct ks_lease_info info;
 
-	if (!access->auth || !ks_store_lease(api->store, lease, true, &info))
-		return KS_OK;
-	if (info.no_memory)
+	if (lease->no_memory)
 		return ks_etcd_fail(err, KS_E_NO_MEMORY);
-	for (size_t i = 0; i < info.key_count && status == KS_OK; i++) {
-		struct ks_interval key = {.key = ks_bytes_slice(info.keys[i])};
+	if (ks_access_check_admin(access, NULL) == KS_OK)
+		return KS_OK;
+	for (size_t i = 0; i < lease->key_count && status == KS_OK; i++) {
+		struct ks_interval key = {.key = ks_bytes_slice(lease->keys[i])};
 
 		status = ks_access_check(access, &key, need, err);
 	}
+	return status;
+}
+
+enum ks_status ks_access_check_lease(struct ks_api *api, const struct ks_access *access, int64_t lease,
+				     enum ks_perm_type need, struct ks_err *err)
+{
+	enum ks_status status;
+	struct ks_lease_info info;
+
+	if (ks_access_check_admin(access, NULL) == KS_OK || !ks_store_lease(api->store, lease, true, &info))
+		return KS_OK;
+	status = ks_access_check_keys(access, &info, need, err);
 	ks_lease_info_fini(&info);
 	return status;
 }

@@ -41,6 +41,9 @@ enum ks_status ks_access_check_txn(const struct ks_access *access, const struct 
 				   struct ks_err *err) KS_MUST_CHECK;
 enum ks_status ks_access_check_user(const struct ks_access *access, struct ks_err *err) KS_MUST_CHECK;
 enum ks_status ks_access_check_admin(const struct ks_access *access, struct ks_err *err) KS_MUST_CHECK;
+/* The keys of a lease that was read with them: whoever shows them judges what he shows. Administrators may do all. */
+enum ks_status ks_access_check_keys(const struct ks_access *access, const struct ks_lease_info *lease,
+				    enum ks_perm_type need, struct ks_err *err) KS_MUST_CHECK;
 /* Every key that hangs on the lease; nothing when there is no such lease. */
 enum ks_status ks_access_check_lease(struct ks_api *api, const struct ks_access *access, int64_t lease,
 				     enum ks_perm_type need, struct ks_err *err) KS_MUST_CHECK;

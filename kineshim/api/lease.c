@@ -164,17 +164,23 @@ static void time_to_live_known(struct ks_await *await)
 	free(times);
 }
 
-/* Any user; whoever wants to see the keys must be allowed to read them. */
-static enum ks_status may_look(struct lease_read *read, struct ks_err *err)
+/*
+ * Any user; whoever wants to see the keys must be allowed to read them. They are read once, for the judgement and for the answer: a key
+ * that comes in between would be shown to whom it is not for. *found: there is such a lease, then read->info is filled.
+ */
+static enum ks_status look(struct lease_read *read, bool *found, struct ks_err *err)
 {
 	struct ks_access access;
 	enum ks_status status = ks_access_open(read->api, read->call, ks_call_arena(read->call), &access, err);
 
+	*found = false;
 	if (status != KS_OK)
 		return status;
 	status = ks_access_check_user(&access, err);
-	if (status == KS_OK && read->keys)
-		status = ks_access_check_lease(read->api, &access, read->id, KS_PERM_READ, err);
+	if (status == KS_OK)
+		*found = ks_store_lease(read->api->store, read->id, read->keys, &read->info);
+	if (*found)
+		status = ks_access_check_keys(&access, &read->info, KS_PERM_READ, err);
 	ks_access_close(&access);
 	return status;
 }
@@ -182,13 +188,15 @@ static enum ks_status may_look(struct lease_read *read, struct ks_err *err)
 static void time_to_live_proved(struct ks_await *await)
 {
 	struct lease_read *read = ks_container_of(await, struct lease_read, await);
-	struct ks_err err;
+	struct ks_err err = read->proof.err;
+	bool found = false;
 
-	if (read->proof.err.status != KS_OK) {
-		ks_api_fail_err(read->call, &read->proof.err);
-	} else if (may_look(read, &err) != KS_OK) {
+	if (err.status == KS_OK)
+		err.status = look(read, &found, &err);
+	if (err.status != KS_OK) {
+		ks_lease_info_fini(&read->info);
 		ks_api_fail_err(read->call, &err);
-	} else if (!ks_store_lease(read->api->store, read->id, read->keys, &read->info)) {
+	} else if (!found) {
 		reply_time_to_live(read, NULL);
 	} else {
 		read->times.ids = &read->id;

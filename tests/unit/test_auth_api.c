@@ -11,6 +11,7 @@
 #undef reallocarray
 #include "tests/lib/tap.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -484,6 +485,74 @@ static void waiting_login_is_cancelled(void)
 	tear_down();
 }
 
+/* Hangs the key "z" on lease 7 and takes it off again, beside all that the calls do. */
+static _Atomic bool toggling;
+
+static void attach_z(int64_t lease)
+{
+	struct ks_request request = {.kind = KS_REQ_PUT, .caller = {.internal = true}};
+	struct ks_effects effects = {0};
+	struct ks_result result = {0};
+	struct ks_err err;
+
+	request.put = (struct ks_put_req){.key = ks_slice_str("z"), .lease = lease};
+	KS_ASSERT(ks_store_eval(fix.store, &request, &result, &effects, &err) == KS_OK);
+	ks_store_publish(fix.store);
+	ks_result_fini(&result);
+	ks_effects_fini(&effects);
+}
+
+static void *toggle(void *arg)
+{
+	while (atomic_load(&toggling)) {
+		attach_z(7);
+		attach_z(0);
+	}
+	return arg;
+}
+
+/* One look is either refused or shows what the user may read: which keys are judged and which are shown is the same. */
+static void keys_that_come_while_one_looks_are_not_shown(void)
+{
+	Etcdserverpb__LeaseTimeToLiveRequest ttl = ETCDSERVERPB__LEASE_TIME_TO_LIVE_REQUEST__INIT;
+	Etcdserverpb__AuthEnableRequest enable = ETCDSERVERPB__AUTH_ENABLE_REQUEST__INIT;
+	Etcdserverpb__LeaseGrantRequest grant = ETCDSERVERPB__LEASE_GRANT_REQUEST__INIT;
+	struct fake_answer answer;
+	size_t shown = 0, denied = 0;
+	pthread_t thread;
+
+	set_up(false);
+	token[0] = 0;
+	user_add("root", "rpw", KS_OK, NULL);
+	grant_role("root", "root");
+	user_add("alice", "pw", KS_OK, NULL);
+	grant.ttl = 100;
+	grant.id = ttl.id = 7;
+	ttl.keys = true;
+	expect("/etcdserverpb.Lease/LeaseGrant", &grant, KS_OK, NULL);
+	expect(AUTH "AuthEnable", &enable, KS_OK, NULL);
+	CU_ASSERT_EQUAL_FATAL(login("alice", "pw"), KS_OK);
+	atomic_store(&toggling, true);
+	CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, toggle, NULL), 0);
+	while (shown < 2000 || denied < 2000) {
+		Etcdserverpb__LeaseTimeToLiveResponse *response = NULL;
+
+		once("/etcdserverpb.Lease/LeaseTimeToLive", &ttl, &answer);
+		denied += answer.status == KS_PERMISSION_DENIED;
+		if (answer.status == KS_OK)
+			response = etcdserverpb__lease_time_to_live_response__unpack(NULL, answer.size, answer.data);
+		if (response) {
+			shown++;
+			CU_ASSERT_EQUAL_FATAL(response->n_keys, 0);
+			etcdserverpb__lease_time_to_live_response__free_unpacked(response, NULL);
+		}
+		fake_answer_fini(&answer);
+	}
+	atomic_store(&toggling, false);
+	CU_ASSERT_EQUAL_FATAL(pthread_join(thread, NULL), 0);
+	tear_down();
+}
+
 /* What the table does not name is for administrators: nothing new is open by mistake. */
 static void unknown_methods_are_for_administrators(void)
 {
@@ -496,14 +565,16 @@ static void unknown_methods_are_for_administrators(void)
 
 int main(void)
 {
-	return tap_run("auth_api",
-		       (const struct tap_test[]){
-			       {"life_with_users", life_with_users},
-			       {"life_with_users_when_the_committer_takes_its_time",
-				life_with_users_when_the_committer_takes_its_time},
-			       {"nth_allocation_fails", nth_allocation_fails},
-			       {"waiting_login_is_cancelled", waiting_login_is_cancelled},
-			       {"unknown_methods_are_for_administrators", unknown_methods_are_for_administrators},
-			       {NULL, NULL},
-		       });
+	return tap_run(
+		"auth_api",
+		(const struct tap_test[]){
+			{"life_with_users", life_with_users},
+			{"life_with_users_when_the_committer_takes_its_time",
+			 life_with_users_when_the_committer_takes_its_time},
+			{"nth_allocation_fails", nth_allocation_fails},
+			{"waiting_login_is_cancelled", waiting_login_is_cancelled},
+			{"keys_that_come_while_one_looks_are_not_shown", keys_that_come_while_one_looks_are_not_shown},
+			{"unknown_methods_are_for_administrators", unknown_methods_are_for_administrators},
+			{NULL, NULL},
+		});
 }
