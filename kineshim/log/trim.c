@@ -106,6 +106,10 @@ static void dropped(void *ctx, const struct ks_loc *locs, size_t count)
 	bool kept = false;
 
 	KS_COUNT(COMPACTED_KEYS, count);
+	if (count == 0) {
+		want_scan(s); /* rows were forgotten; from here on all is left to the scan */
+		return;
+	}
 	/* Whoever has the duty, or has it next, finds by a scan what is not remembered here. */
 	if (ks_log_duty_held(log) && !scan_is_due(s))
 		kept = s->scanning ? keep_passed(s, locs, count) : keep_locs(&s->trim, locs, count);

@@ -103,6 +103,9 @@ bool ks_state_compact(struct ks_state *state, struct ks_dropped *dropped, size_t
 	size_t looks = 0;
 
 	dropped->count = 0;
+	/* Said before anything that is reported from now on: that may be what ended a forgotten row, and must not go first. */
+	dropped->forgot = state->garbage.forgot;
+	state->garbage.forgot = false;
 	begin_pass(state, state->committed.compact_revision);
 	while (state->compact_done < state->compact_target && looks < KS_DROPPED_MOST && dropped->count < max) {
 		size_t count = read_ahead(state, ahead);
@@ -144,12 +147,15 @@ bool ks_store_compact_step(struct ks_store *store, size_t max_records, ks_droppe
 	if (max_records == 0 || max_records > KS_DROPPED_MOST)
 		max_records = KS_DROPPED_MOST;
 	dropped.count = 0;
+	dropped.forgot = false;
 	ks_lock_write(store);
 	if (!ks_store_copying(store))
 		more = ks_state_compact(store->state, &dropped, max_records);
 	ks_unlock(store);
 	/* Without the lock: free() may give a large piece back to the system, which takes its time. */
 	ks_dropped_free(&dropped);
+	if (dropped.forgot && visit)
+		visit(ctx, NULL, 0);
 	if (dropped.count > 0 && visit)
 		visit(ctx, dropped.locs, dropped.count);
 	return more;

@@ -245,9 +245,7 @@ void ks_state_publish_auth(struct ks_state *state)
 		return;
 	ks_auth_unref(state->auth);
 	state->auth = ks_auth_ref(state->auth_tail);
-	for (size_t i = 0; i < state->auth_dropped.count; i++)
-		ks_locs_add(&state->garbage, state->auth_dropped.items[i]);
-	state->auth_dropped.count = 0;
+	ks_locs_move(&state->garbage, &state->auth_dropped);
 }
 
 /* ---- alarms ---- */
@@ -265,9 +263,7 @@ void ks_state_publish_alarms(struct ks_state *state)
 		ks_alarms_unref(state->alarms);
 		state->alarms = ks_alarms_ref(state->alarms_tail);
 	}
-	for (size_t i = 0; i < state->alarms_dropped.count; i++)
-		ks_locs_add(&state->garbage, state->alarms_dropped.items[i]);
-	state->alarms_dropped.count = 0;
+	ks_locs_move(&state->garbage, &state->alarms_dropped);
 }
 
 /* ---- publish ---- */
@@ -278,9 +274,19 @@ void ks_locs_add(struct ks_locs *locs, struct ks_loc loc)
 		memmove(locs->items, locs->items + locs->first, locs->count * sizeof(*locs->items));
 		locs->first = 0;
 	}
-	if (!ks_grow((void **)&locs->items, &locs->capacity, locs->first + locs->count, sizeof(*locs->items)))
-		return;
-	locs->items[locs->first + locs->count++] = loc;
+	if (ks_grow((void **)&locs->items, &locs->capacity, locs->first + locs->count, sizeof(*locs->items)))
+		locs->items[locs->first + locs->count++] = loc;
+	else
+		locs->forgot = true;
+}
+
+void ks_locs_move(struct ks_locs *to, struct ks_locs *from)
+{
+	for (size_t i = 0; i < from->count; i++)
+		ks_locs_add(to, from->items[from->first + i]);
+	to->forgot = to->forgot || from->forgot;
+	from->count = 0;
+	from->forgot = false;
 }
 
 /* The keys that live in the tail now live in the committed view. False when 'max' records were not enough. */

@@ -211,6 +211,7 @@ static void finish_compaction(struct ks_state *state)
 	ks_state_publish_alarms(state);
 	/* Which rows are garbage is asked with ks_store_row_needed after a load. */
 	state->garbage.first = state->garbage.count = 0;
+	state->garbage.forgot = false;
 	state->direct = false;
 }
 

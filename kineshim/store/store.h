@@ -390,6 +390,8 @@ void ks_store_jump_abort(struct ks_store *store);
  * Trim in the order reported (several rows in one transaction are fine): a put comes before the delete that ended it, a grant
  * before its revoke, so that an interruption never brings anything back to life. Only rows of entries before the newest
  * compaction's own are reported, so a hole in the log always has a compaction after it.
+ * A call with no rows says that some were forgotten because memory was short. What is reported behind it may have ended one of these: it
+ * must not be trimmed before a scan with ks_store_row_needed has found them.
  */
 typedef void ks_dropped_fn(void *ctx, const struct ks_loc *locs, size_t count);
 bool ks_store_compact_step(struct ks_store *store, size_t max_records, ks_dropped_fn *dropped, void *ctx);

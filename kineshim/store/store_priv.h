@@ -37,6 +37,7 @@ struct ks_lease_undo {
 struct ks_locs {
 	struct ks_loc *items;
 	size_t first, count, capacity; /* items[first] … items[first + count - 1] */
+	bool forgot;                   /* some for which there was no memory */
 };
 
 struct ks_state {
@@ -144,12 +145,14 @@ bool ks_state_publish(struct ks_state *state, size_t max) KS_MUST_CHECK;
 struct ks_bytes *ks_state_take_record(struct ks_state *state, struct ks_record *record) KS_MUST_CHECK;
 /* Takes a key without records out of the index. */
 void ks_state_drop_key(struct ks_state *state, struct ks_key *key);
-void ks_locs_add(struct ks_locs *locs, struct ks_loc loc); /* without memory it is forgotten: a row stays in the log */
+void ks_locs_add(struct ks_locs *locs, struct ks_loc loc); /* without memory it is forgotten, and locs->forgot */
+void ks_locs_move(struct ks_locs *to, struct ks_locs *from); /* all of them, with what was forgotten */
 
 /* ---- compact.c ---- */
 #define KS_DROPPED_MOST 1024u
 struct ks_dropped {
 	size_t count;
+	bool forgot; /* rows before these, of which nobody knows any more */
 	struct ks_loc locs[KS_DROPPED_MOST];
 	struct ks_bytes *encoded[KS_DROPPED_MOST]; /* taken over; may be NULL */
 };

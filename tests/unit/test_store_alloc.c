@@ -9,6 +9,7 @@
 #undef aligned_alloc
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/panic.h"
 #include "store/alarm.h"
@@ -285,6 +286,75 @@ static void each_allocation_fails_once_and_nothing_is_lost(void)
 	CU_ASSERT(n > 100); /* else the fault never fired */
 }
 
+/* ---- rows that nobody needs: reported in order, or a scan is asked for before anything that ended them ---- */
+
+static struct {
+	int64_t granted, revoked; /* positions */
+	bool grant_seen, revoke_seen, forgot;
+} rows;
+
+static int64_t write_at(const struct ks_request *req)
+{
+	struct ks_result result;
+	struct ks_effects effects;
+	struct ks_err err;
+	enum ks_status status = ks_store_eval(store, req, &result, &effects, &err);
+	int64_t position;
+
+	if (status == KS_RESOURCE_EXHAUSTED)
+		status = ks_store_eval(store, req, &result, &effects, &err);
+	CU_ASSERT_EQUAL_FATAL(status, KS_OK);
+	position = effects.entry.position;
+	ks_result_fini(&result);
+	ks_effects_fini(&effects);
+	ks_store_publish(store);
+	return position;
+}
+
+static void see_rows(void *ctx, const struct ks_loc *locs, size_t count)
+{
+	(void)ctx;
+	rows.forgot = rows.forgot || count == 0;
+	for (size_t i = 0; i < count; i++) {
+		rows.grant_seen = rows.grant_seen || locs[i].position == rows.granted;
+		rows.revoke_seen = rows.revoke_seen || locs[i].position == rows.revoked;
+		CU_ASSERT(locs[i].position != rows.revoked || rows.grant_seen || rows.forgot);
+	}
+}
+
+static bool forget_rows(long fail_at)
+{
+	struct ks_store_config config = {.values_kept = true};
+	struct ks_err err;
+
+	hit = false;
+	store = ks_store_new(&config, &err);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(store);
+	memset(&rows, 0, sizeof(rows));
+	rows.granted = write_at(&(struct ks_request){.kind = KS_REQ_LEASE_GRANT, .grant = {.id = 7, .ttl = 5}});
+	countdown = fail_at;
+	rows.revoked = write_at(&(struct ks_request){.kind = KS_REQ_LEASE_REVOKE, .revoke = {.id = 7}});
+	countdown = 0;
+	(void)write_at(&(struct ks_request){.kind = KS_REQ_PUT, .put = {.key = S("a")}});
+	(void)write_at(&(struct ks_request){.kind = KS_REQ_COMPACT, .compact_revision = 2});
+	while (ks_store_compact_step(store, 10, see_rows, NULL))
+		;
+	CU_ASSERT_TRUE(rows.forgot || (rows.grant_seen && rows.revoke_seen));
+	ks_store_free(store);
+	return hit;
+}
+
+static void rows_that_are_forgotten_are_said_to_be(void)
+{
+	bool ever_forgot = false;
+
+	CU_ASSERT_FALSE(forget_rows(0));
+	CU_ASSERT_FALSE(rows.forgot);
+	for (long n = 1; forget_rows(n); n++)
+		ever_forgot = ever_forgot || rows.forgot;
+	CU_ASSERT_TRUE(ever_forgot);
+}
+
 /* ---- users and roles: the model knows none, so the other store is the judge ---- */
 
 static void on_both(const struct ks_request *request)
@@ -487,6 +557,7 @@ int main(void)
 {
 	return tap_run("store_alloc", (const struct tap_test[]){
 					      T(each_allocation_fails_once_and_nothing_is_lost),
+					      T(rows_that_are_forgotten_are_said_to_be),
 					      T(each_allocation_of_auth_fails_once),
 					      T(each_allocation_of_alarms_fails_once),
 					      T(new_store_without_memory_is_refused),
