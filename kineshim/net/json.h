@@ -4,7 +4,7 @@
  * messages, and no message is ever unpacked: JSON becomes wire bytes, and wire bytes become JSON.
  *
  * In: fields by their proto name or in lowerCamelCase; 64-bit integers as strings or numbers, also 1e3; enums by name or number;
- * bytes in standard or URL-safe base64, padded or not; null is absent; unknown fields are ignored; two arms of a oneof,
+ * bytes in standard or URL-safe base64, padded or not; null is absent; unknown fields and names of enums are ignored; two arms of a oneof,
  * and a field set twice, are an error. Out: proto names, 64-bit integers as strings, zero values left out, set but empty
  * messages as {}, in wire order.
  *

@@ -194,6 +194,7 @@ static bool read_number(struct reader *reader, const ProtobufCFieldDescriptor *f
 	return true;
 }
 
+/* A name that is none is like a field that is none: etcd 3.6 goes on without it, in a list, too. (etcd 3.4 and 3.5 refuse it.) */
 static bool read_enum(struct reader *reader, const ProtobufCFieldDescriptor *field, const json_t *value)
 {
 	const ProtobufCEnumDescriptor *type = field->descriptor;
@@ -202,6 +203,8 @@ static bool read_enum(struct reader *reader, const ProtobufCFieldDescriptor *fie
 
 	if (json_is_string(value))
 		found = protobuf_c_enum_descriptor_get_value_by_name(type, json_string_value(value));
+	if (json_is_string(value) && !found)
+		return true;
 	if (found)
 		number = (struct integer){.negative = found->value < 0,
 					  .magnitude = (uint64_t)llabs((long long)found->value)};

@@ -414,7 +414,7 @@ AGREED = [
     ("/v3/kv/range", '{"key":7}', "text"),
     ("/v3/kv/range", "[]", "text"),
     ("/v3/kv/range", '{"limit":"x"}', "text"),
-    ("/v3/kv/range", '{"sort_order":"SIDEWAYS"}', "text"),
+    ("/v3/kv/range", '{"sort_order":true}', "text"),
 ]
 
 
@@ -495,6 +495,16 @@ def errors_carry_both_generations_of_fields(t):
     same({key: error[key] for key in ("grpc_code", "http_code", "http_status", "code")},
          {"grpc_code": 3, "http_code": 400, "http_status": "Bad Request", "code": 3})
     must(answer.body.endswith(b"}\n"), answer.body)
+
+
+def enum_names_that_are_none_are_ignored(t):
+    """Like fields that are none. etcd 3.4 and 3.5 refuse them."""
+    client = Client(t.kineshim.port, True)
+    for order in ("SIDEWAYS", "descend", "2", ""):
+        answer = client.post("/v3/kv/range", {"key": FOO, "sort_order": order})
+        same((answer.status, "header" in answer.json()), (200, True), order)
+    for order in (True, {}, [], 1.5, 1 << 40):
+        same(client.post("/v3/kv/range", {"key": FOO, "sort_order": order}).status, 400, order)
 
 
 def paths_methods_and_origins(t):
@@ -983,6 +993,7 @@ TESTS = [
     streams_end_and_fail_as_etcds_do,
     watches_show_what_etcds_show,
     errors_carry_both_generations_of_fields,
+    enum_names_that_are_none_are_ignored,
     paths_methods_and_origins,
     whitelists_of_hosts_and_origins,
     timeouts_of_clients_are_kept,
