@@ -142,6 +142,7 @@ static void init_parts(struct ks_log *log)
 	log->writer.moved_past = -1;
 	log->writer.batch_max = log->config.max_batch_entries;
 	log->writer.random = ks_log_random(&seed);
+	ks_turn_init(&log->writer.turn, log->config.writer_id);
 	ks_list_init(&log->reader.fresh);
 	ks_list_init(&log->reader.sent);
 	ks_list_init(&log->reader.waiting);

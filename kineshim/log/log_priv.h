@@ -21,6 +21,7 @@
 #include "log/autocompact.h"
 #include "log/entry.h"
 #include "log/log.h"
+#include "log/turn.h"
 
 #define KS_LOG_IDLE INT64_MAX
 
@@ -94,7 +95,8 @@ struct ks_log_writer {
 	size_t queue_count, queue_bytes;
 	int64_t moved_past; /* the tail saw the log go past this position; -1: nothing */
 	int64_t head_seen;  /* the reader saw the head here */
-	bool verify; /* look at the log before anything else: a connection was cut, or somebody suspects something */
+	bool verify;  /* look at the log before anything else: a connection was cut, or somebody suspects something */
+	bool holding; /* it waits for its turn: one request more is no reason to wake it */
 	/* the writer's thread only */
 	bool look;    /* as verify, from the writer itself */
 	int64_t hint; /* the head that the look under way is meant to find */
@@ -108,8 +110,7 @@ struct ks_log_writer {
 	bool fetch_failed; /* the store could not get a value while evaluating */
 	bool ready_called;
 	size_t expired_alone; /* so many more revokes go alone: a guard refused a batch of several */
-	unsigned wins;        /* appends in a row without a pause */
-	int64_t foreign_ms;   /* when somebody else's entries were seen last */
+	struct ks_turn turn;
 	int64_t pause_until_ms;
 	int64_t append_us; /* moving average */
 	uint64_t random;
@@ -177,7 +178,7 @@ struct ks_log_side {
 	int64_t beat_at_ms, duty_at_ms, duty_until_ms, expiry_at_ms, size_at_ms, audit_at_ms, trim_at_ms, lapsed_at_ms,
 		members_at_ms;
 	int64_t size_polled_ms, size_appended; /* of the last poll of the size */
-	bool beaten; /* a member_beat succeeded: the row must be removed at the end */
+	bool beaten;                           /* a member_beat succeeded: the row must be removed at the end */
 	bool duty_held;
 	bool duty_new;      /* taken, but leases not yet refreshed */
 	bool move_passed;   /* the duty was handed to the target of the move, which has not answered yet */
@@ -208,8 +209,8 @@ struct ks_log_chores {
 /* How large the log is, for any thread (size.c). */
 struct ks_log_size {
 	_Atomic int64_t allocated; /* when it was last looked up */
-	_Atomic int64_t base;      /* what was in use then, less what had been appended: what is in use is base + appended */
-	_Atomic int64_t appended;  /* ever, by anybody, as far as this instance has seen; about so many bytes */
+	_Atomic int64_t base; /* what was in use then, less what had been appended: what is in use is base + appended */
+	_Atomic int64_t appended; /* ever, by anybody, as far as this instance has seen; about so many bytes */
 };
 
 struct ks_log {
@@ -278,9 +279,9 @@ enum ks_log_pull {
 /*
  * Applies and publishes what follows the applied entry, after a look at that entry itself. With an evaluated batch in the
  * tail (settling = true) the first new row decides: its own means LANDED with the tail untouched; a foreign one rolls
- * the tail back. *foreign tells whether entries were applied.
+ * the tail back.
  */
-enum ks_log_pull ks_log_pull(struct ks_log *log, bool settling, bool *foreign, bool *more);
+enum ks_log_pull ks_log_pull(struct ks_log *log, bool settling, bool *more);
 /* Reads the whole log into the empty store. False: ks_log_role_failed was called, and the store is empty again. */
 bool ks_log_load(struct ks_log *log);
 

@@ -36,6 +36,7 @@ struct reading {
 	int64_t last_hole;
 	struct ks_log_applied compaction;
 	size_t entries;
+	int64_t now_ms;
 	enum reading_end end;
 	struct ks_err err;
 };
@@ -58,8 +59,10 @@ static bool flush(struct reading *r)
 		r->last_hole = entry->position - 1;
 	if (entry->subs)
 		r->last_hole = entry->position;
-	if (!r->whole)
+	if (!r->whole) {
 		ks_count_entry(entry);
+		ks_turn_entry(&r->log->writer.turn, r->builder.writer, r->builder.batch, r->now_ms);
+	}
 	r->tail = (struct ks_log_applied){entry->position, r->builder.writer, r->builder.batch};
 	for (size_t i = 0; i < entry->effect_count; i++)
 		if (entry->effects[i].kind == KS_EFFECT_COMPACT)
@@ -251,11 +254,10 @@ static enum ks_log_pull jump(struct ks_log *log)
 }
 
 /* Publishes the whole entries that were read, also when the reading ended badly behind them. */
-static void publish_read(struct reading *r, bool *foreign)
+static void publish_read(struct reading *r)
 {
 	if (r->tail.position == r->base.position)
 		return;
-	*foreign = true;
 	KS_COUNT(FOREIGN, r->entries);
 	note_compaction(r, false);
 	ks_store_publish(r->log->store);
@@ -264,14 +266,15 @@ static void publish_read(struct reading *r, bool *foreign)
 		ks_log_side_compact(r->log);
 }
 
-enum ks_log_pull ks_log_pull(struct ks_log *log, bool settling, bool *foreign, bool *more)
+enum ks_log_pull ks_log_pull(struct ks_log *log, bool settling, bool *more)
 {
 	struct ks_log_writer *w = &log->writer;
 	struct reading r = {.log = log, .base = w->applied, .tail = w->applied, .settling = settling};
 	enum sqlb_outcome outcome;
 
-	*foreign = *more = false;
+	*more = false;
 	KS_ASSERT(r.base.position > 0);
+	r.now_ms = ks_clock_now(log->clock);
 	ks_log_builder_init(&r.builder);
 	outcome = log->ops->read_rows(w->role.conn, r.base.position - 1, -1, KS_LOG_PULL_BYTES, visit_pull, &r, more,
 				      &r.err);
@@ -286,7 +289,7 @@ enum ks_log_pull ks_log_pull(struct ks_log *log, bool settling, bool *foreign, b
 	ks_log_builder_fini(&r.builder);
 	if (r.end == LOST)
 		return KS_LOG_PULL_LOST; /* what is in the tail goes with the store */
-	publish_read(&r, foreign);
+	publish_read(&r);
 	if (outcome != SQLB_OK || r.end == BAD || r.end == NO_MEMORY) {
 		if (r.end == BAD)
 			outcome = SQLB_BROKEN;

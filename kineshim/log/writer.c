@@ -31,9 +31,7 @@
 
 #define SUBMIT_OVERHEAD 256     /* bytes that a queued request costs besides its own */
 #define EXPIRED_MAX 256         /* revokes of expired leases in one batch */
-#define CONTENTION_MS 1000      /* foreign entries that are not older make us leave room for others */
 #define SLOW_APPLY_NS 100000000 /* etcd's --warning-apply-duration */
-#define WINS_BEFORE_PAUSE 64    /* so many appends without a break, then one for others who may be starving unseen */
 
 static struct ks_log *log_of(struct ks_committer *committer)
 {
@@ -83,8 +81,10 @@ void ks_log_submit(struct ks_committer *committer, struct ks_submit *submit)
 		ks_list_append(&w->queue, &submit->link);
 		w->queue_count++;
 		w->queue_bytes += cost(submit);
-		w->role.poked = true;
-		ks_cond_signal(&w->role.cond);
+		if (!w->holding) {
+			w->role.poked = true;
+			ks_cond_signal(&w->role.cond);
+		}
 	}
 	ks_mutex_unlock(&w->role.mutex);
 	if (refusal)
@@ -325,6 +325,8 @@ static void batch_landed(struct ks_log *log)
 	if (batch->compaction.position)
 		ks_log_side_compacted(log, batch->compaction, false);
 	ks_store_publish(log->store);
+	for (size_t i = 0; i < batch->entry_count; i++)
+		ks_turn_entry(&w->turn, log->config.writer_id, batch->number, ks_clock_now(log->clock));
 	ks_log_size_grow(log, batch->bytes, batch->row_count);
 	ks_log_writer_published(log, (struct ks_log_applied){batch->position, log->config.writer_id, batch->number},
 				batch->proof_mark);
@@ -664,11 +666,9 @@ static void drop_hint(struct ks_log *log)
 static int64_t pull(struct ks_log *log)
 {
 	struct ks_log_writer *w = &log->writer;
-	bool foreign, more;
-	enum ks_log_pull result = ks_log_pull(log, false, &foreign, &more);
+	bool more;
+	enum ks_log_pull result = ks_log_pull(log, false, &more);
 
-	if (foreign)
-		w->foreign_ms = ks_clock_now(log->clock);
 	switch (result) {
 	case KS_LOG_PULL_LOST:
 		lost(log);
@@ -731,22 +731,6 @@ static void guard_refused(struct ks_log *log)
 	ks_log_writer_unwind(log);
 }
 
-/* Others who want to write must find a moment in which the end of the log stays where it is for one query. */
-static void leave_room(struct ks_log *log)
-{
-	struct ks_log_writer *w = &log->writer;
-	int64_t now = ks_clock_now(log->clock);
-	int64_t append_ms = w->append_us / 1000 + 1;
-
-	w->wins++;
-	if (w->foreign_ms && now - w->foreign_ms < CONTENTION_MS) {
-		w->pause_until_ms = now + (int64_t)(ks_log_random(&w->random) % (uint64_t)(append_ms + 1));
-	} else if (w->wins >= WINS_BEFORE_PAUSE && atomic_load(&log->live_members) > 1) {
-		w->pause_until_ms = now + append_ms + 1;
-		w->wins = 0;
-	}
-}
-
 static int64_t append_batch(struct ks_log *log)
 {
 	struct ks_log_writer *w = &log->writer;
@@ -763,12 +747,10 @@ static int64_t append_batch(struct ks_log *log)
 			w->look = true;
 			return ks_log_role_failed(log, &w->role, SQLB_AWAY, "append", &err);
 		}
-		if (appended) {
+		if (appended)
 			batch_landed(log);
-			leave_room(log);
-		} else {
+		else
 			guard_refused(log);
-		}
 		return 0;
 	case SQLB_CONFLICT:
 		ks_log_role_fine(log, &w->role);
@@ -787,13 +769,32 @@ static int64_t append_batch(struct ks_log *log)
 	return ks_log_role_failed(log, &w->role, outcome, "append", &err);
 }
 
+/* Milliseconds until it is our turn to append; meanwhile requests gather, and others' entries are applied as they come. */
+static int64_t hold(struct ks_log *log)
+{
+	struct ks_log_writer *w = &log->writer;
+	int64_t now = ks_clock_now(log->clock);
+	int64_t wait_ms = w->pause_until_ms - now;
+
+	if (wait_ms <= 0)
+		wait_ms = ks_turn_wait(&w->turn, w->append_us / 1000 + 1, atomic_load(&log->live_members) > 1, now);
+	if (wait_ms > 0) {
+		w->looked = false; /* what comes meanwhile is looked at before the next batch */
+		ks_mutex_lock(&w->role.mutex);
+		w->holding = true;
+		ks_mutex_unlock(&w->role.mutex);
+	}
+	return wait_ms;
+}
+
 static int64_t step_serving(struct ks_log *log)
 {
 	struct ks_log_writer *w = &log->writer;
-	int64_t now = ks_clock_now(log->clock), wait_ms;
+	int64_t wait_ms;
 	bool look, waiting, moved;
 
 	ks_mutex_lock(&w->role.mutex);
+	w->holding = false;
 	waiting = !ks_list_empty(&w->queue) || !ks_list_empty(&w->expired);
 	moved = w->moved_past >= 0;
 	look = w->head_seen > w->applied.position || w->moved_past == w->applied.position;
@@ -816,11 +817,12 @@ static int64_t step_serving(struct ks_log *log)
 	if (moved) /* out of date: it was our own append */
 		ks_log_role_poke(&log->tail.role);
 	if (!waiting) {
-		w->wins = 0;
+		ks_turn_idle(&w->turn, ks_clock_now(log->clock));
 		return KS_LOG_IDLE;
 	}
-	if (w->pause_until_ms > now)
-		return w->pause_until_ms - now;
+	wait_ms = hold(log);
+	if (wait_ms > 0)
+		return wait_ms;
 	if (!gather(log))
 		return KS_LOG_IDLE;
 	w->batch.number = ++w->next_batch;
@@ -875,11 +877,9 @@ static int64_t settle_again(struct ks_log *log)
 static int64_t step_settling(struct ks_log *log)
 {
 	struct ks_log_writer *w = &log->writer;
-	bool foreign, more, undecided;
-	enum ks_log_pull result = ks_log_pull(log, true, &foreign, &more);
+	bool more, undecided;
+	enum ks_log_pull result = ks_log_pull(log, true, &more);
 
-	if (foreign)
-		w->foreign_ms = ks_clock_now(log->clock);
 	undecided = w->batch.count > 0;
 	switch (result) {
 	case KS_LOG_PULL_LOST:

@@ -17,10 +17,12 @@
 #include "client/etcdc.h"
 
 #define BENCH_CLIENTS_MAX 64
+#define BENCH_ENDPOINTS_MAX 8
 
 struct bench {
-	const char *endpoint;
-	int clients;  /* connections */
+	const char *endpoints[BENCH_ENDPOINTS_MAX];
+	int endpoint_count;
+	int clients;  /* connections; each to one of the endpoints */
 	int inflight; /* calls that are open at the same time, over all clients */
 	int64_t keys; /* size of the key space */
 	int key_size, value_size;

@@ -8,11 +8,24 @@
 
 static int usage(void)
 {
-	(void)fputs("usage: kineshim-bench put|get|range|watch|keepalive|load|ready --endpoint HOST:PORT\n"
+	(void)fputs("usage: kineshim-bench put|get|range|watch|keepalive|load|ready --endpoint HOST:PORT[,…]\n"
 		    "         [--clients N] [--inflight N] [--keys N] [--key-size BYTES] [--value-size BYTES]\n"
 		    "         [--seconds S] [--warmup S] [--watchers N] [--serializable] [--user NAME:PASSWORD]\n",
 		    stderr);
 	return 2;
+}
+
+/* Clients are shared out over the endpoints in turns. */
+static bool split_endpoints(struct bench *bench, char *list)
+{
+	char *one;
+
+	while ((one = strsep(&list, ","))) {
+		if (bench->endpoint_count == BENCH_ENDPOINTS_MAX)
+			return false;
+		bench->endpoints[bench->endpoint_count++] = one;
+	}
+	return true;
 }
 
 static int64_t number(const char *text, int64_t least, int64_t most)
@@ -72,7 +85,8 @@ int main(int argc, char **argv)
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (option) {
 		case 'e':
-			bench.endpoint = optarg;
+			if (!split_endpoints(&bench, optarg))
+				return usage();
 			break;
 		case 'c':
 			bench.clients = (int)number(optarg, 1, BENCH_CLIENTS_MAX);
@@ -109,16 +123,20 @@ int main(int argc, char **argv)
 			return usage();
 		}
 	}
-	if (!bench.endpoint)
+	if (!bench.endpoint_count)
 		return usage();
 	if (bench.clients > bench.inflight && run != bench_watch)
 		bench.clients = bench.inflight;
+	if (bench.clients < bench.endpoint_count) {
+		(void)fputs("kineshim-bench: fewer clients or calls than endpoints\n", stderr);
+		return 2;
+	}
 	for (int i = 0; i < bench.clients; i++) {
 		struct etcdc_err err;
 
-		config.endpoints = &bench.endpoint;
+		config.endpoints = &bench.endpoints[i % bench.endpoint_count];
 		config.endpoint_count = 1;
-		bench.client[i] = config.user ? etcdc_open(&config, &err) : etcdc_open_url(bench.endpoint, &err);
+		bench.client[i] = config.user ? etcdc_open(&config, &err) : etcdc_open_url(config.endpoints[0], &err);
 		if (!bench.client[i]) {
 			(void)fprintf(stderr, "kineshim-bench: %s\n", err.text);
 			return 1;

@@ -6,6 +6,7 @@ report.py RESULTS.jsonl FACTS [PAGE.md CHART.svg]: the table goes to standard ou
 """
 
 import json
+import re
 import statistics
 import sys
 from xml.sax.saxutils import escape
@@ -208,8 +209,10 @@ def main():
     print(plain(rows))
     print("\n".join(facts))
     if len(sys.argv) > 4:
+        # What writers.py put there stays as it is.
+        kept = re.search(r"\n<!-- several instances -->\n.*?<!-- /several instances -->\n", open(sys.argv[3], encoding="utf-8").read(), re.S)
         with open(sys.argv[3], "w", encoding="utf-8") as file:
-            file.write(page(rows, facts, results))
+            file.write(page(rows, facts, results) + (kept.group(0) if kept else ""))
         with open(sys.argv[4], "w", encoding="utf-8") as file:
             file.write(chart(rows))
 

@@ -17,6 +17,7 @@ struct loop;
 struct slot {
 	struct loop *loop;
 	struct etcdc *client;
+	int endpoint;
 	uint64_t started_ns;
 	uint64_t seed;
 	char *key, *value;
@@ -28,6 +29,7 @@ struct loop {
 	struct etcdc_call_options options;
 	atomic_bool measuring, stopping;
 	_Atomic uint64_t done, failed, bytes;
+	_Atomic uint64_t share[BENCH_ENDPOINTS_MAX]; /* of done */
 	struct hist hist;
 	struct ks_mutex mutex;
 	struct ks_cond idle;
@@ -52,6 +54,7 @@ static void answered(void *arg, const struct etcdc_result *result)
 
 	if (atomic_load_explicit(&loop->measuring, memory_order_relaxed)) {
 		atomic_fetch_add_explicit(&loop->done, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&loop->share[slot->endpoint], 1, memory_order_relaxed);
 		atomic_fetch_add_explicit(&loop->bytes, result->bytes.size, memory_order_relaxed);
 		hist_add(&loop->hist, (now_ns() - slot->started_ns) / 1000);
 	}
@@ -124,7 +127,10 @@ static int run(struct bench *bench, const char *name, void (*start)(struct slot 
 	ks_mutex_init(&loop->mutex);
 	ks_cond_init(&loop->idle);
 	for (int i = 0; i < bench->inflight; i++) {
-		slots[i] = (struct slot){.loop = loop, .client = bench->client[i % bench->clients]};
+		int client = i % bench->clients;
+
+		slots[i] = (struct slot){.loop = loop, .client = bench->client[client]};
+		slots[i].endpoint = client % bench->endpoint_count;
 		slots[i].seed = (uint64_t)i * 7919 + now_ns();
 		slots[i].key = ks_xcalloc(1, (size_t)bench->key_size + 1);
 		slots[i].value = ks_xmalloc((size_t)bench->value_size + 1);
@@ -154,6 +160,12 @@ static int run(struct bench *bench, const char *name, void (*start)(struct slot 
 	       ",\"per_second\":%.1f,\"count\":%" PRIu64 ",\"bytes_per_second\":%.0f,\"errors\":%" PRIu64,
 	       name, bench->clients, bench->inflight, bench->keys, (double)done * 1e9 / (double)(end_ns - begin_ns),
 	       done, (double)bytes * 1e9 / (double)(end_ns - begin_ns), atomic_load(&loop->failed));
+	if (bench->endpoint_count > 1) {
+		printf(",\"shares\":[");
+		for (int i = 0; i < bench->endpoint_count; i++)
+			printf("%s%.3f", i ? "," : "", done ? (double)atomic_load(&loop->share[i]) / (double)done : 0);
+		printf("]");
+	}
 	hist_print(&loop->hist);
 	cpu_print(cpu_s, (double)(end_ns - begin_ns) / 1e9);
 	printf("}\n");

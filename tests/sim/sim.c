@@ -190,7 +190,12 @@ static void after_step(struct world *world)
 static void lose_tail(struct sim *sim)
 {
 	int64_t head = truth_position(&sim->truth), keep = head - 1 - (int64_t)draw(sim, 5);
+	const struct truth_entry *entries = sim->truth.entries;
 
+	/* A database loses whole transactions, so whole batches. */
+	while (keep > 0 && entries[keep - 1].writer == entries[keep].writer &&
+	       entries[keep - 1].batch == entries[keep].batch)
+		keep--;
 	if (keep < 1)
 		return;
 	/* Trimming for a compaction that is lost now is what no log survives: then nothing is lost. */

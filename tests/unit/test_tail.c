@@ -197,6 +197,7 @@ static void doubt_whose_rows_were_trimmed_is_never_tried_again(void)
 	begin_started(2);
 	world_do_put(&w, 1, "stays", "1");
 	CU_ASSERT(world_settled(&w));
+	world_run(&w, KS_TURN_LATELY_MS); /* nobody's turn */
 	world_fault(&w, "append", 0, 1, 1, SQLB_FAULT_DOUBT_DONE);
 	world_put(&w, 0, &doubtful, "over", "ours"); /* it lands, and node 0 does not know */
 	ks_log_writer_step(w.nodes[0].log);

@@ -651,6 +651,127 @@ static void fetch_of_many_comes_in_pieces_and_of_trimmed_ones_fails(void)
 	world_fini(&w);
 }
 
+/* ---- several writers ---- */
+
+enum { LOADED = 20 }; /* requests that each instance always has open */
+
+struct load {
+	struct world_call calls[WORLD_NODES][LOADED];
+	int64_t since_ms[WORLD_NODES][LOADED];
+	size_t done[WORLD_NODES];
+	int64_t longest_ms[WORLD_NODES]; /* that a request took */
+};
+
+/* Every instance in 'nodes' has LOADED puts open, and for each that is answered the next one comes a little later. */
+static void load_run(struct load *load, unsigned nodes, int64_t ms)
+{
+	int64_t end = ks_clock_now(&w.clock) + ms;
+
+	for (int64_t now = ks_clock_now(&w.clock); now < end; now = ks_clock_now(&w.clock)) {
+		for (size_t node = 0; node < w.count; node++) {
+			for (size_t i = 0; i < LOADED; i++) {
+				struct world_call *call = &load->calls[node][i];
+				int64_t took = now - load->since_ms[node][i];
+
+				if (call->done == 1) {
+					CU_ASSERT_EQUAL(call->submit.err.status, KS_OK);
+					if (call->submit.err.status == KS_OK)
+						ks_result_fini(&call->submit.result);
+					call->done = 2;
+					load->done[node]++;
+					if (took > load->longest_ms[node])
+						load->longest_ms[node] = took;
+				}
+				if (call->done == 2 && (nodes & 1u << node)) {
+					world_put(&w, node, call, "k", "v");
+					load->since_ms[node][i] = now;
+				}
+			}
+		}
+		world_run(&w, 1);
+	}
+}
+
+static void load_begin(struct load *load)
+{
+	*load = (struct load){0};
+	for (size_t node = 0; node < WORLD_NODES; node++)
+		for (size_t i = 0; i < LOADED; i++)
+			load->calls[node][i].done = 2;
+	for (size_t node = 0; node < w.count; node++)
+		CU_ASSERT_NOT_EQUAL(world_do_put(&w, node, "k", "v"), -1);
+	world_settled(&w);
+}
+
+static void three_busy_writers_take_turns(void)
+{
+	static struct load load;
+	size_t all, conflicts;
+
+	begin_started(3);
+	load_begin(&load);
+	appends = 0;
+	load_run(&load, 7, 3000);
+	load_run(&load, 0, 1000);
+	all = load.done[0] + load.done[1] + load.done[2];
+	CU_ASSERT(all > 3000);
+	for (size_t node = 0; node < 3; node++) {
+		CU_ASSERT(load.done[node] * 10 > all * 3);
+		CU_ASSERT(load.longest_ms[node] <= 40);
+	}
+	/* Each append takes all that waits, and hardly one is in vain. */
+	conflicts = (size_t)appends - all / LOADED;
+	CU_ASSERT((size_t)appends >= all / LOADED && conflicts * 20 < (size_t)appends);
+	CU_ASSERT(log_is_contiguous());
+	world_fini(&w);
+}
+
+static void a_lone_put_comes_between_the_appends_of_a_busy_one(void)
+{
+	static struct load load;
+	struct world_call call;
+	int64_t longest_ms = 0;
+
+	begin_started(3);
+	load_begin(&load);
+	for (int i = 0; i < 50; i++) {
+		int64_t began = ks_clock_now(&w.clock);
+
+		world_put(&w, 1, &call, "guest", "v");
+		while (!call.done && ks_clock_now(&w.clock) < began + 1000)
+			load_run(&load, 1, 1);
+		CU_ASSERT_EQUAL(world_finish(&w, &call), KS_OK);
+		if (ks_clock_now(&w.clock) - began > longest_ms)
+			longest_ms = ks_clock_now(&w.clock) - began;
+		load_run(&load, 1, i % 2 ? 1500 : 30); /* also one that the other has forgotten */
+	}
+	CU_ASSERT(longest_ms <= 2 * KS_TURN_ROOM_MS);
+	load_run(&load, 0, 1000);
+	world_fini(&w);
+}
+
+static void a_writer_that_dies_in_its_turn_costs_milliseconds(void)
+{
+	static struct load load;
+	size_t before;
+
+	for (int i = 0; i < 20; i++) {
+		begin_started(3);
+		load_begin(&load);
+		load_run(&load, 7, 200 + i);
+		load.longest_ms[1] = load.longest_ms[2] = 0;
+		before = load.done[1] + load.done[2];
+		world_fault(&w, NULL, 0, 1, 100000000, SQLB_FAULT_AWAY);
+		load_run(&load, 6, 300);
+		CU_ASSERT(load.longest_ms[1] <= 100 && load.longest_ms[2] <= 100);
+		CU_ASSERT(load.done[1] + load.done[2] > before + 300);
+		world_no_faults(&w);
+		load_run(&load, 0, 3000);
+		CU_ASSERT(world_settled(&w));
+		world_fini(&w);
+	}
+}
+
 int main(void)
 {
 	return tap_run(
@@ -684,6 +805,11 @@ int main(void)
 			{"values_out_of_the_cache_are_fetched", values_out_of_the_cache_are_fetched},
 			{"fetch_of_many_comes_in_pieces_and_of_trimmed_ones_fails",
 			 fetch_of_many_comes_in_pieces_and_of_trimmed_ones_fails},
+			{"three_busy_writers_take_turns", three_busy_writers_take_turns},
+			{"a_lone_put_comes_between_the_appends_of_a_busy_one",
+			 a_lone_put_comes_between_the_appends_of_a_busy_one},
+			{"a_writer_that_dies_in_its_turn_costs_milliseconds",
+			 a_writer_that_dies_in_its_turn_costs_milliseconds},
 			{NULL, NULL},
 		});
 }

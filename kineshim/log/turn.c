@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Whose turn it is to append; turn.h has the rules. */
+#include "log/turn.h"
+
+#define ROOM_APPENDS 16 /* room is left at most after so many times the duration of an append */
+
+void ks_turn_init(struct ks_turn *turn, int64_t self)
+{
+	*turn = (struct ks_turn){.self = self, .waiting_ms = -1};
+}
+
+/* A writer that was not known takes the place of the one that was seen longest ago. */
+static struct ks_turn_other *other(struct ks_turn *turn, int64_t writer)
+{
+	struct ks_turn_other *oldest = &turn->others[0];
+
+	for (size_t i = 0; i < turn->count; i++) {
+		if (turn->others[i].writer == writer)
+			return &turn->others[i];
+		if (turn->others[i].served < oldest->served)
+			oldest = &turn->others[i];
+	}
+	if (turn->count < KS_TURN_OTHERS)
+		oldest = &turn->others[turn->count++];
+	*oldest = (struct ks_turn_other){.writer = writer, .response_us = -1};
+	return oldest;
+}
+
+/*
+ * It followed another's run while we waited: how long did it take? Grows at once and shrinks slowly: to wait a little too long costs
+ * less than to be in each other's way.
+ */
+static void learn_response(const struct ks_turn *turn, struct ks_turn_other *one, int64_t now_ms)
+{
+	int64_t since_ms = turn->since_ms > turn->waiting_ms ? turn->since_ms : turn->waiting_ms;
+	int64_t took_us = (now_ms - since_ms) * 1000;
+
+	if (turn->waiting_ms < 0 || one->writer == turn->owner || now_ms == turn->since_ms ||
+	    took_us > KS_TURN_PATIENT_MS * 1000)
+		return;
+	if (one->response_us < 0)
+		one->response_us = took_us;
+	else if (took_us > one->response_us)
+		one->response_us += (took_us - one->response_us) / 2;
+	else
+		one->response_us -= (one->response_us - took_us) / 8;
+}
+
+void ks_turn_entry(struct ks_turn *turn, int64_t writer, int64_t batch, int64_t now_ms)
+{
+	struct ks_turn_other *one;
+
+	if (writer == turn->owner && batch == turn->batch) {
+		turn->run_entries++;
+		return;
+	}
+	turn->appends++;
+	if (writer == turn->self) {
+		turn->served = turn->appends;
+		turn->waiting_ms = -1;
+	} else {
+		one = other(turn, writer);
+		learn_response(turn, one, now_ms);
+		one->served = turn->appends;
+		one->seen_ms = now_ms;
+		one->passed = false;
+		turn->room_ms = now_ms;
+	}
+	if (writer != turn->owner)
+		turn->run_appends = turn->run_entries = 0;
+	turn->run_appends++;
+	turn->run_entries++;
+	turn->owner = writer;
+	turn->batch = batch;
+	turn->since_ms = now_ms;
+}
+
+void ks_turn_idle(struct ks_turn *turn, int64_t now_ms)
+{
+	turn->waiting_ms = -1;
+	turn->room_ms = now_ms;
+}
+
+static int64_t patience_ms(const struct ks_turn_other *one, int64_t append_ms)
+{
+	int64_t ms = one->response_us < 0 ? 2 * append_ms + 2 : (2 * one->response_us + 999) / 1000;
+
+	if (ms < KS_TURN_LEAST_MS)
+		return KS_TURN_LEAST_MS;
+	return ms < KS_TURN_PATIENT_MS ? ms : KS_TURN_PATIENT_MS;
+}
+
+static bool run_is_over(const struct ks_turn *turn)
+{
+	return turn->run_entries >= KS_TURN_ENTRIES || turn->run_appends >= KS_TURN_APPENDS;
+}
+
+/* Does 'one' come before us? */
+static bool goes_first(const struct ks_turn *turn, const struct ks_turn_other *one, int64_t now_ms)
+{
+	if (one->passed || now_ms - one->seen_ms >= KS_TURN_LATELY_MS)
+		return false;
+	if (one->writer == turn->owner)
+		return !run_is_over(turn);
+	return turn->owner == turn->self || one->served < turn->served;
+}
+
+/* For instances that nobody knows of because they never won. */
+static int64_t leave_room(struct ks_turn *turn, int64_t append_ms, int64_t now_ms)
+{
+	int64_t every_ms = ROOM_APPENDS * append_ms > KS_TURN_ROOM_MS ? ROOM_APPENDS * append_ms : KS_TURN_ROOM_MS;
+	int64_t until_ms = turn->since_ms + append_ms + 1;
+
+	if (now_ms - turn->room_ms < every_ms)
+		return 0;
+	if (until_ms > now_ms)
+		return until_ms - now_ms;
+	turn->room_ms = now_ms;
+	return 0;
+}
+
+int64_t ks_turn_wait(struct ks_turn *turn, int64_t append_ms, bool others, int64_t now_ms)
+{
+	int64_t until_ms = turn->since_ms;
+	bool waits = false;
+
+	if (turn->waiting_ms < 0)
+		turn->waiting_ms = now_ms;
+	if (now_ms - turn->waiting_ms >= KS_TURN_MOST_MS || (turn->owner == turn->self && !run_is_over(turn)))
+		return 0;
+	for (size_t i = 0; i < turn->count; i++) {
+		if (!goes_first(turn, &turn->others[i], now_ms))
+			continue;
+		waits = true;
+		until_ms += patience_ms(&turn->others[i], append_ms);
+	}
+	if (!waits)
+		return others && turn->owner == turn->self ? leave_room(turn, append_ms, now_ms) : 0;
+	if (until_ms > now_ms)
+		return until_ms - now_ms;
+	for (size_t i = 0; i < turn->count; i++)
+		if (goes_first(turn, &turn->others[i], now_ms))
+			turn->others[i].passed = true;
+	if (turn->owner == turn->self)
+		turn->run_appends = turn->run_entries = 0;
+	turn->room_ms = now_ms;
+	return 0;
+}
