@@ -24,6 +24,8 @@
 #                             one that knows most makes the cluster anew
 #   galera_stop DIR [NODE] / galera_kill DIR [NODE] / galera_restart DIR NODE
 #   galera_isolate DIR NODE   the node hears no other and no other hears it, until galera_rejoin DIR NODE
+#   pg_standby DIR PRIMARY    a hot standby of the server in PRIMARY, which streams; its application_name is "standby"
+#   pg_promote DIR            makes it the primary
 #   bouncer_start DIR MODE [LINE…]   a pgbouncer before DIR's PostgreSQL: transaction, session, statement; LINEs of its
 #                             configuration. Its port stays the same; it is killed with the server
 #   bouncer_stop DIR
@@ -648,6 +650,26 @@ galera_rejoin() {
 	my_run "$1/$2" mariadb -e "SET GLOBAL wsrep_provider_options='gmcast.isolate=0'"
 }
 
+pg_standby() {
+	local dir=$1 primary=$2 bin try
+
+	bin=$(pg_bin) || return 1
+	pg_as_user "$bin/pg_basebackup" -D "$dir/data" -X stream -c fast -R --no-sync \
+		-d "host=$primary/socket port=$(pg_port "$primary") user=postgres application_name=standby" \
+		>"$dir/basebackup.log" 2>&1 || { cat "$dir/basebackup.log" >&2; return 1; }
+	pg_as_user mkdir -m 0777 -p "$dir/socket" || return 1
+	for try in 1 2 3 4 5; do
+		pg_write_env "$dir" "$(ks_free_port)" || return 1
+		pg_start "$dir" 2>"$dir/start.err" && return
+	done
+	cat "$dir/start.err" "$dir/log" >&2
+	ks_fail "the standby did not start after $try tries"
+}
+
+pg_promote() {
+	pg_run "$1" psql -qX -v ON_ERROR_STOP=1 -t -c 'SELECT pg_promote()' >/dev/null
+}
+
 bouncer_bin() {
 	PATH=$PATH:/usr/sbin command -v pgbouncer || ks_fail "no pgbouncer (Debian: pgbouncer)"
 }
@@ -786,7 +808,7 @@ etcd_kill() {
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
 	case ${1:-} in
-	pg_init | pg_start | pg_stop | pg_kill | pg_restart | pg_restart_immediately | pg_run | bouncer_start | bouncer_stop | with_env) "$@" ;;
+	pg_init | pg_start | pg_stop | pg_kill | pg_restart | pg_restart_immediately | pg_run | pg_standby | pg_promote | bouncer_start | bouncer_stop | with_env) "$@" ;;
 	my_init | my_start | my_stop | my_kill | my_restart | my_run | my_database) "$@" ;;
 	galera_init | galera_start | galera_stop | galera_kill | galera_restart | galera_isolate | galera_rejoin) "$@" ;;
 	etcd_start | etcd_stop | etcd_kill) "$@" ;;
