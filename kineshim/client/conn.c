@@ -30,6 +30,11 @@ static grpc_arg arg_int(const char *key, int64_t value)
 	return arg;
 }
 
+static bool is_tls(const char *name)
+{
+	return strncmp(name, "https://", 8) == 0;
+}
+
 /*
  * The name as a gRPC target. The forms are chosen so that they never equal the name of a connection's peer
  * ("ipv4:…", "unix:/…"): see etcdc_call_was_sent.
@@ -42,6 +47,8 @@ static char *target_of(const char *name)
 
 	if (strncmp(name, "http://", 7) == 0)
 		name += 7;
+	else if (is_tls(name))
+		name += 8;
 	if (strncmp(name, "unix:", 5) == 0)
 		prefix = "";
 	else if (strstr(name, "://") || !strchr(name, ':'))
@@ -52,7 +59,14 @@ static char *target_of(const char *name)
 	return target;
 }
 
-static grpc_channel *channel_new(const char *target, const struct etcdc_config *config)
+static grpc_channel_credentials *tls_credentials(const struct etcdc_config *config)
+{
+	grpc_ssl_pem_key_cert_pair pair = {.private_key = config->tls_key, .cert_chain = config->tls_cert};
+
+	return grpc_ssl_credentials_create(config->tls_roots, config->tls_cert ? &pair : NULL, NULL, NULL);
+}
+
+static grpc_channel *channel_new(const char *target, bool tls, const struct etcdc_config *config)
 {
 	int64_t connect_ms = config->connect_timeout_ms > 0 ? config->connect_timeout_ms : CONNECT_TIMEOUT_MS;
 	int64_t keepalive_ms = config->keepalive_ms ? config->keepalive_ms : KEEPALIVE_MS;
@@ -77,8 +91,8 @@ static grpc_channel *channel_new(const char *target, const struct etcdc_config *
 		arg_int(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
 	};
 	grpc_channel_args all = {.num_args = sizeof(args) / sizeof(args[0]), .args = args};
-	grpc_channel_credentials *credentials = grpc_insecure_credentials_create();
-	grpc_channel *channel = grpc_channel_create(target, credentials, &all);
+	grpc_channel_credentials *credentials = tls ? tls_credentials(config) : grpc_insecure_credentials_create();
+	grpc_channel *channel = credentials ? grpc_channel_create(target, credentials, &all) : NULL;
 
 	grpc_channel_credentials_release(credentials);
 	return channel;
@@ -91,7 +105,8 @@ static void endpoints_free(struct etcdc *client)
 
 		if (endpoint->channel)
 			grpc_channel_destroy(endpoint->channel);
-		gpr_free(endpoint->target);
+		if (endpoint->target)
+			gpr_free(endpoint->target);
 		free(endpoint->name);
 	}
 	free(client->endpoints);
@@ -118,8 +133,14 @@ static enum ks_status endpoints_init(struct etcdc *client, const struct etcdc_co
 		endpoint->name = ks_xstrdup(config->endpoints[i]);
 		if (!target)
 			return etcdc_fail(err, KS_INVALID_ARGUMENT, false,
-					  "etcdc: an endpoint is host:port, http://host:port or unix:///path");
-		endpoint->channel = channel_new(target, config);
+					  "etcdc: an endpoint is host:port, http://host:port, https://host:port or "
+					  "unix:///path");
+		endpoint->channel = channel_new(target, is_tls(config->endpoints[i]), config);
+		if (!endpoint->channel) {
+			free(target);
+			return etcdc_fail(err, KS_INVALID_ARGUMENT, false,
+					  "etcdc: the certificates or keys for TLS cannot be used");
+		}
 		endpoint->target = grpc_channel_get_target(endpoint->channel);
 		free(target);
 	}

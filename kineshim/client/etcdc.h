@@ -44,7 +44,7 @@ struct etcdc_err {
 /* ---- The client ---- */
 
 struct etcdc_config {
-	const char *const *endpoints; /* "host:port", "http://host:port", "unix:///path"; copied */
+	const char *const *endpoints; /* "host:port", "http://host:port", "https://host:port", "unix:///path"; copied */
 	size_t endpoint_count;
 	int64_t timeout_ms;         /* of calls that give none; 0: 10 s */
 	int64_t connect_timeout_ms; /* after which an endpoint that does not answer counts as failed; 0: 3 s */
@@ -55,6 +55,11 @@ struct etcdc_config {
 	 * watches and keep-alives go on. Plain streams take the token that there is. Copied.
 	 */
 	const char *user, *password;
+	/*
+	 * TLS of endpoints that begin with https://, as PEM texts; copied. Without roots: those of the system. A certificate and its
+	 * key go together; without them the client shows none.
+	 */
+	const char *tls_roots, *tls_cert, *tls_key;
 };
 
 /* Connects lazily: an endpoint that cannot be reached shows in the first call. NULL on bad configuration. */
