@@ -48,7 +48,8 @@ enum ks_status ks_log_row_check(const struct sqlb_row *row, struct ks_err *err)
 		return bad(row, "impossible position, sub or rows", err);
 	if (row->revision < 1)
 		return bad(row, "impossible revision", err);
-	if (row->payload.size && row->kind != KS_EFFECT_AUTH && row->kind != KS_EFFECT_ALARM)
+	if (row->payload.size && row->kind != KS_EFFECT_AUTH && row->kind != KS_EFFECT_ALARM &&
+	    row->kind != KS_EFFECT_IMPORT)
 		return bad(row, "it has a payload: written by a newer program", err);
 	if (row->key.size > UINT32_MAX / 4 || row->value.size > UINT32_MAX / 4 || row->payload.size > UINT32_MAX / 4)
 		return bad(row, "impossible size", err);
@@ -79,6 +80,10 @@ enum ks_status ks_log_row_check(const struct sqlb_row *row, struct ks_err *err)
 		return KS_OK;
 	case KS_EFFECT_ALARM:
 		return row->payload.size ? KS_OK : bad(row, "an alarm without payload", err);
+	case KS_EFFECT_IMPORT:
+		if (!row->payload.size || (row->version != KS_IMPORT_BEGUN && row->version != KS_IMPORT_FINISHED))
+			return bad(row, "an import without source or state", err);
+		return KS_OK;
 	}
 	return bad(row, "unknown kind: written by a newer program", err);
 }

@@ -14,6 +14,7 @@
  * of the same key trimmed before the second would bring the key back to life.
  */
 #include <inttypes.h>
+#include <string.h>
 
 #include "base/diag.h"
 #include "base/metrics.h"
@@ -37,6 +38,7 @@ struct reading {
 	struct ks_log_applied compaction;
 	size_t entries;
 	int64_t now_ms;
+	char import[128]; /* an import that is not finished: from where; else empty */
 	enum reading_end end;
 	struct ks_err err;
 };
@@ -45,6 +47,17 @@ static bool stop(struct reading *r, enum reading_end end)
 {
 	r->end = end;
 	return false;
+}
+
+static void note_import(struct reading *r, const struct ks_effect *effect)
+{
+	size_t size = effect->payload.size < sizeof(r->import) ? effect->payload.size : sizeof(r->import) - 1;
+
+	r->import[0] = '\0';
+	if (effect->version == KS_IMPORT_FINISHED)
+		return;
+	memcpy(r->import, effect->payload.data, size);
+	r->import[size] = '\0';
 }
 
 /* Gives the entry to the store. */
@@ -64,9 +77,12 @@ static bool flush(struct reading *r)
 		ks_turn_entry(&r->log->writer.turn, r->builder.writer, r->builder.batch, r->now_ms);
 	}
 	r->tail = (struct ks_log_applied){entry->position, r->builder.writer, r->builder.batch};
-	for (size_t i = 0; i < entry->effect_count; i++)
+	for (size_t i = 0; i < entry->effect_count; i++) {
 		if (entry->effects[i].kind == KS_EFFECT_COMPACT)
 			r->compaction = r->tail;
+		else if (entry->effects[i].kind == KS_EFFECT_IMPORT)
+			note_import(r, &entry->effects[i]);
+	}
 	r->entries++;
 	ks_log_builder_reset(&r->builder);
 	return true;
@@ -160,6 +176,14 @@ static bool check_whole(struct reading *r, enum sqlb_outcome *outcome)
 		ks_fail(&r->err, KS_DATA_LOSS,
 			"rows of the log are missing at position %" PRId64 ", and no compaction explains it",
 			r->last_hole);
+		r->end = BAD;
+	}
+	/* What is there is sound, and less than the clients had before they moved: they must not begin to change it. */
+	if (r->end == GOING && r->whole && r->import[0]) {
+		ks_fail(&r->err, KS_FAILED_PRECONDITION,
+			"the import from %s is not finished: run kineshim import again, which goes on with it, or drop the "
+			"tables of kineshim",
+			r->import);
 		r->end = BAD;
 	}
 	if (r->end == BAD)

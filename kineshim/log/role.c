@@ -41,7 +41,9 @@ int64_t ks_log_role_failed(struct ks_log *log, struct ks_log_role *role, enum sq
 		atomic_store(&role->away_since_ms, now ? now : 1);
 	atomic_store(&role->broken, broken);
 	role->retry_at_ms = now + wait_ms;
-	if (broken && first)
+	if (broken && first && err->status == KS_FAILED_PRECONDITION)
+		ks_diag(KS_ERROR, "log", "%s: %s: the database is not served: %s", role->name, what, err->text);
+	else if (broken && first)
 		ks_diag(KS_ERROR, "log",
 			"%s: %s: the database holds something that this server does not understand, so that it writes "
 			"nothing; "

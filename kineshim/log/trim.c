@@ -202,7 +202,7 @@ static bool visit_scan(void *ctx, const struct sqlb_row *row)
 	if (atomic_load_explicit(&scan->log->stopping, memory_order_relaxed))
 		return false;
 	scan->last = row->position;
-	if (row->kind < KS_EFFECT_PUT || row->kind > KS_EFFECT_ALARM)
+	if (row->kind < KS_EFFECT_PUT || row->kind > KS_EFFECT_IMPORT)
 		return true;
 	if (!ks_store_row_needed(scan->log->store, &effect, loc) && !keep_locs(&scan->log->side.trim, &loc, 1))
 		scan->no_memory = true;

@@ -60,6 +60,8 @@ static const char *effect_fault(const struct ks_entry *entry, const struct ks_ef
 		return auth_fault(effect);
 	case KS_EFFECT_ALARM:
 		return ks_alarm_decode(effect->payload, &alarm, &raised) ? NULL : "an alarm is malformed";
+	case KS_EFFECT_IMPORT:
+		return effect->payload.size ? NULL : "an import has no source";
 	}
 	return "an effect is of an unknown kind";
 }
@@ -143,6 +145,7 @@ static bool apply_effect(struct ks_state *state, const struct ks_entry *entry, s
 	case KS_EFFECT_ALARM:
 		return ks_alarms_apply(&state->alarms_tail, effect, loc, state->direct ? NULL : &state->alarms_dropped);
 	case KS_EFFECT_NOOP:
+	case KS_EFFECT_IMPORT:
 		return true;
 	}
 	return true;

@@ -129,6 +129,8 @@ static bool is_needed(const struct ks_state *state, const struct ks_effect *effe
 		return ks_auth_row_needed(state->auth, effect, loc);
 	case KS_EFFECT_ALARM:
 		return ks_alarms_row_needed(state->alarms, effect, loc);
+	case KS_EFFECT_IMPORT: /* one that ends an import must not go before the one that began it */
+		return true;
 	}
 	return true;
 }

@@ -303,7 +303,14 @@ enum ks_effect_kind {
 	KS_EFFECT_NOOP = 6,    /* first entry of a new log, and whatever a later format adds that may be skipped */
 	KS_EFFECT_AUTH = 7, /* version = the auth revision after it; payload: one user, role or switch (auth_codec.h) */
 	KS_EFFECT_ALARM = 8, /* payload: one alarm raised or lifted (alarm_priv.h) */
+	/* An import into this log begins (version 1) or is finished (2); payload: from where, as text. Nothing to the store:
+	 * the log serves no database whose import has begun and is not finished (log/replay.c). */
+	KS_EFFECT_IMPORT = 9,
 };
+
+/* The 'version' of an IMPORT. */
+#define KS_IMPORT_BEGUN 1
+#define KS_IMPORT_FINISHED 2
 
 struct ks_effect {
 	enum ks_effect_kind kind;
@@ -312,7 +319,7 @@ struct ks_effect {
 	int64_t create_revision;
 	int64_t version;
 	int64_t lease;
-	struct ks_slice payload; /* AUTH, ALARM: never empty; others: none */
+	struct ks_slice payload; /* AUTH, ALARM, IMPORT: never empty; others: none */
 };
 
 struct ks_entry {
