@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <openssl/evp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,10 +18,10 @@
 #include "base/panic.h"
 #include "options.h"
 #include "tools/restore_source.h"
+#include "tools/snapshot_sum.h"
 #include "tools/tools.h"
 
 #define EXIT_USAGE 2
-#define SHA256_BYTES 32u
 #define PROGRESS_MS 2000
 #define PROGRESS_ROWS 4096
 
@@ -94,62 +93,21 @@ static bool asks_for_help(int argc, char *const argv[])
 
 /* ---- the file ---- */
 
-static enum ks_status sum_file(struct restore *restore, uint8_t sum[SHA256_BYTES], struct ks_err *err)
-{
-	static uint8_t bytes[1u << 20];
-	EVP_MD_CTX *sha = EVP_MD_CTX_new();
-	enum ks_status status = KS_OK;
-	uint64_t done = 0;
-	unsigned size = 0;
-
-	if (!sha || EVP_DigestInit_ex(sha, EVP_sha256(), NULL) != 1)
-		status = ks_fail(err, KS_INTERNAL, "SHA-256 is not to be had");
-	while (status == KS_OK && done < restore->size) {
-		size_t want = restore->size - done < sizeof(bytes) ? (size_t)(restore->size - done) : sizeof(bytes);
-		ssize_t got = pread(restore->fd, bytes, want, (off_t)done);
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
-			status = ks_fail(err, KS_UNAVAILABLE, "cannot read %s: %s", restore->path,
-					 got < 0 ? strerror(errno) : "it became shorter");
-		else if (EVP_DigestUpdate(sha, bytes, (size_t)got) != 1)
-			status = ks_fail(err, KS_INTERNAL, "SHA-256 failed");
-		else
-			done += (uint64_t)got;
-	}
-	if (status == KS_OK && (EVP_DigestFinal_ex(sha, sum, &size) != 1 || size != SHA256_BYTES))
-		status = ks_fail(err, KS_INTERNAL, "SHA-256 failed");
-	EVP_MD_CTX_free(sha);
-	return status;
-}
-
-/* A snapshot has its checksum behind the database, whose size is a multiple of 512; a member's own file has none. */
 static enum ks_status check_sum(struct restore *restore, uint64_t size, struct ks_err *err)
 {
-	uint8_t wanted[SHA256_BYTES], sum[SHA256_BYTES];
-	enum ks_status status;
+	bool summed;
+	enum ks_status status = ks_snapshot_sum_check(restore->fd, restore->path, restore->skip_hash_check, &size,
+						      &summed, err);
 
 	restore->size = size;
-	if (size % 512 == 0) {
+	if (status == KS_DATA_LOSS && size % 512 == 0) { /* the sum alone is wrong */
+		size_t used = strlen(err->text);
+
+		(void)snprintf(err->text + used, sizeof(err->text) - used, " (--skip-hash-check takes it all the same)");
+	}
+	if (status == KS_OK && !summed)
 		(void)fprintf(stderr, "kineshim restore: %s has no checksum at its end: taken as a member's own file\n",
 			      restore->path);
-		return KS_OK;
-	}
-	if (size % 512 != SHA256_BYTES)
-		return ks_fail(err, KS_DATA_LOSS, "%s is no snapshot of etcd, or it is cut off", restore->path);
-	restore->size = size - SHA256_BYTES;
-	if (restore->skip_hash_check)
-		return KS_OK;
-	if (pread(restore->fd, wanted, sizeof(wanted), (off_t)restore->size) != sizeof(wanted))
-		return ks_fail(err, KS_UNAVAILABLE, "cannot read %s: %s", restore->path, strerror(errno));
-	status = sum_file(restore, sum, err);
-	if (status == KS_OK && memcmp(sum, wanted, sizeof(sum)) != 0)
-		return ks_fail(
-			err, KS_DATA_LOSS,
-			"%s is damaged: its SHA-256 is not the one at its end (--skip-hash-check takes it all the "
-			"same)",
-			restore->path);
 	return status;
 }
 

@@ -19,6 +19,7 @@ const struct ks_tool *ks_tool_find(const char *name);
 
 int ks_tool_completion(int argc, char *argv[]);
 int ks_tool_help(int argc, char *argv[]);
+int ks_tool_import(int argc, char *argv[]);
 int ks_tool_pki(int argc, char *argv[]);
 int ks_tool_restore(int argc, char *argv[]);
 
