@@ -18,6 +18,9 @@ const struct sqlb_ops *const sqlb_backends[] = {
 #ifdef HAVE_MYSQL
 	&sqlb_mysql_ops,
 #endif
+#ifdef HAVE_ODBC
+	&sqlb_mssql_ops,
+#endif
 	NULL,
 };
 
@@ -26,8 +29,9 @@ static const struct {
 	const char *scheme;
 	const char *option;
 } known[] = {
-	{"sqlite", "--with-sqlite"}, {"postgres", "--with-postgresql"}, {"postgresql", "--with-postgresql"},
-	{"mysql", "--with-mysql"},   {"mariadb", "--with-mysql"},
+	{"sqlite", "--with-sqlite"},  {"postgres", "--with-postgresql"}, {"postgresql", "--with-postgresql"},
+	{"mysql", "--with-mysql"},    {"mariadb", "--with-mysql"},       {"mssql", "--with-odbc"},
+	{"sqlserver", "--with-odbc"},
 };
 
 const struct sqlb_ops *sqlb_find(const char *url, struct ks_err *err)
@@ -38,7 +42,8 @@ const struct sqlb_ops *sqlb_find(const char *url, struct ks_err *err)
 	if (!sqlb_url_scheme(url, scheme, sizeof(scheme), &rest)) {
 		ks_fail(err, KS_INVALID_ARGUMENT,
 			"an endpoint looks like sqlite:///var/lib/kineshim/kineshim.db, "
-			"postgres://user@host/database or mysql://user@tcp(host:3306)/database");
+			"postgres://user@host/database, mysql://user@tcp(host:3306)/database or "
+			"mssql://user@host/database");
 		return NULL;
 	}
 	for (size_t b = 0; sqlb_backends[b]; b++)
@@ -52,8 +57,8 @@ const struct sqlb_ops *sqlb_find(const char *url, struct ks_err *err)
 			return NULL;
 		}
 	}
-	ks_fail(err, KS_INVALID_ARGUMENT, "no backend is called \"%s\"; use sqlite://, postgres:// or mysql://",
-		scheme);
+	ks_fail(err, KS_INVALID_ARGUMENT,
+		"no backend is called \"%s\"; use sqlite://, postgres://, mysql:// or mssql://", scheme);
 	return NULL;
 }
 

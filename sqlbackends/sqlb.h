@@ -263,5 +263,6 @@ extern const struct sqlb_ops sqlb_memory_ops;   /* memory.h has its faults and c
 extern const struct sqlb_ops sqlb_sqlite_ops;   /* only with --with-sqlite */
 extern const struct sqlb_ops sqlb_mysql_ops;    /* only with --with-mysql */
 extern const struct sqlb_ops sqlb_postgres_ops; /* only with --with-postgresql */
+extern const struct sqlb_ops sqlb_mssql_ops;    /* only with --with-odbc */
 
 #endif
