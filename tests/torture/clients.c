@@ -731,6 +731,21 @@ bool record_dump(struct run *run, struct etcdc *etcd, const char *text, int64_t 
 	return op.outcome == OP_OK;
 }
 
+void record_large_put(struct run *run, struct etcdc *etcd)
+{
+	int64_t block = atomic_fetch_add(&run->next_value, LARGE_EVERY);
+	struct client client = {.run = run, .number = UINT16_MAX, .random = (uint64_t)block, .etcd = etcd};
+	struct op op = {.kind = OP_TXN, .name = "put-large", .then_count = 1};
+	int key = any_key(&client);
+
+	op.thens[0] = (struct action){.kind = ACTION_PUT,
+				      .from = key,
+				      .to = key + 1,
+				      .value = (block + LARGE_EVERY - 1) / LARGE_EVERY * LARGE_EVERY};
+	call(&client, &op);
+	free_results(&op);
+}
+
 int64_t record_marker(struct run *run, struct etcdc *etcd)
 {
 	struct client client = {.run = run, .number = UINT16_MAX, .random = 1, .etcd = etcd};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Keys and values as numbers, and as etcd has them: "torture/gg/kk", and the number with padding whose length the number
- * determines, so that a damaged value shows. Some are large, so that there is a middle to be cut in.
+ * determines, so that a damaged value shows.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -33,7 +33,7 @@ int key_number(ProtobufCBinaryData key)
 
 static size_t padding(int64_t value)
 {
-	return value % 97 == 0 ? 20000 : (size_t)(value * 37 % 211);
+	return value % LARGE_EVERY == 0 ? 20000 : (size_t)(value * 37 % 211);
 }
 
 size_t value_text(int64_t value, char text[VALUE_SIZE])

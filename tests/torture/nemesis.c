@@ -4,9 +4,9 @@
  * moves of the duty. Each draws from a deck of the kinds of faults that were asked for, shuffled by the seed, so that each kind comes
  * once before any comes twice; between two faults everything gets a moment to recover.
  *
- * The database is the tool's: a script that is called with a verb, and an argument where it says so. "kill" (-9, all of its
- * processes), "start" (returns when it answers; does nothing when it runs), "restart", "pause", "resume", "sessions SECONDS" (ends
- * sessions every 40 ms for so long), "fill" and "free" (the disk). A database of several nodes draws one by itself.
+ * The database is the tool's: a script that is called with a verb and a number, by which a database of several nodes chooses
+ * one. "kill" (-9, all of its processes), "start" (returns when all of it answers; does nothing when it runs), "restart", "pause",
+ * "resume", "isolate" and "rejoin" (a node), "sessions SECONDS" (ends sessions every 40 ms for so long), "fill" and "free" (the disk).
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -74,10 +74,13 @@ int run_tool(const struct run *run, const char *verb, const char *argument)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-static void tool(struct hand *hand, const char *verb, const char *argument)
+static void tool(struct hand *hand, const char *verb, unsigned number)
 {
-	int status = run_tool(hand->run, verb, argument);
+	char text[16];
+	int status;
 
+	snprintf(text, sizeof(text), "%u", number);
+	status = run_tool(hand->run, verb, text);
 	if (status != 0)
 		complain(hand->run, "the nemesis could not %s the database: status %d", verb, status);
 }
@@ -117,45 +120,67 @@ static void strike_pause(struct hand *hand)
 
 static void strike_db_kill(struct hand *hand)
 {
-	record_fault(hand->run, "db-kill", "the database, -9");
-	tool(hand, "kill", NULL);
+	unsigned number = draw(&hand->random, 1000);
+
+	record_fault(hand->run, "db-kill", "the database, -9 (%u)", number);
+	tool(hand, "kill", number);
 	(void)pause_for(hand, some_ms(hand, 0, 1000));
-	tool(hand, "start", NULL);
+	tool(hand, "start", number);
 }
 
 static void strike_db_restart(struct hand *hand)
 {
-	record_fault(hand->run, "db-restart", "the database");
-	tool(hand, "restart", NULL);
+	unsigned number = draw(&hand->random, 1000);
+
+	record_fault(hand->run, "db-restart", "the database (%u)", number);
+	tool(hand, "restart", number);
 }
 
 static void strike_db_pause(struct hand *hand)
 {
+	unsigned number = draw(&hand->random, 1000);
 	long ms = draw(&hand->random, 5) ? some_ms(hand, 100, 3000) : some_ms(hand, 4000, 12000);
 
-	record_fault(hand->run, "db-pause", "the database for %ld ms", ms);
-	tool(hand, "pause", NULL);
+	record_fault(hand->run, "db-pause", "the database for %ld ms (%u)", ms, number);
+	tool(hand, "pause", number);
 	(void)pause_for(hand, ms);
-	tool(hand, "resume", NULL);
+	tool(hand, "resume", number);
+}
+
+static void strike_db_isolate(struct hand *hand)
+{
+	unsigned number = draw(&hand->random, 1000);
+	long ms = some_ms(hand, 1000, 8000);
+
+	record_fault(hand->run, "db-isolate", "a node for %ld ms (%u)", ms, number);
+	tool(hand, "isolate", number);
+	(void)pause_for(hand, ms);
+	tool(hand, "rejoin", number);
 }
 
 static void strike_sessions(struct hand *hand)
 {
-	char seconds[16];
+	unsigned seconds = 1 + draw(&hand->random, 3);
 
-	snprintf(seconds, sizeof(seconds), "%ld", some_ms(hand, 1, 4));
-	record_fault(hand->run, "sessions", "ends them every 40 ms for %s s", seconds);
+	record_fault(hand->run, "sessions", "ends them every 40 ms for %u s", seconds);
 	tool(hand, "sessions", seconds);
 }
 
+/* Large values meanwhile: a database may have room of its own for a while. */
 static void strike_disk(struct hand *hand)
 {
+	struct etcdc *etcd = open_client(hand->run, any_instance(hand), true, 2000);
+	int64_t end_ns;
+
 	record_fault(hand->run, "disk", "full");
-	tool(hand, "fill", NULL);
-	(void)pause_for(hand, some_ms(hand, 500, 3000));
-	tool(hand, "free", NULL);
+	tool(hand, "fill", 0);
+	end_ns = now_ns() + some_ms(hand, 1000, 4000) * 1000000;
+	while (now_ns() < end_ns && pause_for(hand, 5))
+		record_large_put(hand->run, etcd);
+	etcdc_close(etcd);
+	tool(hand, "free", 0);
 	say("the disk has room again");
-	tool(hand, "start", NULL);
+	tool(hand, "start", 0);
 }
 
 /* ---- Connections ---- */
@@ -360,6 +385,7 @@ static const struct fault faults[] = {
 	{"db-kill", true, strike_db_kill},
 	{"db-restart", true, strike_db_restart},
 	{"db-pause", true, strike_db_pause},
+	{"db-isolate", true, strike_db_isolate},
 	{"sessions", true, strike_sessions},
 	{"disk", true, strike_disk},
 	{"cut", false, strike_reset},

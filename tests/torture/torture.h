@@ -88,6 +88,8 @@ struct etcdc *open_direct(const struct instance *instance, int64_t timeout_ms);
 size_t key_text(int key, char text[KEY_SIZE]);
 /* -1: not one of ours. */
 int key_number(ProtobufCBinaryData key);
+/* Every so-manieth value is large, so that there is a middle to be cut in. */
+#define LARGE_EVERY 97
 size_t value_text(int64_t value, char text[VALUE_SIZE]);
 /* -1: not one of ours, or damaged. */
 int64_t value_number(ProtobufCBinaryData value);
@@ -114,6 +116,9 @@ void clients_stop(struct clients *clients);
 bool record_dump(struct run *run, struct etcdc *client, const char *name, int64_t revision);
 /* Puts one key in each group, so that every watcher has something to see. The revision; 0: no answer. */
 int64_t record_marker(struct run *run, struct etcdc *client);
+
+/* A put of a large value. */
+void record_large_put(struct run *run, struct etcdc *client);
 
 struct watchers;
 struct watchers *watchers_start(struct run *run);
