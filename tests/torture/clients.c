@@ -430,7 +430,7 @@ static void do_grant(struct client *self)
 	struct etcdc_err err = {0};
 
 	request.id = op.lease = atomic_fetch_add(&self->run->next_lease, 1);
-	request.ttl = 2 + draw(&self->random, 5);
+	request.ttl = 2 + draw(&self->random, 3);
 	op.start_ns = now_ns();
 	if (etcdc_lease_grant(self->etcd, &request, &response, &err) == KS_OK) {
 		op.outcome = OP_OK;
