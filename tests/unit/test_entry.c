@@ -217,6 +217,8 @@ static void edited_rows_are_refused(void)
 	REFUSES(row.kind = KS_EFFECT_AUTH);
 	REFUSES(row.kind = KS_EFFECT_AUTH; row.payload = ks_slice_str("x"); row.version = 0);
 	REFUSES(row.kind = KS_EFFECT_ALARM);
+	REFUSES(row.kind = KS_EFFECT_IMPORT);
+	REFUSES(row.kind = KS_EFFECT_IMPORT; row.payload = ks_slice_str("etcd:1 x"); row.version = 3);
 #undef REFUSES
 }
 
