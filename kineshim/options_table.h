@@ -127,8 +127,8 @@ GROUP("Compatibility with etcd")
 OPTION(NUMBER, heartbeat_interval, "heartbeat-interval", "100", 1, 50000,
        "milliseconds; there are no heartbeats, but it rounds the least TTL of a lease, as in etcd")
 OPTION(NUMBER, election_timeout, "election-timeout", "1000", 5, 50000,
-       "milliseconds; there are no elections, but the least TTL of a lease is one and a half, and a request waits for the database for "
-       "5 s and two of it, as in etcd")
+       "milliseconds; instances do not elect, but after 5 of it without a sign another one is the leader, and after 10 it is no member "
+       "any more; the least TTL of a lease is one and a half, and a request waits for the database for 5 s and two of it, as in etcd")
 OPTION(TEXT, initial_cluster, "initial-cluster", "", 0, 0,
        "ignored, but refused when it names several members and the endpoint is SQLite: they would not share their data")
 

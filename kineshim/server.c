@@ -24,14 +24,15 @@
 #include "net/http.h"
 #include "net/listener.h"
 #include "notify.h"
-#include "server_tls.h"
 #include "option_values.h"
+#include "server_tls.h"
 #include "sqlbackends/sqlb.h"
 
 #define DRAIN_MS 5000
 #define TLS_DRAIN_MS 1000 /* after that, for what clients have still to read */
 #define ACTIVATION_WAIT_MS 5000
 /* Spec 11.1: how long a request may wait, with two election timeouts on top. */
+#define LEAST_DUTY_MS 1000 /* refreshed each third of it, which a busy database must have time for */
 #define REQUEST_TIMEOUT_MS 5000
 /* What decoding and answering a request may take, as a multiple of the largest request. */
 #define ARENA_FACTOR 24
@@ -167,6 +168,11 @@ static enum ks_status read_quota(const struct ks_options *options, int64_t *quot
 	return KS_OK;
 }
 
+static int at_least(int value, int least)
+{
+	return value > least ? value : least;
+}
+
 static enum ks_status start_log(struct ks_server *server, const struct ks_options *options, struct ks_err *err)
 {
 	struct ks_log_config config = {
@@ -178,6 +184,8 @@ static enum ks_status start_log(struct ks_server *server, const struct ks_option
 		.client_urls = options->advertise_client_urls,
 		.member_id = member_id(options),
 		.request_timeout_ms = REQUEST_TIMEOUT_MS + 2 * (int)options->election_timeout,
+		.duty_ttl_ms = at_least(5 * (int)options->election_timeout, LEAST_DUTY_MS),
+		.member_ttl_ms = at_least(10 * (int)options->election_timeout, 2 * LEAST_DUTY_MS),
 		.ready = part_ready,
 		.ctx = server,
 	};
