@@ -441,7 +441,7 @@ static char *login_text(const struct ks_buf *message, size_t head, bool secret)
 	for (size_t i = 0; i < size; i++) {
 		uint8_t byte = message->data[offset + i] ^ (secret ? 0xa5 : 0);
 
-		plain[i] = secret ? (uint8_t)(byte << 4 | byte >> 4) : byte;
+		plain[i] = (uint8_t)(secret ? byte << 4 | byte >> 4 : byte);
 	}
 	text = ascii(plain, size);
 	free(plain);

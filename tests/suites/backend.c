@@ -7,6 +7,8 @@
  * Without arguments it runs on memory, on SQLite in a temporary folder, on PostgreSQL when KS_TEST_POSTGRES_URL is set, and on
  * MariaDB when KS_TEST_MARIADB_URL is (mysql://user:password@tcp(host:port)/database; KS_TEST_MARIADB_SUPER_URL names who may
  * make databases, where that user may not).
+ * KINESHIM_TEST_MSSQL is the URL of an SQL Server and of a user who may create databases: the suite runs there twice, with
+ * READ_COMMITTED_SNAPSHOT off and on.
  * Every test gets an empty database: a new name, a new file, or a new schema. Time is a fake clock on memory; on a real
  * database short deadlines pass by waiting.
  */
@@ -25,12 +27,16 @@
 #ifdef HAVE_MYSQL
 #include <mysql.h>
 #endif
+#ifdef HAVE_ODBC
+#include "sqlbackends/mssql_priv.h"
+#endif
 
-#define MAX_SLOTS 5
+#define MAX_SLOTS 7
 
 /* ---- the database of the running test ---- */
 
 static char slot_urls[MAX_SLOTS][1024];
+static bool slot_versions[MAX_SLOTS]; /* SQL Server: READ_COMMITTED_SNAPSHOT */
 static int slot_count;
 static char temp_dir[] = "/tmp/ks-backend-XXXXXX";
 
@@ -94,6 +100,74 @@ static void make_mysql(const char *base, const char *name, char *url, size_t url
 }
 #endif
 
+#ifdef HAVE_ODBC
+/* One batch, on a connection of its own. */
+static bool raw_on_mssql(const char *url, const char *sql)
+{
+	char connection[SQLB_MS_CONNECTION_MAX], driver[257], text[512] = "no driver, or a bad URL";
+	struct sqlb_ms_url parsed;
+	SQLHENV env = NULL;
+	SQLHDBC dbc = NULL;
+	SQLHSTMT stmt = NULL;
+	SQLRETURN result = SQL_ERROR;
+
+	if (sqlb_ms_parse_url(url, &parsed, &t.err) == KS_OK &&
+	    (*parsed.driver || sqlb_ms_find_driver(parsed.driver, sizeof(parsed.driver), &t.err) == KS_OK) &&
+	    (size_t)snprintf(driver, sizeof(driver), "%s", parsed.driver) < sizeof(driver) &&
+	    sqlb_ms_connection_string(&parsed, driver, connection, &t.err) == KS_OK &&
+	    SQL_SUCCEEDED(SQLAllocHandle(SQL_HANDLE_ENV, SQL_NULL_HANDLE, &env)) &&
+	    SQL_SUCCEEDED(SQLSetEnvAttr(env, SQL_ATTR_ODBC_VERSION, (SQLPOINTER)SQL_OV_ODBC3, 0)) &&
+	    SQL_SUCCEEDED(SQLAllocHandle(SQL_HANDLE_DBC, env, &dbc))) {
+		result =
+			SQLDriverConnect(dbc, NULL, (SQLCHAR *)connection, SQL_NTS, NULL, 0, NULL, SQL_DRIVER_NOPROMPT);
+		if (SQL_SUCCEEDED(result))
+			result = SQLAllocHandle(SQL_HANDLE_STMT, dbc, &stmt);
+		if (SQL_SUCCEEDED(result))
+			result = SQLExecDirect(stmt, (SQLCHAR *)(uintptr_t)sql, SQL_NTS);
+		while (SQL_SUCCEEDED(result))
+			result = SQLMoreResults(stmt);
+		if (result != SQL_NO_DATA)
+			(void)SQLGetDiagRec(stmt ? SQL_HANDLE_STMT : SQL_HANDLE_DBC, stmt ? stmt : dbc, 1,
+					    (SQLCHAR[6]){0}, &(SQLINTEGER){0}, (SQLCHAR *)text, sizeof(text),
+					    &(SQLSMALLINT){0});
+	}
+	if (result != SQL_NO_DATA)
+		printf("# %s: %s\n", sql, text);
+	if (stmt)
+		SQLFreeHandle(SQL_HANDLE_STMT, stmt);
+	if (dbc) {
+		SQLDisconnect(dbc);
+		SQLFreeHandle(SQL_HANDLE_DBC, dbc);
+	}
+	if (env)
+		SQLFreeHandle(SQL_HANDLE_ENV, env);
+	return result == SQL_NO_DATA;
+}
+
+/* A database of the test's own, in which readers wait for locks or read old versions. */
+static void make_mssql(bool versions)
+{
+	const char *path = strchr(strstr(t.base, "//") + 2, '/'), *query = strchr(t.base, '?');
+	char sql[200];
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(path);
+	snprintf(sql, sizeof(sql), "CREATE DATABASE %s", t.name);
+	CU_ASSERT_TRUE(raw_on_mssql(t.base, sql));
+	snprintf(sql, sizeof(sql), "ALTER DATABASE %s SET READ_COMMITTED_SNAPSHOT %s", t.name, versions ? "ON" : "OFF");
+	CU_ASSERT_TRUE(raw_on_mssql(t.base, sql));
+	snprintf(t.url, sizeof(t.url), "%.*s/%s%s", (int)(path - t.base), t.base, t.name, query ? query : "");
+}
+
+static void drop_mssql(void)
+{
+	char sql[200];
+
+	snprintf(sql, sizeof(sql), "ALTER DATABASE %s SET SINGLE_USER WITH ROLLBACK IMMEDIATE; DROP DATABASE %s",
+		 t.name, t.name);
+	CU_ASSERT_TRUE(raw_on_mssql(t.base, sql));
+}
+#endif
+
 /* SQL behind the backend's back. */
 static bool raw_on(const char *url, const char *sql)
 {
@@ -132,6 +206,10 @@ static bool raw_on(const char *url, const char *sql)
 #ifdef HAVE_MYSQL
 	if (is("mysql"))
 		done = raw_on_mysql(url, sql);
+#endif
+#ifdef HAVE_ODBC
+	if (is("mssql"))
+		done = raw_on_mssql(url, sql);
 #endif
 	return done;
 }
@@ -176,6 +254,10 @@ static void run_on(int slot, void (*test)(void))
 	} else if (is("mysql")) {
 		make_mysql(t.base, t.name, t.url, sizeof(t.url));
 #endif
+#ifdef HAVE_ODBC
+	} else if (is("mssql")) {
+		make_mssql(slot_versions[slot]);
+#endif
 	} else {
 		/* What is under test may be a pooler or another dialect; what goes on behind its back is neither. */
 		const char *direct = getenv("KS_TEST_POSTGRES_URL");
@@ -207,6 +289,10 @@ static void run_on(int slot, void (*test)(void))
 	} else if (is("mysql")) {
 		snprintf(sql, sizeof(sql), "DROP DATABASE %s", t.name);
 		CU_ASSERT_TRUE(raw_on_mysql(super_mysql(t.base), sql));
+#endif
+#ifdef HAVE_ODBC
+	} else if (is("mssql")) {
+		drop_mssql();
 #endif
 	} else {
 		snprintf(sql, sizeof(sql), "DROP SCHEMA %s CASCADE", t.name);
@@ -347,6 +433,14 @@ struct seen read_all(struct sqlb_conn *conn, const struct sqlb_row *expected, si
 	static void test##_4(void) \
 	{                          \
 		run_on(4, test);   \
+	}                          \
+	static void test##_5(void) \
+	{                          \
+		run_on(5, test);   \
+	}                          \
+	static void test##_6(void) \
+	{                          \
+		run_on(6, test);   \
 	}
 TESTS(WRAPPERS)
 
@@ -355,12 +449,16 @@ TESTS(WRAPPERS)
 #define ENTRY_2(test) {#test, test##_2},
 #define ENTRY_3(test) {#test, test##_3},
 #define ENTRY_4(test) {#test, test##_4},
+#define ENTRY_5(test) {#test, test##_5},
+#define ENTRY_6(test) {#test, test##_6},
 static const struct tap_test slot_0[] = {TESTS(ENTRY_0){NULL, NULL}};
 static const struct tap_test slot_1[] = {TESTS(ENTRY_1){NULL, NULL}};
 static const struct tap_test slot_2[] = {TESTS(ENTRY_2){NULL, NULL}};
 static const struct tap_test slot_3[] = {TESTS(ENTRY_3){NULL, NULL}};
 static const struct tap_test slot_4[] = {TESTS(ENTRY_4){NULL, NULL}};
-static const struct tap_test *const slots[MAX_SLOTS] = {slot_0, slot_1, slot_2, slot_3, slot_4};
+static const struct tap_test slot_5[] = {TESTS(ENTRY_5){NULL, NULL}};
+static const struct tap_test slot_6[] = {TESTS(ENTRY_6){NULL, NULL}};
+static const struct tap_test *const slots[MAX_SLOTS] = {slot_0, slot_1, slot_2, slot_3, slot_4, slot_5, slot_6};
 
 /* What the memory backend has no part in: it has no schema, and takes rows that no log would send for a bug, and aborts. */
 static bool applies(const char *backend, const char *test)
@@ -398,7 +496,30 @@ static void add_slot(const char *url)
 	for (const struct tap_test *test = slots[slot_count]; test->name; test++)
 		if (applies(ops->name, test->name))
 			chosen[slot_count][count++] = *test;
+	slot_versions[slot_count] = strncmp(suite, "backend mssql-versions", sizeof(suite)) == 0;
 	tap_add(suite, chosen[slot_count++]);
+}
+
+/* No SQL Server can be had from a distribution: who has one names it, with a user who may create databases. */
+static void needs_mssql(void)
+{
+	tap_skip("no SQL Server: set KINESHIM_TEST_MSSQL=mssql://user:password@host/master?... to run it");
+}
+
+static void add_mssql(void)
+{
+	static const struct tap_test none[] = {{"all_of_the_suite", needs_mssql}, {NULL, NULL}};
+	const char *mssql = getenv("KINESHIM_TEST_MSSQL");
+	char labelled[1100];
+
+	if (!mssql || !*mssql) {
+		tap_add("backend mssql", none);
+		return;
+	}
+	snprintf(labelled, sizeof(labelled), "mssql-locks=%s", mssql);
+	add_slot(labelled);
+	snprintf(labelled, sizeof(labelled), "mssql-versions=%s", mssql);
+	add_slot(labelled);
 }
 
 int main(int argc, char **argv)
@@ -427,6 +548,7 @@ int main(int argc, char **argv)
 		if (mariadb)
 			add_slot(mariadb);
 #endif
+		add_mssql();
 	}
 	(void)url;
 	(void)postgres;
