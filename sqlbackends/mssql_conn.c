@@ -54,34 +54,35 @@ static bool is_link_state(const char *state)
 	return strncmp(state, "08", 2) == 0 || strncmp(state, "HYT", 3) == 0;
 }
 
-/*
- * Several messages may come: that the statement was terminated (3621), that a transaction count is odd, that the
- * connection ended afterwards. The first whose number we know says what happened.
- */
+/* 2: we know what it means; 1: an error; 0: said beside it (3621: the statement was terminated). */
+static int message_rank(const char *state, SQLINTEGER number)
+{
+	if (sqlb_ms_classify((int)number) != SQLB_MS_UNSURE)
+		return 2;
+	return strncmp(state, "01", 2) != 0;
+}
+
+/* Several messages may come, also that the connection ended afterwards. The first of the highest rank says what happened. */
 static void note_error(struct sqlb_conn *conn, SQLSMALLINT type, SQLHANDLE handle)
 {
-	bool have = false, have_known = false;
+	int highest = -1;
 
 	conn->error = (struct sqlb_ms_error){.state = "HY000", .text = "the ODBC driver gave no reason"};
 	for (SQLSMALLINT i = 1; i <= 20; i++) {
-		SQLCHAR state[6] = "", text[512] = "";
+		char state[6] = "", text[512] = "";
 		SQLINTEGER number = 0;
 		SQLSMALLINT size = 0;
-		SQLRETURN result = SQLGetDiagRec(type, handle, i, state, &number, text, sizeof(text), &size);
-		bool is_known = sqlb_ms_classify(number) != SQLB_MS_UNSURE;
 
-		if (!SQL_SUCCEEDED(result))
+		if (!SQL_SUCCEEDED(SQLGetDiagRec(type, handle, i, (SQLCHAR *)state, &number, (SQLCHAR *)text,
+						 sizeof(text), &size)))
 			break;
-		conn->error.link |= is_link_state((const char *)state);
-		if (strncmp((const char *)state, "01", 2) == 0 && !is_known)
+		conn->error.link |= is_link_state(state);
+		if (message_rank(state, number) <= highest)
 			continue;
-		if (have && (have_known || !is_known))
-			continue;
-		have = true;
-		have_known = is_known;
+		highest = message_rank(state, number);
 		conn->error.number = (int)number;
-		snprintf(conn->error.state, sizeof(conn->error.state), "%s", (const char *)state);
-		plain_text((const char *)text, conn->error.text, sizeof(conn->error.text));
+		snprintf(conn->error.state, sizeof(conn->error.state), "%s", state);
+		plain_text(text, conn->error.text, sizeof(conn->error.text));
 	}
 }
 

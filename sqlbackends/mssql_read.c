@@ -23,6 +23,7 @@
 
 enum {
 	READ_BYTES = 4 << 20, /* what one SELECT should bring */
+	KEEP_BYTES = 1 << 20, /* of each column's buffer, between reads */
 	READ_ROWS_MIN = 64,
 	READ_ROWS_MAX = 16384,
 };
@@ -119,6 +120,14 @@ static enum sqlb_outcome failed_row(struct sqlb_conn *conn, bool null, struct ks
 	return null ? bad_row(conn, err) : sqlb_ms_no_memory(conn, err);
 }
 
+/* One large value is not to take its room for as long as the connection lives. */
+static void give_room_back(struct sqlb_conn *conn)
+{
+	for (int i = 0; i < SQLB_MS_SLICES; i++)
+		if (conn->slices[i].capacity > KEEP_BYTES)
+			ks_buf_fini(&conn->slices[i]);
+}
+
 /*
  * The rows of the statement that is ready, from 'column' on; in front of them may be the head. *rows counts those that
  * came. After a stop the rest is cancelled; whether the connection survives that shows at the next statement.
@@ -145,6 +154,7 @@ static enum sqlb_outcome visit_rows(struct sqlb_conn *conn, struct scan *scan, i
 		visit_row(scan, &row);
 		++*rows;
 	}
+	give_room_back(conn);
 	if (scan->stopped) {
 		SQLFreeStmt(conn->stmt, SQL_CLOSE);
 		conn->used_at_ms = sqlb_ms_now_ms();

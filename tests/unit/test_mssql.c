@@ -885,6 +885,21 @@ static void nobody_to_connect_to_is_away(void)
 	end();
 }
 
+static void a_driver_that_is_not_there_is_named(void)
+{
+	struct sqlb_head head;
+
+	use_freetds();
+	CU_ASSERT_EQUAL_FATAL(
+		ops->open("mssql://sa:hunter2@127.0.0.1:1/d?driver=/nowhere/libtdsodbc.so&encrypt=no", "", &db, &err),
+		KS_OK);
+	CU_ASSERT_EQUAL_FATAL(ops->connect(db, &conn, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(ops->read_head(conn, &head, &err), SQLB_AWAY);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "/nowhere/libtdsodbc.so"));
+	ops->disconnect(conn);
+	ops->close(db);
+}
+
 static void a_refused_login_is_away_with_advice(void)
 {
 	bool appended = true;
@@ -1182,6 +1197,7 @@ static void rows_come_back_with_all_their_bytes(void)
 	CU_ASSERT_TRUE(row->key.data && row->key.size == 0);
 	CU_ASSERT_TRUE(ks_slice_eq(row->value, ks_slice_of(long_value, sizeof(long_value))));
 	CU_ASSERT_TRUE(ks_slice_eq(row->payload, ks_slice_of("a\0", 2)));
+	CU_ASSERT_TRUE(conn->slices[1].capacity <= 1 << 20);
 	CU_ASSERT_EQUAL_FATAL(script.seen[0].param_count, 3);
 	CU_ASSERT_EQUAL(script.seen[0].params[1].number, 0);
 	CU_ASSERT_EQUAL(script.seen[0].params[2].number, INT64_MAX);
@@ -1812,6 +1828,7 @@ int main(void)
 		T(an_answer_cut_anywhere_is_doubt_or_done),
 		T(a_connection_that_ended_is_found_before_an_append_is_sent),
 		T(nobody_to_connect_to_is_away),
+		T(a_driver_that_is_not_there_is_named),
 		T(a_refused_login_is_away_with_advice),
 		T(passwords_arrive_as_they_are),
 		T(a_password_that_freetds_cannot_take_is_refused),
