@@ -43,6 +43,8 @@ struct ks_log_role {
 	struct sqlb_conn *conn;
 	struct ks_backoff backoff;
 	int64_t retry_at_ms; /* no call to the database before; 0: all is well */
+	int64_t said_ms;     /* when the log was last told that it is away */
+	bool quiet;          /* that it is away now was not said, so that its return is not, either */
 	pthread_t thread;
 	bool started;
 	/* written by the role's thread, read by everybody: since when the database does not answer it; 0: it does */

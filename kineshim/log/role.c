@@ -6,6 +6,8 @@
 #include "base/metrics.h"
 #include "log/log_priv.h"
 
+#define SAY_AGAIN_MS 10000
+
 void ks_log_role_init(struct ks_log_role *role, const char *name, uint64_t seed)
 {
 	*role = (struct ks_log_role){.name = name};
@@ -28,6 +30,20 @@ void ks_log_role_poke(struct ks_log_role *role)
 	ks_mutex_unlock(&role->mutex);
 }
 
+/* A database that comes and goes (a full disk: it can be read) is told of every ten seconds, not with each request. */
+static bool may_say(struct ks_log_role *role, int64_t now, bool first)
+{
+	bool due = !role->said_ms || now - role->said_ms >= SAY_AGAIN_MS;
+
+	if (first)
+		role->quiet = true;
+	if (!role->quiet || !due)
+		return false;
+	role->said_ms = now ? now : 1;
+	role->quiet = false;
+	return true;
+}
+
 int64_t ks_log_role_failed(struct ks_log *log, struct ks_log_role *role, enum sqlb_outcome outcome, const char *what,
 			   const struct ks_err *err)
 {
@@ -41,20 +57,19 @@ int64_t ks_log_role_failed(struct ks_log *log, struct ks_log_role *role, enum sq
 		atomic_store(&role->away_since_ms, now ? now : 1);
 	atomic_store(&role->broken, broken);
 	role->retry_at_ms = now + wait_ms;
-	if (broken && first && err->status == KS_FAILED_PRECONDITION)
-		ks_diag(KS_ERROR, "log", "%s: %s: the database is not served: %s", role->name, what, err->text);
-	else if (broken && first)
+	if (broken && first) {
+		role->quiet = false;
 		ks_diag(KS_ERROR, "log",
-			"%s: %s: the database holds something that this server does not understand, so that it writes "
-			"nothing; "
-			"mend or restore the tables, or start the version that wrote them: %s",
+			"%s: %s: the database is not served until somebody mends this (docs/operations.md has what to "
+			"do): %s",
 			role->name, what, err->text);
-	else if (first)
+	} else if (!broken && may_say(role, now, first)) {
 		ks_diag(KS_WARN, "log", "%s: %s: the database does not answer, will retry: %s", role->name, what,
 			err->text);
-	else
+	} else {
 		KS_DIAG_LIMITED(broken ? KS_ERROR : KS_DEBUG, "log", "%s: %s: still failing: %s", role->name, what,
 				err->text);
+	}
 	return wait_ms;
 }
 
@@ -65,8 +80,9 @@ void ks_log_role_fine(struct ks_log *log, struct ks_log_role *role)
 	if (!since)
 		return;
 	KS_COUNT_AT(DB_FAILURES, role->id * KS_METRIC_LABEL_SIZE_DB_STATE, 1);
-	ks_diag(KS_INFO, "log", "%s: the database answers again after_ms=%" PRId64, role->name,
+	ks_diag(role->quiet ? KS_DEBUG : KS_INFO, "log", "%s: the database answers again after_ms=%" PRId64, role->name,
 		ks_clock_now(log->clock) - since);
+	role->quiet = false;
 	ks_backoff_succeeded(&role->backoff);
 	role->retry_at_ms = 0;
 	atomic_store(&role->broken, false);

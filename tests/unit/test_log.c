@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/diag.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "base/thread.h"
 #include "log/log.h"
@@ -296,6 +298,35 @@ static void start_without_a_database_waits_for_it(void)
 	sqlb_memory_forget(database);
 }
 
+static enum sqlb_memory_fault full(void *ctx, const char *op, struct sqlb_conn *conn)
+{
+	_Atomic int *left = ctx;
+
+	(void)conn;
+	return strcmp(op, "append") == 0 && atomic_fetch_sub(left, 1) > 0 ? SQLB_FAULT_AWAY : SQLB_FAULT_NONE;
+}
+
+/* As on a full disk: reading the head succeeds between two appends that do not, which looks as if it came and went. */
+static void a_database_that_comes_and_goes_does_not_fill_the_log(void)
+{
+	const size_t failures = 1; /* of the writer, away */
+	double warned, failed;
+	_Atomic int left = 30;
+
+	database = "threads-full";
+	start(0);
+	wait_ready(0);
+	warned = ks_metrics_value(KS_METRIC_LOG_LINES, KS_WARN);
+	failed = ks_metrics_value(KS_METRIC_DB_FAILURES, failures);
+	sqlb_memory_set_faults(database, full, &left, 0);
+	CU_ASSERT_EQUAL(put(0, "k", "v", 0, NULL), KS_OK);
+	CU_ASSERT(ks_metrics_value(KS_METRIC_DB_FAILURES, failures) - failed >= 30);
+	CU_ASSERT_EQUAL(ks_metrics_value(KS_METRIC_LOG_LINES, KS_WARN) - warned, 1);
+	sqlb_memory_set_faults(database, NULL, NULL, 0);
+	stop(0);
+	sqlb_memory_forget(database);
+}
+
 static void leases_expire_compaction_trims_and_quit_answers(void)
 {
 	struct request grant = {.submit = {.request = {.kind = KS_REQ_LEASE_GRANT, .grant = {.id = 9, .ttl = 1}}}};
@@ -444,6 +475,8 @@ int main(void)
 			       {"writers_agree_while_the_database_fails_at_times",
 				writers_agree_while_the_database_fails_at_times},
 			       {"start_without_a_database_waits_for_it", start_without_a_database_waits_for_it},
+			       {"a_database_that_comes_and_goes_does_not_fill_the_log",
+				a_database_that_comes_and_goes_does_not_fill_the_log},
 			       {"leases_expire_compaction_trims_and_quit_answers",
 				leases_expire_compaction_trims_and_quit_answers},
 			       {"maintenance_goes_on_while_the_duty_moves", maintenance_goes_on_while_the_duty_moves},
