@@ -188,6 +188,23 @@ def used_names(expression):
     return {name for name in re.findall(NAME, expression) if '_' in name and name != 'histogram_quantile'}
 
 
+def bad_selectors(families, expression):
+    """Labels that a metric of ours has not, and values that it never has."""
+    bad = []
+    for name, selector in re.findall(rf'({NAME})\{{([^}}]*)\}}', expression):
+        base = next((name[:-len(s)] for s in SUFFIXES if name.endswith(s)), name)
+        family = families.get(name) or families.get(base)
+        for label, sign, value in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', selector) if family else []:
+            values = {labels[label] for _, labels, _ in family.samples if label in labels}
+            if label in ('job', 'instance'):
+                continue
+            if not values:
+                bad.append(f'{name} has no label {label}')
+            bad += [f'{name} has never {label}="{v}"' for v in value.split('|')
+                    if sign in ('=', '=~') and values and '$' not in v and '.' not in v and v not in values]
+    return bad
+
+
 def exists(families, name):
     base = next((name[:-len(s)] for s in SUFFIXES if name.endswith(s)), name)
     return name in SOMETIMES or base in SOMETIMES or (name in families and families[name].kind != 'histogram') or \
@@ -213,10 +230,11 @@ def cmd_dashboard(path, board):
         taken |= cells
         for target in panel.get('targets', []):
             drawn |= used_names(target['expr'])
+            bad += bad_selectors(families, target['expr'])
             if target['datasource']['uid'] != '${datasource}':
                 bad.append(f'{panel["title"]}: its data source is fixed')
     titles = {panel['title'] for panel in document['panels'] if panel['type'] == 'row'}
-    for title in ('Traffic', 'Latency', 'Database', 'Watches', 'Leases', 'Process'):
+    for title in ('Traffic', 'Latency', 'Database', 'Several instances', 'Watches', 'Leases', 'Process'):
         if title not in titles:
             bad.append(f'no row {title}')
     bad += [f'draws {name}, which is not exported' for name in sorted(drawn) if not exists(families, name)]
@@ -234,6 +252,7 @@ def cmd_alerts(path, rules, doc):
             bad.append(f'{alert}: no expression, severity or summary')
             continue
         bad += [f'{alert}: {name} is not exported' for name in used_names(match.group(1)) if not exists(families, name)]
+        bad += [f'{alert}: {what}' for what in bad_selectors(families, match.group(1))]
     told = set(re.findall(r'`(Kineshim\w+)`', open(doc, encoding='utf-8').read()))
     return bad + [f'alert {name} is in only one of the two' for name in sorted(names ^ told)]
 
