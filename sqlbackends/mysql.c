@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The MySQL and MariaDB backend (MariaDB 10.6 or newer, MySQL 8.0.16 or newer, Galera clusters of MariaDB) through MariaDB
+ * The MySQL and MariaDB backend (MariaDB 10.6 or newer, MySQL 8 or newer, Galera clusters of MariaDB) through MariaDB
  * Connector/C: its vtable and handles. mysql_priv.h says what is in the other files, docs/internals/mysql.md why things are as
  * they are. Nothing is held exclusively: any number of instances share one database.
  */

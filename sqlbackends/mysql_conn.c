@@ -183,7 +183,7 @@ static enum sqlb_outcome open_session(struct sqlb_conn *conn, struct ks_err *err
 		"SESSION lock_wait_timeout = %d%s%s",
 		SQLB_MY_LOCK_TIMEOUT_S, SQLB_MY_STATEMENT_TIMEOUT_S,
 		conn->server.is_mariadb ? ", SESSION max_statement_time = 8, SESSION idle_transaction_timeout = 10"
-					: ", SESSION wait_timeout = 120",
+					: ", SESSION wait_timeout = 120, SESSION information_schema_stats_expiry = 0",
 		conn->server.has_wsrep ? ", SESSION wsrep_sync_wait = 1" : "");
 	if (outcome == SQLB_OK)
 		outcome = sqlb_my_exec(conn, sql, err);

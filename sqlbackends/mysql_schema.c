@@ -16,7 +16,7 @@
 
 #define SCHEMA_VERSION 1
 #define OLDEST_MARIADB 100600
-#define OLDEST_MYSQL 80016
+#define OLDEST_MYSQL 80011 /* the first that was released */
 
 static const char schema[] =
 #include "schema/mysql.sql.inc"
@@ -230,7 +230,7 @@ enum sqlb_outcome sqlb_my_migrate(struct sqlb_conn *conn, uint64_t *cluster_id, 
 	if (outcome != SQLB_OK)
 		return outcome;
 	if (conn->server.version < (conn->server.is_mariadb ? OLDEST_MARIADB : OLDEST_MYSQL))
-		return sqlb_my_broken(conn, err, "the server is older than MariaDB 10.6 or MySQL 8.0.16");
+		return sqlb_my_broken(conn, err, "the server is older than MariaDB 10.6 or MySQL 8.0");
 	outcome = inspect(conn, &version, err);
 	if (outcome == SQLB_OK && version < SCHEMA_VERSION) {
 		outcome = upgrade_alone(conn, err);

@@ -507,9 +507,6 @@ static enum sqlb_outcome refresh_statistics(struct sqlb_conn *conn, struct ks_er
 		outcome = sqlb_my_begin(conn, SQLB_MY_ANSWER_TIMEOUT_S, err);
 	else
 		outcome = SQLB_OK;
-	/* MySQL shows what information_schema remembered a day ago. */
-	if (outcome == SQLB_OK && !conn->server.is_mariadb)
-		outcome = sqlb_my_exec(conn, "SET SESSION information_schema_stats_expiry = 0", err);
 	return outcome;
 }
 

@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
--- kineshim's tables in MariaDB (10.6 or newer) and MySQL (8.0.16 or newer). The program runs the numbered sections that a
+-- kineshim's tables in MariaDB (10.6 or newer) and MySQL (8.0 or newer). The program runs the numbered sections that a
 -- database has not seen yet, statement by statement (each ends with a semicolon at the end of a line), and then notes the
 -- number in kineshim_meta. A CREATE TABLE cannot be rolled back here, and in a Galera cluster nothing keeps two servers from
 -- doing this at once: so every statement must do no harm when it is run again, or by two. That a table is ours is told by its

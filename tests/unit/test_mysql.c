@@ -1,0 +1,1435 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What only the MySQL and MariaDB backend has to promise, beyond tests/suites/backend.c: its URLs, connections cut at every
+ * byte of an append, sessions and servers that die in the middle of one, servers that refuse, are set strangely, take little
+ * at once, or speak TLS.
+ *
+ * Needs a server that it may kill and restart: without KS_TEST_MARIADB_URL it starts itself under tests/lib/with-mariadb.
+ */
+#include "tests/lib/tap.h"
+
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "sqlbackends/mysql_priv.h"
+#include "tests/lib/cut_proxy.h"
+
+#define URL_MAX 1200
+#define PASSWORD "the-test-password"
+
+static const struct sqlb_ops *const ops = &sqlb_mysql_ops;
+static int port;
+static char url[URL_MAX]; /* with a database of the running test */
+static char database[64];
+static MYSQL *raw; /* what is done behind the backend's back, by root */
+static _Thread_local struct ks_err err;
+
+static int64_t now_ms(void)
+{
+	return ks_clock_now(ks_clock_system());
+}
+
+static bool ok(enum sqlb_outcome outcome, int line)
+{
+	if (outcome != SQLB_OK)
+		printf("# line %d: %s %s\n", line, sqlb_outcome_name(outcome), err.text);
+	return outcome == SQLB_OK;
+}
+
+#define OK(call) CU_ASSERT_TRUE(ok((call), __LINE__))
+
+static void pause_ms(long ms)
+{
+	struct timespec pause = {ms / 1000, ms % 1000 * 1000000};
+
+	nanosleep(&pause, NULL);
+}
+
+/* By KS_TEST_MARIADB_SUPER_URL, whose form is known. Without it there is nothing to test. */
+static MYSQL *root_connect(void)
+{
+	MYSQL *mysql = mysql_init(NULL);
+	char user[64], password[64];
+
+	if (sscanf(getenv("KS_TEST_MARIADB_SUPER_URL"), "mysql://%63[^:]:%63[^@]@", user, password) != 2 ||
+	    !mysql_real_connect(mysql, "127.0.0.1", user, password, "mysql", (unsigned)port, NULL, 0)) {
+		printf("Bail out! root: %s\n", mysql_error(mysql));
+		exit(99);
+	}
+	return mysql;
+}
+
+/* One statement on the other connection; the first value of its result, or "". */
+static const char *sql(const char *text)
+{
+	static char value[400];
+	MYSQL_RES *result;
+	MYSQL_ROW row;
+
+	value[0] = '\0';
+	if (mysql_query(raw, text) != 0) {
+		printf("# %s: %s\n", text, mysql_error(raw));
+	} else if ((result = mysql_store_result(raw)) != NULL) {
+		row = mysql_fetch_row(result);
+		if (row && row[0])
+			snprintf(value, sizeof(value), "%s", row[0]);
+		mysql_free_result(result);
+	}
+	return value;
+}
+
+static const char *sqlf(const char *form, ...) KS_PRINTF(1, 2);
+
+static const char *sqlf(const char *form, ...)
+{
+	char text[600];
+	va_list args;
+
+	va_start(args, form);
+	vsnprintf(text, sizeof(text), form, args);
+	va_end(args);
+	return sql(text);
+}
+
+static void use_database(void)
+{
+	sqlf("USE %s", database);
+}
+
+static bool is_mariadb(void)
+{
+	return strstr(mysql_get_server_info(raw), "MariaDB") != NULL;
+}
+
+/* A database handle with one connection. */
+struct side {
+	struct sqlb_db *db;
+	struct sqlb_conn *conn;
+};
+
+static struct side side_open(const char *of)
+{
+	struct side side = {0};
+
+	CU_ASSERT_EQUAL_FATAL(ops->open(of, "", &side.db, &err), KS_OK);
+	OK(ops->connect(side.db, &side.conn, &err));
+	return side;
+}
+
+static void side_close(struct side *side)
+{
+	ops->disconnect(side->conn);
+	ops->close(side->db);
+	*side = (struct side){0};
+}
+
+static void url_at(char out[URL_MAX], const char *user, int at_port, const char *parameters)
+{
+	snprintf(out, URL_MAX, "mysql://%s:%s@tcp(127.0.0.1:%d)/%s%s", user, PASSWORD, at_port, database, parameters);
+}
+
+static struct side begin(void)
+{
+	static unsigned serial;
+	struct side side;
+	uint64_t id;
+
+	snprintf(database, sizeof(database), "ks_test_%ld_%u", (long)getpid(), ++serial);
+	raw = root_connect();
+	sqlf("CREATE DATABASE %s", database);
+	sqlf("GRANT ALL ON %s.* TO kineshim@'%%'", database);
+	use_database();
+	url_at(url, "kineshim", port, "");
+	side = side_open(url);
+	OK(ops->migrate(side.conn, &id, &err));
+	return side;
+}
+
+static void end(struct side *side)
+{
+	side_close(side);
+	sqlf("DROP DATABASE %s", database);
+	mysql_close(raw);
+	raw = NULL;
+}
+
+static struct sqlb_row row_of(int64_t position, int64_t writer, int64_t batch)
+{
+	return (struct sqlb_row){.position = position,
+				 .rows = 1,
+				 .kind = 1,
+				 .revision = position + 1,
+				 .key = ks_slice_str("k"),
+				 .value = ks_slice_str("v"),
+				 .create_revision = 2,
+				 .version = position,
+				 .writer = writer,
+				 .batch = batch};
+}
+
+static enum sqlb_outcome append_this(struct sqlb_conn *conn, struct sqlb_append append)
+{
+	struct ks_err mine = {0};
+	enum sqlb_outcome outcome;
+	bool appended;
+
+	outcome = ops->append(conn, &append, &appended, &mine);
+	CU_ASSERT_EQUAL(appended, outcome == SQLB_OK);
+	if (outcome == SQLB_DOUBT || outcome == SQLB_AWAY || outcome == SQLB_BROKEN)
+		CU_ASSERT_NOT_EQUAL(mine.text[0], '\0');
+	if (outcome != SQLB_CONFLICT)
+		err = mine;
+	return outcome;
+}
+
+static enum sqlb_outcome append_as(struct sqlb_conn *conn, int64_t position, int64_t writer, int64_t batch)
+{
+	struct sqlb_row row = row_of(position, writer, batch);
+
+	return append_this(conn, (struct sqlb_append){.rows = &row, .row_count = 1});
+}
+
+/* With a lease, and so a transaction of several statements. */
+static enum sqlb_outcome append_with_lease(struct sqlb_conn *conn, int64_t position, int64_t writer, int64_t batch)
+{
+	struct sqlb_row row = row_of(position, writer, batch);
+	struct sqlb_lease lease = {.id = position, .ttl_ms = 60000};
+
+	return append_this(
+		conn, (struct sqlb_append){.rows = &row, .row_count = 1, .leases_new = &lease, .leases_new_count = 1});
+}
+
+static int64_t count_rows(void)
+{
+	return strtoll(sql("SELECT COUNT(*) FROM kineshim_log WHERE position > 0"), NULL, 10);
+}
+
+static int64_t head_of(struct sqlb_conn *conn)
+{
+	struct sqlb_head head = {.position = -1};
+
+	OK(ops->read_head(conn, &head, &err));
+	return head.position;
+}
+
+/* ---- URLs ---- */
+
+static bool same_text(const char *a, const char *b)
+{
+	return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+static void urls_say_where_and_who(void)
+{
+	static const struct {
+		const char *url, *host;
+		unsigned port;
+		const char *socket, *user, *password, *database;
+		enum sqlb_my_tls tls;
+		unsigned timeout_s;
+	} cases[] = {
+		{"mysql://u:p@tcp(h:1)/d", "h", 1, NULL, "u", "p", "d", SQLB_MY_TLS_OFF, 5},
+		{"mysql://u:p@tcp(h)/d?tls=true", "h", 3306, NULL, "u", "p", "d", SQLB_MY_TLS_VERIFIED, 5},
+		{"mariadb://u:p@h:65535/d", "h", 65535, NULL, "u", "p", "d", SQLB_MY_TLS_OFF, 5},
+		{"mysql://u@h/d?tls=skip-verify", "h", 3306, NULL, "u", NULL, "d", SQLB_MY_TLS_UNVERIFIED, 5},
+		{"mysql://h/d?tls=preferred", "h", 3306, NULL, NULL, NULL, "d", SQLB_MY_TLS_PREFERRED, 5},
+		{"mysql://u:@tcp([::1]:33)/d", "::1", 33, NULL, "u", "", "d", SQLB_MY_TLS_OFF, 5},
+		{"mysql://u:p@[fe80::1]/d", "fe80::1", 3306, NULL, "u", "p", "d", SQLB_MY_TLS_OFF, 5},
+		{"mysql://u:p@/d", "127.0.0.1", 3306, NULL, "u", "p", "d", SQLB_MY_TLS_OFF, 5},
+		{"mysql://u:p@tcp(:33)/d", "127.0.0.1", 33, NULL, "u", "p", "d", SQLB_MY_TLS_OFF, 5},
+		{"mysql://u:p@unix(/run/my%20sql.sock)/d", NULL, 3306, "/run/my sql.sock", "u", "p", "d",
+		 SQLB_MY_TLS_OFF, 5},
+		{"mysql://u%3a1:%40%2f%3f%25@tcp(h:1)/d%2d1", "h", 1, NULL, "u:1", "@/?%", "d-1", SQLB_MY_TLS_OFF, 5},
+		{"mysql://u:p@x/y:z@tcp(h:1)/d", "h", 1, NULL, "u", "p@x/y:z", "d", SQLB_MY_TLS_OFF, 5},
+		{"mysql://u:p@h/d?ssl-ca=/etc/ca.pem&timeout=1500ms", "h", 3306, NULL, "u", "p", "d",
+		 SQLB_MY_TLS_VERIFIED, 2},
+		{"mysql://u:p@h/d?timeout=1m&tls=false", "h", 3306, NULL, "u", "p", "d", SQLB_MY_TLS_OFF, 60},
+		{"mysql://u:p@h/d?", "h", 3306, NULL, "u", "p", "d", SQLB_MY_TLS_OFF, 5},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct sqlb_db *db;
+		bool right;
+
+		CU_ASSERT_EQUAL_FATAL(ops->open(cases[i].url, "", &db, &err), KS_OK);
+		right = same_text(db->host, cases[i].host) && db->port == cases[i].port &&
+			same_text(db->socket_path, cases[i].socket) && same_text(db->user, cases[i].user) &&
+			same_text(db->password, cases[i].password) && same_text(db->database, cases[i].database) &&
+			db->tls == cases[i].tls && db->connect_timeout_s == cases[i].timeout_s;
+		if (!right)
+			printf("# %s\n", cases[i].url);
+		CU_ASSERT_TRUE(right);
+		ops->close(db);
+	}
+}
+
+static void a_bad_url_is_refused_without_its_secret(void)
+{
+	static const struct {
+		const char *url, *says;
+	} bad[] = {
+		{"mysql://user:s3cret@tcp(host:54x2)/db", "port"},
+		{"mysql://user:s3cret@host:0/db", "port"},
+		{"mysql://user:s3cret@host:65536/db", "port"},
+		{"mysql://user:s3cret@host", "database"},
+		{"mysql://user:s3cret@tcp(host)/", "database"},
+		{"mysql://user:s3cret@tcp(host:1", "bracket"},
+		{"mysql://user:s3cret@tcp(host:1)db", "database"},
+		{"mysql://user:s3cret@[::1/db", "brackets"},
+		{"mysql://user:s3cret@::1/db", "port"},
+		{"mysql://user:s3cret@pipe(x)/db", "tcp()"},
+		{"mysql://user:s3cret@unix()/db", "socket"},
+		{"mysql://user:s3%zz@host/db", "%XX"},
+		{"mysql://user:s3?cret@tcp(host:1)/db", "%XX"},
+		{"mysql://user:12?s3cret@tcp(host:1)/db", "database"},
+		{"mysql://user:12/x?s3cret=1@tcp(host:1)/db", "%XX"},
+		{"mysql://user:s3cret@host/db/more", "slash"},
+		{"mysql://user:s3cret@host/%zz", "%XX"},
+		{"mysql://user:s3cret@host/db?nosuch=s3cret", "\"nosuch\""},
+		{"mysql://user:s3cret@host/db?parseTime=true", "\"parseTime\""},
+		{"mysql://user:s3cret@host/db?tls=yes", "skip-verify"},
+		{"mysql://user:s3cret@host/db?timeout=5", "timeout"},
+		{"mysql://user:s3cret@host/db?timeout=-1s", "timeout"},
+		{"mysql://user:s3cret@host/db?ssl-cert=/c", "together"},
+		{"mysql://user:s3cret@host/db?tls=false&ssl-ca=/c", "tls=false"},
+		{"mysql://user:s3cret@host/db?ssl-ca=%zz", "%XX"},
+	};
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		struct sqlb_db *db = (struct sqlb_db *)&err;
+		bool right;
+
+		CU_ASSERT_EQUAL(ops->open(bad[i].url, "", &db, &err), KS_INVALID_ARGUMENT);
+		CU_ASSERT_PTR_NULL(db);
+		right = !strstr(err.text, "s3") && !strstr(err.text, "cret") && strstr(err.text, bad[i].says) &&
+			strstr(err.text, "mysql://user:password@tcp(host:3306)/database");
+		if (!right)
+			printf("# %s: %s\n", bad[i].url, err.text);
+		CU_ASSERT_TRUE(right);
+	}
+}
+
+static void both_schemes_and_a_socket_work(void)
+{
+	const char *socket_url = getenv("KS_TEST_MARIADB_SOCKET_URL");
+	char other[URL_MAX];
+	struct sqlb_head head;
+	struct side side;
+
+	snprintf(other, sizeof(other), "mariadb://kineshim:" PASSWORD "@127.0.0.1:%d/kineshim", port);
+	side = side_open(other);
+	CU_ASSERT_EQUAL(ops->read_head(side.conn, &head, &err), SQLB_BROKEN); /* connected, and found no tables */
+	side_close(&side);
+	side = side_open(socket_url);
+	CU_ASSERT_EQUAL(ops->read_head(side.conn, &head, &err), SQLB_BROKEN);
+	side_close(&side);
+}
+
+/* ---- nobody there, somebody silent ---- */
+
+static void an_unreachable_server_is_away(void)
+{
+	static const char *const urls[] = {"mysql://user:s3cret@127.0.0.1:1/db",
+					   "mysql://user:s3cret@unix(/nowhere)/db",
+					   "mysql://user:s3cret@tcp(no.such.host.invalid:1)/db"};
+	struct sqlb_head head;
+	uint64_t id;
+
+	for (size_t i = 0; i < sizeof(urls) / sizeof(urls[0]); i++) {
+		struct side side = side_open(urls[i]);
+
+		CU_ASSERT_EQUAL(ops->migrate(side.conn, &id, &err), SQLB_AWAY);
+		CU_ASSERT_EQUAL(ops->read_head(side.conn, &head, &err), SQLB_AWAY);
+		CU_ASSERT_EQUAL(append_as(side.conn, 1, 1, 1), SQLB_AWAY);
+		CU_ASSERT_EQUAL(ops->wait_for_change(side.conn, 0, 5000, &err), SQLB_AWAY);
+		CU_ASSERT_PTR_NULL(strstr(err.text, "s3cret"));
+		side_close(&side);
+	}
+}
+
+static void a_wrong_password_is_away_and_not_told(void)
+{
+	struct sqlb_head head;
+	struct side side;
+	char wrong[URL_MAX];
+
+	snprintf(wrong, sizeof(wrong), "mysql://kineshim:s3cret@127.0.0.1:%d/kineshim", port);
+	side = side_open(wrong);
+	CU_ASSERT_EQUAL(ops->read_head(side.conn, &head, &err), SQLB_AWAY);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "Access denied"));
+	CU_ASSERT_PTR_NULL(strstr(err.text, "s3cret"));
+	side_close(&side);
+}
+
+static int listen_somewhere(int *at_port)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t size = sizeof(address);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	CU_ASSERT_EQUAL_FATAL(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	CU_ASSERT_EQUAL_FATAL(listen(fd, 5), 0);
+	getsockname(fd, (struct sockaddr *)&address, &size);
+	*at_port = ntohs(address.sin_port);
+	return fd;
+}
+
+static void a_listener_that_never_answers_is_away(void)
+{
+	int64_t start_ms = now_ms();
+	struct sqlb_head head;
+	struct side side;
+	char silent[100];
+	int at_port, fd = listen_somewhere(&at_port);
+
+	snprintf(silent, sizeof(silent), "mysql://user@127.0.0.1:%d/db?timeout=1s", at_port);
+	side = side_open(silent);
+	CU_ASSERT_EQUAL(ops->read_head(side.conn, &head, &err), SQLB_AWAY);
+	CU_ASSERT_TRUE(now_ms() - start_ms < 8000);
+	side_close(&side);
+	close(fd);
+}
+
+static pid_t server_pid(void)
+{
+	FILE *file = fopen(getenv("KS_TEST_MARIADB_PIDFILE"), "r");
+	long pid = 0;
+
+	if (file && fscanf(file, "%ld", &pid) != 1)
+		pid = 0;
+	if (file)
+		fclose(file);
+	return (pid_t)pid;
+}
+
+static void a_server_that_stops_answering_leaves_doubt_that_can_be_settled(void)
+{
+	struct side side = begin();
+	int64_t start_ms;
+	pid_t pid = server_pid();
+
+	OK(append_as(side.conn, 1, 7, 1));
+	CU_ASSERT_TRUE_FATAL(pid > 1);
+	CU_ASSERT_EQUAL_FATAL(kill(pid, SIGSTOP), 0);
+	start_ms = now_ms();
+	CU_ASSERT_EQUAL(append_as(side.conn, 2, 7, 2), SQLB_DOUBT);
+	CU_ASSERT_TRUE(now_ms() - start_ms < 15000);
+	kill(pid, SIGCONT);
+	/* The statement is still in its socket: once it runs on, it lands or it does not, but never twice. */
+	switch ((int)append_as(side.conn, 2, 7, 2)) {
+	case SQLB_OK:
+	case SQLB_CONFLICT:
+		break;
+	default:
+		CU_FAIL("doubt was not settled");
+	}
+	OK(append_as(side.conn, 3, 7, 3));
+	CU_ASSERT_EQUAL(count_rows(), 3);
+	end(&side);
+}
+
+/* ---- a connection that is cut at a given byte ---- */
+
+/*
+ * Passes on everything until it is armed; then 'to_server' bytes more of requests, or (when that is negative) all of them and
+ * 'to_client' bytes of answers. Then it hangs up on both sides.
+ */
+struct relay {
+	int listen_fd;
+	int at_port;
+	_Atomic bool armed, stop;
+	_Atomic int to_server, to_client;
+	_Atomic int seen_to_server, seen_to_client; /* bytes since it was armed */
+	pthread_t thread;
+};
+
+/* Moves what has come; false: an end, or the limit was met. */
+static bool relay_some(struct relay *relay, int from, int to, _Atomic int *limit, _Atomic int *seen)
+{
+	char bytes[4096];
+	ssize_t size = recv(from, bytes, sizeof(bytes), 0);
+	bool last = false;
+
+	if (size <= 0)
+		return false;
+	if (atomic_load(&relay->armed)) {
+		int most = atomic_load(limit);
+
+		last = most >= 0 && atomic_load(seen) + (int)size >= most;
+		if (last)
+			size = most - atomic_load(seen);
+		atomic_fetch_add(seen, (int)size);
+	}
+	if (size > 0 && send(to, bytes, (size_t)size, MSG_NOSIGNAL) != size)
+		return false;
+	return !last;
+}
+
+static void relay_connection(struct relay *relay, int client)
+{
+	struct sockaddr_in address = {
+		.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int server = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	bool go_on = connect(server, (struct sockaddr *)&address, sizeof(address)) == 0;
+
+	while (go_on && !atomic_load(&relay->stop)) {
+		struct pollfd poll_fds[2] = {{.fd = client, .events = POLLIN}, {.fd = server, .events = POLLIN}};
+
+		if (poll(poll_fds, 2, 50) <= 0)
+			continue;
+		if (poll_fds[0].revents)
+			go_on = relay_some(relay, client, server, &relay->to_server, &relay->seen_to_server);
+		if (go_on && poll_fds[1].revents)
+			go_on = relay_some(relay, server, client, &relay->to_client, &relay->seen_to_client);
+	}
+	atomic_store(&relay->armed, false);
+	close(server);
+	close(client);
+}
+
+static void *relay_run(void *arg)
+{
+	struct relay *relay = arg;
+
+	while (!atomic_load(&relay->stop)) {
+		struct pollfd poll_fd = {.fd = relay->listen_fd, .events = POLLIN};
+		int client;
+
+		if (poll(&poll_fd, 1, 50) > 0 && (client = accept(relay->listen_fd, NULL, NULL)) >= 0)
+			relay_connection(relay, client);
+	}
+	return NULL;
+}
+
+static void relay_arm(struct relay *relay, int to_server, int to_client)
+{
+	atomic_store(&relay->to_server, to_server);
+	atomic_store(&relay->to_client, to_client);
+	atomic_store(&relay->seen_to_server, 0);
+	atomic_store(&relay->seen_to_client, 0);
+	atomic_store(&relay->armed, true);
+}
+
+typedef enum sqlb_outcome append_fn(struct sqlb_conn *conn, int64_t position, int64_t writer, int64_t batch);
+
+/*
+ * An append that is cut after 'cut' bytes one way: OK is not possible, BROKEN is not true; when it says AWAY, nothing may
+ * ever show up. Repeated, it is in the log once.
+ */
+static void check_cut(struct side *side, append_fn *append, int64_t *position, int *away, int *doubts)
+{
+	enum sqlb_outcome outcome = append(side->conn, *position, 7, *position);
+
+	if (outcome == SQLB_AWAY) {
+		pause_ms(1);
+		CU_ASSERT_EQUAL(head_of(side->conn), *position - 1);
+	}
+	*away += outcome == SQLB_AWAY;
+	*doubts += outcome == SQLB_DOUBT;
+	CU_ASSERT_TRUE(outcome == SQLB_AWAY || outcome == SQLB_DOUBT || outcome == SQLB_OK);
+	if (outcome != SQLB_OK) {
+		outcome = append(side->conn, *position, 7, *position);
+		CU_ASSERT_TRUE(outcome == SQLB_OK || outcome == SQLB_CONFLICT);
+		CU_ASSERT_EQUAL(head_of(side->conn), *position);
+	}
+	(*position)++;
+}
+
+static void cut_everywhere(append_fn *append, int most_to_server)
+{
+	struct side direct = begin(), side;
+	struct relay relay = {0};
+	int64_t position = 1;
+	int away = 0, doubts = 0, requests, answers;
+	char through[URL_MAX];
+
+	relay.listen_fd = listen_somewhere(&relay.at_port);
+	pthread_create(&relay.thread, NULL, relay_run, &relay);
+	url_at(through, "kineshim", relay.at_port, "");
+	side = side_open(through);
+	OK(append(side.conn, position++, 7, 1));
+	relay_arm(&relay, -1, -1); /* how much there is to cut */
+	OK(append(side.conn, position++, 7, 2));
+	atomic_store(&relay.armed, false);
+	requests = atomic_load(&relay.seen_to_server);
+	answers = atomic_load(&relay.seen_to_client);
+	CU_ASSERT_TRUE(requests > 100 && answers > 10);
+	for (int cut = 0; cut <= requests; cut += requests > most_to_server ? 3 : 1) {
+		relay_arm(&relay, cut, -1);
+		check_cut(&side, append, &position, &away, &doubts);
+		OK(append(side.conn, position, 7, position)); /* connected and prepared again */
+		position++;
+	}
+	for (int cut = 0; cut < answers; cut++) {
+		relay_arm(&relay, -1, cut);
+		check_cut(&side, append, &position, &away, &doubts);
+		OK(append(side.conn, position, 7, position));
+		position++;
+	}
+	printf("# %d bytes of requests, %d of answers: %d away, %d doubts\n", requests, answers, away, doubts);
+	CU_ASSERT_TRUE(doubts > 0);
+	CU_ASSERT_EQUAL(count_rows(), position - 1);
+	side_close(&side);
+	atomic_store(&relay.stop, true);
+	pthread_join(relay.thread, NULL);
+	close(relay.listen_fd);
+	end(&direct);
+}
+
+static void an_append_cut_at_any_byte_loses_and_doubles_nothing(void)
+{
+	cut_everywhere(append_as, 10000);
+}
+
+static void a_transaction_cut_at_any_byte_loses_and_doubles_nothing(void)
+{
+	cut_everywhere(append_with_lease, 200);
+}
+
+/* ---- sessions and servers that die ---- */
+
+struct disturber {
+	_Atomic bool stop;
+	void (*disturb)(unsigned *seed);
+	pthread_t thread;
+	_Atomic int times;
+};
+
+static void *disturb_now_and_then(void *arg)
+{
+	struct disturber *disturber = arg;
+	unsigned seed = 4711;
+
+	while (!atomic_load(&disturber->stop)) {
+		disturber->disturb(&seed);
+		atomic_fetch_add(&disturber->times, 1);
+	}
+	return NULL;
+}
+
+/* Ends the writer's session, or just its statement, at any time. */
+static void end_session(unsigned *seed)
+{
+	MYSQL *killer = root_connect();
+	struct timespec pause = {0, (long)(rand_r(seed) % 20000) * 1000};
+	MYSQL_RES *result;
+	MYSQL_ROW row;
+	char text[80];
+
+	nanosleep(&pause, NULL);
+	if (mysql_query(killer, "SELECT id FROM information_schema.processlist WHERE user = 'kineshim'") == 0 &&
+	    (result = mysql_store_result(killer)) != NULL) {
+		while ((row = mysql_fetch_row(result)) != NULL) {
+			snprintf(text, sizeof(text), "KILL %s %s", rand_r(seed) % 3 ? "CONNECTION" : "QUERY", row[0]);
+			(void)mysql_query(killer, text); /* it may have gone by itself */
+		}
+		mysql_free_result(result);
+	}
+	mysql_close(killer);
+}
+
+static bool run_server_command(const char *command, const char *arguments)
+{
+	char text[2000];
+	bool done;
+
+	snprintf(text, sizeof(text), "bash '%s' %s '%s' %s >/dev/null 2>&1", getenv("KS_TEST_SERVERS"), command,
+		 getenv("KS_TEST_MARIADB_DIR"), arguments);
+	done = system(text) == 0;
+	if (!done)
+		printf("# failed: %s\n", text);
+	return done;
+}
+
+static void crash_server(unsigned *seed)
+{
+	pause_ms(rand_r(seed) % 300);
+	run_server_command("my_kill", "");
+	run_server_command("my_start", "");
+}
+
+static void restart_server(unsigned *seed)
+{
+	pause_ms(rand_r(seed) % 300);
+	run_server_command("my_restart", "");
+}
+
+/* Who wrote the entry at a position? 0: nobody. */
+static bool take_writer_and_batch(void *ctx, const struct sqlb_row *row)
+{
+	int64_t *found = ctx;
+
+	found[0] = row->writer;
+	found[1] = row->batch;
+	return true;
+}
+
+struct tally {
+	int done, doubts, landed, away, conflicts;
+};
+
+/*
+ * What log/writer.c does, in small: DOUBT, AWAY and a conflict with nobody are answered by the same batch again, a conflict with
+ * itself means that it had landed. False: something that must not happen.
+ */
+static bool append_until_settled(struct sqlb_conn *conn, int64_t position, struct tally *tally)
+{
+	struct sqlb_loc loc = {position, 0};
+	enum sqlb_outcome outcome;
+	int64_t found[2] = {0};
+
+	for (;;) {
+		outcome = position % 4 ? append_as(conn, position, 42, position)
+				       : append_with_lease(conn, position, 42, position);
+		tally->doubts += outcome == SQLB_DOUBT;
+		tally->away += outcome == SQLB_AWAY;
+		tally->conflicts += outcome == SQLB_CONFLICT;
+		if (outcome == SQLB_OK || outcome == SQLB_BROKEN)
+			break;
+		if (outcome == SQLB_AWAY)
+			pause_ms(5);
+		if (outcome != SQLB_CONFLICT)
+			continue;
+		while (ops->read_at(conn, &loc, 1, take_writer_and_batch, found, &err) == SQLB_AWAY)
+			pause_ms(5);
+		if (found[0] == 0)
+			continue;
+		tally->landed++;
+		if (found[0] != 42 || found[1] != position) {
+			printf("# position %lld has %lld/%lld\n", (long long)position, (long long)found[0],
+			       (long long)found[1]);
+			return false;
+		}
+		outcome = SQLB_OK;
+		break;
+	}
+	if (outcome != SQLB_OK)
+		printf("# %s %s\n", sqlb_outcome_name(outcome), err.text);
+	tally->done += outcome == SQLB_OK;
+	return outcome == SQLB_OK;
+}
+
+/* Every batch must be in the log once, in order. */
+static void check_tally(const struct tally *tally, int least, int disturbances)
+{
+	char expected[100];
+
+	printf("# %d appends, %d disturbances, %d doubts, %d away, %d conflicts, %d had landed\n", tally->done,
+	       disturbances, tally->doubts, tally->away, tally->conflicts, tally->landed);
+	CU_ASSERT_TRUE(tally->done >= least);
+	snprintf(expected, sizeof(expected), "%d/1/%d", tally->done, tally->done);
+	CU_ASSERT_STRING_EQUAL(sql("SELECT CONCAT(COUNT(*), '/', MIN(position), '/', MAX(position)) FROM kineshim_log "
+				   "WHERE batch = position AND writer = 42 AND position > 0"),
+			       expected);
+}
+
+static void append_through_disturbance(void (*disturb)(unsigned *seed), int batches, int least_disturbances)
+{
+	struct side side = begin();
+	struct disturber disturber = {.disturb = disturb};
+	struct tally tally = {0};
+
+	pthread_create(&disturber.thread, NULL, disturb_now_and_then, &disturber);
+	for (int64_t position = 1; position <= batches || atomic_load(&disturber.times) < least_disturbances;
+	     position++)
+		if (!append_until_settled(side.conn, position, &tally))
+			break;
+	atomic_store(&disturber.stop, true);
+	pthread_join(disturber.thread, NULL);
+	mysql_close(raw);
+	raw = root_connect();
+	use_database();
+	CU_ASSERT_TRUE(tally.doubts + tally.away > 0);
+	check_tally(&tally, batches, disturber.times);
+	end(&side);
+}
+
+/* Here the server lives, and goes on with what it was asked, or is asked later. */
+static void connections_cut_during_appends_lose_and_double_nothing(void)
+{
+	struct side side = begin(), cut;
+	struct tally tally = {0};
+	struct cut_proxy *proxy;
+	char through[URL_MAX];
+	int at_port, cuts;
+
+	proxy = cut_proxy_start(port, 60, 20260, &at_port);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(proxy);
+	url_at(through, "kineshim", at_port, "");
+	cut = side_open(through);
+	for (int64_t position = 1; tally.doubts < 50 && position < 100000; position++)
+		if (!append_until_settled(cut.conn, position, &tally))
+			break;
+	side_close(&cut);
+	cuts = cut_proxy_stop(proxy);
+	CU_ASSERT_TRUE(tally.landed > 0 && tally.doubts >= 50);
+	check_tally(&tally, 50, cuts);
+	end(&side);
+}
+
+static void sessions_ended_during_appends_lose_and_double_nothing(void)
+{
+	append_through_disturbance(end_session, 300, 60);
+}
+
+static void crashes_of_the_server_during_appends_lose_and_double_nothing(void)
+{
+	append_through_disturbance(crash_server, 200, 2);
+}
+
+static void restarts_of_the_server_during_appends_lose_and_double_nothing(void)
+{
+	append_through_disturbance(restart_server, 200, 2);
+}
+
+static void a_session_that_ended_while_idle_is_replaced_without_doubt(void)
+{
+	struct side side = begin();
+	unsigned long id;
+	char text[120];
+
+	OK(append_as(side.conn, 1, 1, 1));
+	for (int64_t position = 2; position < 8; position++) {
+		id = mysql_thread_id(side.conn->mysql);
+		snprintf(text, sizeof(text), "KILL %lu", id);
+		sql(text);
+		snprintf(text, sizeof(text), "SELECT COUNT(*) FROM information_schema.processlist WHERE id = %lu", id);
+		while (strcmp(sql(text), "0") != 0)
+			pause_ms(2);
+		pause_ms(10);
+		OK(append_as(side.conn, position, 1, position));
+	}
+	side_close(&side);
+	/* Idle for too long, as the server sees it. */
+	sql("SET GLOBAL wait_timeout = 1");
+	side = side_open(url);
+	OK(append_as(side.conn, 8, 1, 8));
+	if (is_mariadb()) /* on MySQL the session sets it, for want of something better */
+		pause_ms(2200);
+	OK(append_as(side.conn, 9, 1, 9));
+	sql("SET GLOBAL wait_timeout = DEFAULT");
+	end(&side);
+}
+
+/* ---- what the server refuses ---- */
+
+static void a_read_only_server_is_away_and_can_be_read(void)
+{
+	struct side side = begin(), reader;
+	uint64_t id, same_id;
+
+	OK(ops->migrate(side.conn, &id, &err));
+	OK(append_as(side.conn, 1, 1, 1));
+	sql("SET GLOBAL read_only = 1");
+	reader = side_open(url);
+	OK(ops->migrate(reader.conn, &same_id, &err));
+	CU_ASSERT_EQUAL(id, same_id);
+	CU_ASSERT_EQUAL(append_as(reader.conn, 2, 1, 2), SQLB_AWAY);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "read-only"));
+	CU_ASSERT_EQUAL(append_with_lease(reader.conn, 2, 1, 2), SQLB_AWAY);
+	CU_ASSERT_EQUAL(head_of(reader.conn), 1);
+	sql("SET GLOBAL read_only = 0");
+	OK(append_as(reader.conn, 2, 1, 2));
+	side_close(&reader);
+	end(&side);
+}
+
+static void a_lock_held_by_somebody_else_is_away_and_nothing_happened(void)
+{
+	struct side side = begin();
+	struct sqlb_loc loc = {1, 0};
+	int64_t start_ms;
+
+	OK(append_as(side.conn, 1, 1, 1));
+	OK(append_as(side.conn, 2, 1, 2));
+	sql("START TRANSACTION");
+	sql("SELECT * FROM kineshim_log WHERE position = 0 FOR UPDATE");
+	start_ms = now_ms();
+	CU_ASSERT_EQUAL(append_as(side.conn, 3, 1, 3), SQLB_AWAY);
+	CU_ASSERT_TRUE(now_ms() - start_ms < 9000);
+	OK(ops->trim(side.conn, &loc, 1, &err)); /* waits for no append */
+	CU_ASSERT_EQUAL(head_of(side.conn), 2);
+	sql("COMMIT");
+	OK(append_as(side.conn, 3, 1, 3));
+	CU_ASSERT_EQUAL(count_rows(), 2);
+	end(&side);
+}
+
+static void a_lost_column_table_or_right_is_broken_and_can_be_mended(void)
+{
+	struct side side = begin();
+	struct sqlb_lease lease = {.id = 1};
+
+	OK(append_as(side.conn, 1, 1, 1));
+	sql("ALTER TABLE kineshim_log CHANGE payload `load` LONGBLOB");
+	CU_ASSERT_EQUAL(append_as(side.conn, 2, 1, 2), SQLB_BROKEN);
+	CU_ASSERT_EQUAL(append_as(side.conn, 2, 1, 2), SQLB_BROKEN);
+	sql("ALTER TABLE kineshim_log CHANGE `load` payload LONGBLOB");
+	OK(append_as(side.conn, 2, 1, 2));
+	sql("RENAME TABLE kineshim_lease TO lost");
+	CU_ASSERT_EQUAL(ops->lease_touch(side.conn, &lease, 1, &err), SQLB_BROKEN);
+	sql("RENAME TABLE lost TO kineshim_lease");
+	OK(ops->lease_touch(side.conn, &lease, 1, &err));
+	sqlf("REVOKE INSERT ON %s.* FROM kineshim@'%%'", database);
+	side_close(&side);
+	side = side_open(url);
+	CU_ASSERT_EQUAL(append_as(side.conn, 3, 1, 3), SQLB_BROKEN);
+	CU_ASSERT_EQUAL(head_of(side.conn), 2);
+	sqlf("GRANT INSERT ON %s.* TO kineshim@'%%'", database);
+	/* A session keeps the rights that it found; BROKEN ends it. */
+	(void)append_as(side.conn, 3, 1, 3);
+	CU_ASSERT_NOT_EQUAL(append_as(side.conn, 3, 1, 3), SQLB_BROKEN);
+	CU_ASSERT_EQUAL(head_of(side.conn), 3);
+	end(&side);
+}
+
+static void a_trigger_that_refuses_rows_is_broken(void)
+{
+	struct side side = begin();
+
+	OK(append_as(side.conn, 1, 1, 1));
+	sql("CREATE TRIGGER refuse BEFORE INSERT ON kineshim_log FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT "
+	    "= 'no'");
+	CU_ASSERT_EQUAL(append_as(side.conn, 2, 1, 2), SQLB_BROKEN);
+	CU_ASSERT_EQUAL(count_rows(), 1);
+	sql("DROP TRIGGER refuse");
+	OK(append_as(side.conn, 2, 1, 2));
+	end(&side);
+}
+
+static void few_rights_are_enough(void)
+{
+	struct side owner = begin(), side;
+	struct sqlb_size size;
+	struct sqlb_loc loc = {1, 0};
+	char poor[URL_MAX];
+	uint64_t id;
+
+	side_close(&owner);
+	sqlf("DROP DATABASE %s", database);
+	sqlf("CREATE DATABASE %s", database);
+	use_database();
+	sql("CREATE USER IF NOT EXISTS poor@'%' IDENTIFIED BY '" PASSWORD "'");
+	sqlf("GRANT SELECT, INSERT, UPDATE, DELETE, CREATE ON %s.* TO poor@'%%'", database);
+	url_at(poor, "poor", port, "");
+	side = side_open(poor);
+	OK(ops->migrate(side.conn, &id, &err)); /* without the view */
+	CU_ASSERT_STRING_EQUAL(sql("SELECT COUNT(*) FROM information_schema.views WHERE table_schema = DATABASE()"),
+			       "0");
+	OK(append_as(side.conn, 1, 1, 1));
+	OK(append_with_lease(side.conn, 2, 1, 2));
+	OK(ops->trim(side.conn, &loc, 1, &err));
+	OK(ops->size(side.conn, &size, &err));
+	CU_ASSERT_TRUE(size.allocated > 0);
+	OK(ops->defragment(side.conn, true, &err));
+	CU_ASSERT_EQUAL(head_of(side.conn), 2);
+	sqlf("GRANT CREATE VIEW ON %s.* TO poor@'%%'", database);
+	side_close(&side);
+	side = side_open(poor);
+	OK(ops->migrate(side.conn, &id, &err)); /* and now with it */
+	CU_ASSERT_STRING_EQUAL(sql("SELECT COUNT(*) FROM kineshim_live"), "1");
+	sql("DROP USER poor@'%'");
+	end(&side);
+}
+
+/* ---- strange settings ---- */
+
+static void no_setting_of_the_server_matters(void)
+{
+	static const char *const settings[] = {
+		"SET GLOBAL sql_mode = "
+		"'ANSI_QUOTES,PIPES_AS_CONCAT,NO_BACKSLASH_ESCAPES,NO_UNSIGNED_SUBTRACTION,HIGH_NOT_PRECEDENCE,"
+		"ERROR_FOR_DIVISION_BY_ZERO,PAD_CHAR_TO_FULL_LENGTH'",
+		"SET GLOBAL sql_mode = ''",
+		"SET GLOBAL autocommit = 0",
+		"SET GLOBAL sql_select_limit = 3",
+		"SET GLOBAL completion_type = 'CHAIN'",
+		"SET GLOBAL time_zone = '+05:00'",
+		"SET GLOBAL character_set_server = latin1",
+		"SET GLOBAL TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+		"SET GLOBAL TRANSACTION ISOLATION LEVEL READ UNCOMMITTED",
+		"SET GLOBAL innodb_snapshot_isolation = 1", /* not everywhere */
+		"SET GLOBAL innodb_snapshot_isolation = 0",
+	};
+	struct side side = begin();
+	int64_t position = 1;
+
+	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
+		struct sqlb_lease lease = {.id = 1};
+		const int64_t gone = 1;
+		struct sqlb_loc loc;
+		struct sqlb_row row;
+		int64_t seen[2] = {0};
+		uint64_t id;
+		bool more;
+
+		if (strstr(settings[i], "snapshot") && mysql_query(raw, settings[i]) != 0)
+			continue;
+		sql(settings[i]);
+		side_close(&side);
+		side = side_open(url);
+		OK(ops->migrate(side.conn, &id, &err));
+		for (int n = 0; n < 6; n++, position++)
+			OK(append_as(side.conn, position, 1, position));
+		lease.id = position;
+		OK(append_with_lease(side.conn, position, 1, position));
+		OK(ops->lease_read(side.conn, &lease, 1, &err));
+		CU_ASSERT_TRUE(lease.found && lease.remaining_ms > 55000 && lease.remaining_ms <= 60000);
+		OK(ops->lease_refresh_all(side.conn, &err));
+		CU_ASSERT_EQUAL(append_as(side.conn, position, 1, 99), SQLB_CONFLICT);
+		position++;
+		row = row_of(position, 1, position);
+		OK(append_this(side.conn,
+			       (struct sqlb_append){
+				       .rows = &row, .row_count = 1, .leases_gone = &gone, .leases_gone_count = 1}));
+		loc = (struct sqlb_loc){position - 2, 0};
+		OK(ops->trim(side.conn, &loc, 1, &err));
+		OK(ops->read_rows(side.conn, position - 8, -1, SIZE_MAX, take_writer_and_batch, seen, &more, &err));
+		CU_ASSERT_EQUAL(seen[1], position);
+		position++;
+	}
+	CU_ASSERT_EQUAL(count_rows(), position - 1 - (position - 1) / 8);
+	CU_ASSERT_STRING_EQUAL(
+		sql("SELECT ABS(TIMESTAMPDIFF(SECOND, MAX(created_at), UTC_TIMESTAMP())) < 60 FROM kineshim_log"), "1");
+	sql("SET GLOBAL sql_mode = DEFAULT, GLOBAL autocommit = 1, GLOBAL sql_select_limit = DEFAULT, GLOBAL "
+	    "completion_type = DEFAULT, "
+	    "GLOBAL time_zone = DEFAULT, GLOBAL character_set_server = DEFAULT");
+	sql("SET GLOBAL TRANSACTION ISOLATION LEVEL REPEATABLE READ");
+	end(&side);
+}
+
+static bool sum_rows(void *ctx, const struct sqlb_row *row)
+{
+	size_t *sums = ctx;
+
+	sums[0]++;
+	sums[1] += row->value.size;
+	return true;
+}
+
+static void a_small_packet_splits_batches_and_refuses_what_never_fits(void)
+{
+	enum { ROWS = 300, BYTES = 20000, HUGE = 3 << 20 };
+	struct side side = begin();
+	struct sqlb_row rows[ROWS], row;
+	uint8_t *value = calloc(1, HUGE);
+	size_t sums[2] = {0};
+	bool more;
+
+	sql("SET GLOBAL max_allowed_packet = 1048576");
+	side_close(&side);
+	side = side_open(url);
+	for (int i = 0; i < ROWS; i++) {
+		rows[i] = row_of(i + 1, 1, i + 1);
+		rows[i].value = ks_slice_of(value, BYTES);
+	}
+	OK(append_this(side.conn, (struct sqlb_append){.rows = rows, .row_count = ROWS}));
+	row = row_of(ROWS + 1, 1, 1);
+	row.value = ks_slice_of(value, 1048576 - 1024);
+	OK(append_this(side.conn, (struct sqlb_append){.rows = &row, .row_count = 1}));
+	for (size_t size = 1048576 - 1024; size <= 1048576 + 1024; size += 64) {
+		enum sqlb_outcome outcome;
+
+		row = row_of(head_of(side.conn) + 1, 1, 1);
+		row.value = ks_slice_of(value, size);
+		outcome = append_this(side.conn, (struct sqlb_append){.rows = &row, .row_count = 1});
+		CU_ASSERT_TRUE(outcome == SQLB_OK || outcome == SQLB_BROKEN);
+		if (outcome == SQLB_BROKEN)
+			CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "max_allowed_packet of 1048576: raise it"));
+		CU_ASSERT_EQUAL(head_of(side.conn), row.position - (outcome == SQLB_BROKEN));
+	}
+	row = row_of(head_of(side.conn) + 1, 1, 1);
+	row.value = ks_slice_of(value, HUGE);
+	CU_ASSERT_EQUAL(append_this(side.conn, (struct sqlb_append){.rows = &row, .row_count = 1}), SQLB_BROKEN);
+	OK(append_as(side.conn, row.position, 1, 1)); /* the connection is as good as before */
+	OK(ops->read_rows(side.conn, 0, ROWS, SIZE_MAX, sum_rows, sums, &more, &err));
+	CU_ASSERT_EQUAL(sums[0], ROWS);
+	CU_ASSERT_EQUAL(sums[1], (size_t)ROWS * BYTES);
+	sql("SET GLOBAL max_allowed_packet = 16777216");
+	free(value);
+	end(&side);
+}
+
+/* ---- the tables ---- */
+
+static void keys_are_bytes_and_are_shown_to_people(void)
+{
+	uint8_t all[256];
+	struct sqlb_row rows[5];
+	struct side side = begin();
+
+	for (int i = 0; i < 256; i++)
+		all[i] = (uint8_t)i;
+	for (int i = 0; i < 5; i++)
+		rows[i] = row_of(i + 1, 1, 1);
+	rows[0].key = ks_slice_of(all, 256);
+	rows[1].key = ks_slice_str("caf\xc3\xa9");
+	rows[1].value = ks_slice_str("\xff");
+	rows[2].key = ks_slice_str("Key");
+	rows[3].key = ks_slice_str("key");
+	rows[4].key = ks_slice_str("key ");
+	OK(append_this(side.conn, (struct sqlb_append){.rows = rows, .row_count = 5}));
+	CU_ASSERT_STRING_EQUAL(sql("SELECT COUNT(*) FROM kineshim_live"), "5");
+	CU_ASSERT_STRING_EQUAL(sql("SELECT value FROM kineshim_live WHERE mod_revision = 3"), "0xFF");
+	CU_ASSERT_STRING_EQUAL(sql("SELECT HEX(`key`) FROM kineshim_live WHERE mod_revision = 3"), "636166C3A9");
+	CU_ASSERT_STRING_EQUAL(
+		sql("SELECT CONCAT(HEX(`key`) = SUBSTR((SELECT `key` FROM kineshim_live WHERE mod_revision = 2), 3), "
+		    "LENGTH(`key`)) FROM kineshim_log WHERE position = 1"),
+		"1256");
+	end(&side);
+}
+
+static void what_a_crash_left_of_making_the_tables_is_finished(void)
+{
+	static const char *const damages[] = {"DROP TABLE kineshim_member", "DROP TABLE kineshim_duty",
+					      "DROP TABLE kineshim_lease", "DROP TABLE kineshim_log", "SELECT 1"};
+	struct side side = begin();
+	uint64_t before, after;
+
+	OK(ops->migrate(side.conn, &before, &err));
+	sql("DROP VIEW kineshim_live");
+	for (size_t i = 0; i < sizeof(damages) / sizeof(damages[0]); i++) {
+		for (size_t d = 0; d <= i; d++)
+			if (mysql_query(raw, damages[d]) == 0)
+				mysql_free_result(mysql_store_result(raw));
+		sql("DELETE FROM kineshim_meta");
+		OK(ops->migrate(side.conn, &after, &err));
+		CU_ASSERT_TRUE(after != 0 && after != before);
+		CU_ASSERT_EQUAL(head_of(side.conn), 0);
+		OK(append_as(side.conn, 1, 1, 1));
+		OK(ops->trim(side.conn, &(struct sqlb_loc){1, 0}, 1, &err));
+		sql("UPDATE kineshim_log SET revision = 0, writer = 0, batch = 0 WHERE position = 0");
+	}
+	sql("ALTER TABLE kineshim_log COMMENT = 'mine'");
+	sql("DELETE FROM kineshim_meta");
+	CU_ASSERT_EQUAL(ops->migrate(side.conn, &after, &err), SQLB_BROKEN);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "kineshim_log"));
+	end(&side);
+}
+
+/* Rows that were taken away by hand, as a database that lost its tail has them. */
+static void the_gate_follows_a_log_that_was_changed_by_hand(void)
+{
+	struct side side = begin();
+
+	for (int64_t position = 1; position <= 5; position++)
+		OK(append_as(side.conn, position, 1, position));
+	sql("DELETE FROM kineshim_log WHERE position > 3");
+	CU_ASSERT_EQUAL(append_as(side.conn, 6, 1, 6), SQLB_OK); /* the gate knows no better; so says the next look */
+	sql("DELETE FROM kineshim_log WHERE position > 3");
+	CU_ASSERT_EQUAL(append_as(side.conn, 4, 2, 1), SQLB_CONFLICT);
+	CU_ASSERT_EQUAL(append_as(side.conn, 4, 2, 1), SQLB_CONFLICT);
+	OK(append_as(side.conn, 4, 2, 1));
+	CU_ASSERT_EQUAL(head_of(side.conn), 4);
+	sql("INSERT INTO kineshim_log SELECT 5, sub, `rows`, kind, revision, `key`, value, create_revision, version, "
+	    "lease, payload, "
+	    "writer, batch, created_at FROM kineshim_log WHERE position = 4");
+	CU_ASSERT_EQUAL(append_as(side.conn, 5, 2, 2), SQLB_CONFLICT);
+	CU_ASSERT_EQUAL(append_as(side.conn, 6, 2, 2), SQLB_CONFLICT);
+	CU_ASSERT_EQUAL(append_as(side.conn, 6, 2, 2), SQLB_CONFLICT);
+	OK(append_as(side.conn, 6, 2, 2));
+	sql("DELETE FROM kineshim_log");
+	CU_ASSERT_EQUAL(append_as(side.conn, 7, 2, 3), SQLB_BROKEN);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "position 0"));
+	end(&side);
+}
+
+/* ---- several at once ---- */
+
+struct racer {
+	struct side side;
+	int64_t writer;
+	int64_t until;
+	int won;
+	enum sqlb_outcome last;
+};
+
+static void *race(void *arg)
+{
+	struct racer *racer = arg;
+	int64_t applied = 0, batch = 0;
+
+	while (applied < racer->until && (racer->last == SQLB_OK || racer->last == SQLB_CONFLICT)) {
+		append_fn *append = batch % 3 ? append_as : append_with_lease;
+
+		racer->last = append(racer->side.conn, applied + 1, racer->writer, ++batch);
+		if (racer->last == SQLB_OK) {
+			applied++;
+			racer->won++;
+		} else if (racer->last == SQLB_CONFLICT) {
+			struct sqlb_head head;
+
+			if (ops->read_head(racer->side.conn, &head, &err) == SQLB_OK)
+				applied = head.position;
+		}
+	}
+	return NULL;
+}
+
+/* Takes rows away right behind the appends: what was taken and trimmed must still be refused. */
+static void *trim_behind(void *arg)
+{
+	struct racer *racer = arg;
+	int64_t trimmed = 0;
+
+	while (trimmed < racer->until - 2 && racer->last == SQLB_OK) {
+		struct sqlb_head head;
+
+		racer->last = ops->read_head(racer->side.conn, &head, &err);
+		for (; racer->last == SQLB_OK && trimmed < head.position - 1; trimmed++)
+			racer->last = ops->trim(racer->side.conn, &(struct sqlb_loc){trimmed + 1, 0}, 1, &err);
+	}
+	return NULL;
+}
+
+static void racing_appenders_and_a_trim_leave_no_gap(void)
+{
+	struct side side = begin();
+	struct racer racers[5];
+	pthread_t threads[5];
+	int won = 0;
+
+	for (int i = 0; i < 5; i++) {
+		racers[i] = (struct racer){.side = side_open(url), .writer = i + 1, .until = 400};
+		pthread_create(&threads[i], NULL, i < 4 ? race : trim_behind, &racers[i]);
+	}
+	for (int i = 0; i < 5; i++) {
+		pthread_join(threads[i], NULL);
+		if (racers[i].last != SQLB_OK && racers[i].last != SQLB_CONFLICT)
+			printf("# racer %d: %s\n", i, sqlb_outcome_name(racers[i].last));
+		CU_ASSERT_TRUE(racers[i].last == SQLB_OK || racers[i].last == SQLB_CONFLICT);
+		won += racers[i].won;
+		side_close(&racers[i].side);
+	}
+	CU_ASSERT_EQUAL(won, head_of(side.conn));
+	end(&side);
+}
+
+struct wait_call {
+	struct sqlb_conn *conn;
+	int64_t after;
+	enum sqlb_outcome outcome;
+	int64_t ended_ms;
+	pthread_t thread;
+};
+
+static void *wait_once(void *arg)
+{
+	struct wait_call *call = arg;
+
+	call->outcome = ops->wait_for_change(call->conn, call->after, 10000, &err);
+	call->ended_ms = now_ms();
+	return NULL;
+}
+
+static void a_wait_is_prompt_after_activity_and_survives_its_session(void)
+{
+	struct side side = begin(), waiter = side_open(url);
+	struct wait_call call = {.conn = waiter.conn};
+	char text[60];
+	int64_t least_ms = 10000;
+
+	for (int64_t position = 1; position <= 10; position++) {
+		int64_t start_ms;
+
+		call.after = position - 1;
+		pthread_create(&call.thread, NULL, wait_once, &call);
+		pause_ms(10);
+		OK(append_as(side.conn, position, 1, position));
+		start_ms = now_ms();
+		pthread_join(call.thread, NULL);
+		OK(call.outcome);
+		if (call.ended_ms - start_ms < least_ms)
+			least_ms = call.ended_ms - start_ms;
+	}
+	CU_ASSERT_TRUE(least_ms < 20);
+	call.after = 10;
+	pthread_create(&call.thread, NULL, wait_once, &call);
+	snprintf(text, sizeof(text), "KILL %lu", mysql_thread_id(waiter.conn->mysql));
+	sql(text);
+	pause_ms(20);
+	OK(append_as(side.conn, 11, 1, 11));
+	pthread_join(call.thread, NULL);
+	CU_ASSERT_TRUE(call.outcome == SQLB_OK || call.outcome == SQLB_AWAY);
+	side_close(&waiter);
+	end(&side);
+}
+
+/* ---- TLS ---- */
+
+/* The files of a CA and, signed by it, of a server that is 127.0.0.1, and of a client; and another CA. */
+static bool make_certificates(const char *dir)
+{
+	char text[3000];
+
+	snprintf(text, sizeof(text),
+		 "exec >/dev/null 2>&1; cd '%s' && for ca in ca other; do openssl req -x509 -newkey ec -pkeyopt "
+		 "ec_paramgen_curve:prime256v1 "
+		 "-nodes -days 2 "
+		 "-subj /CN=$ca -keyout $ca.key -out $ca.pem; done && "
+		 "for who in server client; do openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes "
+		 "-subj /CN=$who "
+		 "-keyout $who.key -out $who.csr && "
+		 "printf 'subjectAltName=IP:127.0.0.1\\n' >san && "
+		 "openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out "
+		 "$who.pem; done && "
+		 "chmod a+r *.key",
+		 dir);
+	return system(text) == 0;
+}
+
+/* A read with these parameters, in which ~ stands for the folder of the certificates. */
+static enum sqlb_outcome head_over(const char *parameters, const char *dir, const char *user, const char *host)
+{
+	struct sqlb_head head;
+	enum sqlb_outcome outcome;
+	char of[URL_MAX];
+	struct side side;
+	size_t size;
+
+	snprintf(of, sizeof(of), "mysql://%s:%s@tcp(%s:%d)/%s", user, PASSWORD, host, port, database);
+	for (; *parameters; parameters++) {
+		size = strlen(of);
+		if (*parameters == '~')
+			snprintf(of + size, sizeof(of) - size, "%s", dir);
+		else
+			snprintf(of + size, sizeof(of) - size, "%c", *parameters);
+	}
+	side = side_open(of);
+	outcome = ops->read_head(side.conn, &head, &err);
+	side_close(&side);
+	return outcome;
+}
+
+static void tls_is_verified_unless_it_is_told_not_to_be(void)
+{
+	static const struct {
+		const char *form, *host;
+		enum sqlb_outcome required, optional; /* when the server insists on TLS, and when it does not */
+	} cases[] = {
+		{"?tls=false", "127.0.0.1", SQLB_AWAY, SQLB_OK},
+		{"?tls=preferred", "127.0.0.1", SQLB_OK, SQLB_OK},
+		{"?tls=skip-verify", "127.0.0.1", SQLB_OK, SQLB_OK},
+		{"?tls=true", "127.0.0.1", SQLB_AWAY, SQLB_AWAY}, /* nobody of the system's knows it */
+		{"?tls=true&ssl-ca=~/ca.pem", "127.0.0.1", SQLB_OK, SQLB_OK},
+		{"?ssl-ca=~/ca.pem", "127.0.0.1", SQLB_OK, SQLB_OK},
+		{"?ssl-ca=~/other.pem", "127.0.0.1", SQLB_AWAY, SQLB_AWAY},
+		{"?ssl-ca=~/nothing.pem", "127.0.0.1", SQLB_AWAY, SQLB_AWAY},
+		{"?ssl-ca=~/ca.pem", "localhost", SQLB_AWAY, SQLB_AWAY}, /* not its name */
+	};
+	struct side side = begin();
+	char dir[] = "/tmp/ks-mysql-tls-XXXXXX", text[800];
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(dir));
+	CU_ASSERT_EQUAL(chmod(dir, 0755), 0);
+	CU_ASSERT_TRUE_FATAL(make_certificates(dir));
+	CU_ASSERT_EQUAL(head_over("?tls=preferred", dir, "kineshim", "127.0.0.1"),
+			SQLB_OK); /* whatever the server has */
+	mysql_close(raw);
+	snprintf(text, sizeof(text), "--ssl-ca=%s/ca.pem --ssl-cert=%s/server.pem --ssl-key=%s/server.key", dir, dir,
+		 dir);
+	run_server_command("my_stop", "");
+	CU_ASSERT_TRUE_FATAL(run_server_command("my_start", text));
+	raw = root_connect();
+	use_database();
+	for (int required = 0; required < 2; required++) {
+		sql(required ? "SET GLOBAL require_secure_transport = 1" : "SET GLOBAL require_secure_transport = 0");
+		for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+			enum sqlb_outcome outcome = head_over(cases[i].form, dir, "kineshim", cases[i].host);
+
+			if (outcome != (required ? cases[i].required : cases[i].optional))
+				printf("# %s at %s: %s %s\n", cases[i].form, cases[i].host, sqlb_outcome_name(outcome),
+				       err.text);
+			CU_ASSERT_EQUAL(outcome, required ? cases[i].required : cases[i].optional);
+		}
+	}
+	sql("SET GLOBAL require_secure_transport = 0");
+	sql("CREATE USER certified@'%' IDENTIFIED BY '" PASSWORD "' REQUIRE X509");
+	sqlf("GRANT ALL ON %s.* TO certified@'%%'", database);
+	CU_ASSERT_EQUAL(head_over("?ssl-ca=~/ca.pem", dir, "certified", "127.0.0.1"), SQLB_AWAY);
+	CU_ASSERT_EQUAL(
+		head_over("?ssl-ca=~/ca.pem&ssl-cert=~/client.pem&ssl-key=~/client.key", dir, "certified", "127.0.0.1"),
+		SQLB_OK);
+	sql("DROP USER certified@'%'");
+	snprintf(text, sizeof(text), "?ssl-ca=%s/ca.pem", dir);
+	side_close(&side);
+	url_at(url, "kineshim", port, text);
+	side = side_open(url);
+	OK(append_as(side.conn, 1, 1, 1));
+	OK(append_as(side.conn, 2, 1, 2));
+	CU_ASSERT_PTR_NOT_NULL(mysql_get_ssl_cipher(side.conn->mysql));
+	end(&side);
+	snprintf(text, sizeof(text), "rm -rf '%s'", dir);
+	CU_ASSERT_EQUAL(system(text), 0);
+	run_server_command("my_restart", "");
+}
+
+static const struct tap_test tests[] = {
+	{"urls_say_where_and_who", urls_say_where_and_who},
+	{"a_bad_url_is_refused_without_its_secret", a_bad_url_is_refused_without_its_secret},
+	{"both_schemes_and_a_socket_work", both_schemes_and_a_socket_work},
+	{"an_unreachable_server_is_away", an_unreachable_server_is_away},
+	{"a_wrong_password_is_away_and_not_told", a_wrong_password_is_away_and_not_told},
+	{"a_listener_that_never_answers_is_away", a_listener_that_never_answers_is_away},
+	{"a_server_that_stops_answering_leaves_doubt_that_can_be_settled",
+	 a_server_that_stops_answering_leaves_doubt_that_can_be_settled},
+	{"an_append_cut_at_any_byte_loses_and_doubles_nothing", an_append_cut_at_any_byte_loses_and_doubles_nothing},
+	{"a_transaction_cut_at_any_byte_loses_and_doubles_nothing",
+	 a_transaction_cut_at_any_byte_loses_and_doubles_nothing},
+	{"sessions_ended_during_appends_lose_and_double_nothing",
+	 sessions_ended_during_appends_lose_and_double_nothing},
+	{"connections_cut_during_appends_lose_and_double_nothing",
+	 connections_cut_during_appends_lose_and_double_nothing},
+	{"crashes_of_the_server_during_appends_lose_and_double_nothing",
+	 crashes_of_the_server_during_appends_lose_and_double_nothing},
+	{"restarts_of_the_server_during_appends_lose_and_double_nothing",
+	 restarts_of_the_server_during_appends_lose_and_double_nothing},
+	{"a_session_that_ended_while_idle_is_replaced_without_doubt",
+	 a_session_that_ended_while_idle_is_replaced_without_doubt},
+	{"a_read_only_server_is_away_and_can_be_read", a_read_only_server_is_away_and_can_be_read},
+	{"a_lock_held_by_somebody_else_is_away_and_nothing_happened",
+	 a_lock_held_by_somebody_else_is_away_and_nothing_happened},
+	{"a_lost_column_table_or_right_is_broken_and_can_be_mended",
+	 a_lost_column_table_or_right_is_broken_and_can_be_mended},
+	{"a_trigger_that_refuses_rows_is_broken", a_trigger_that_refuses_rows_is_broken},
+	{"few_rights_are_enough", few_rights_are_enough},
+	{"no_setting_of_the_server_matters", no_setting_of_the_server_matters},
+	{"a_small_packet_splits_batches_and_refuses_what_never_fits",
+	 a_small_packet_splits_batches_and_refuses_what_never_fits},
+	{"keys_are_bytes_and_are_shown_to_people", keys_are_bytes_and_are_shown_to_people},
+	{"what_a_crash_left_of_making_the_tables_is_finished", what_a_crash_left_of_making_the_tables_is_finished},
+	{"the_gate_follows_a_log_that_was_changed_by_hand", the_gate_follows_a_log_that_was_changed_by_hand},
+	{"racing_appenders_and_a_trim_leave_no_gap", racing_appenders_and_a_trim_leave_no_gap},
+	{"a_wait_is_prompt_after_activity_and_survives_its_session",
+	 a_wait_is_prompt_after_activity_and_survives_its_session},
+	{"tls_is_verified_unless_it_is_told_not_to_be", tls_is_verified_unless_it_is_told_not_to_be},
+	{NULL, NULL},
+};
+
+int main(int argc, char **argv)
+{
+	const char *top = getenv("top_srcdir");
+	char wrapper[1000];
+
+	(void)argc;
+	if (!getenv("KS_TEST_MARIADB_SUPER_URL") || !getenv("KS_TEST_SERVERS")) {
+		snprintf(wrapper, sizeof(wrapper), "%s/tests/lib/with-mariadb", top ? top : ".");
+		execl(wrapper, wrapper, argv[0], (char *)NULL);
+		printf("1..0 # SKIP cannot run %s\n", wrapper);
+		return 77;
+	}
+	port = (int)strtol(getenv("KS_TEST_MARIADB_PORT"), NULL, 10);
+	return tap_run("mysql", tests);
+}
