@@ -11,8 +11,10 @@ import statistics
 import sys
 from xml.sax.saxutils import escape
 
-TARGETS = ["etcd", "sqlite", "postgres"]
-TITLES = {"etcd": "etcd", "sqlite": "kineshim, SQLite", "postgres": "kineshim, PostgreSQL"}
+TARGETS = ["etcd", "sqlite", "postgres", "mariadb"]
+OURS = TARGETS[1:]
+TITLES = {"etcd": "etcd", "sqlite": "kineshim, SQLite", "postgres": "kineshim, PostgreSQL",
+          "mariadb": "kineshim, MariaDB"}
 
 # name, what it is, value in the result, unit, more is better, goals as ratios to etcd (None: none)
 ROWS = [
@@ -71,7 +73,7 @@ def measure(results):
             if keys and keys[0] != 1000000:
                 row["title"] = title.replace("1,000,000", f"{keys[0]:,}")
         row["spreads"] = spreads
-        for target in ("sqlite", "postgres"):
+        for target in OURS:
             if target not in medians:
                 continue
             if medians.get("etcd"):
@@ -110,17 +112,17 @@ def cell(row, target):
 
 
 def table(rows):
-    lines = ["| | etcd | kineshim, SQLite | kineshim, PostgreSQL | goal |", "|---|---|---|---|---|"]
+    lines = ["| | " + " | ".join(TITLES[target] for target in TARGETS) + " | goal |", "|---" * (len(TARGETS) + 2) + "|"]
     for row in rows:
         lines.append("| " + " | ".join([row["title"]] + [cell(row, target) for target in TARGETS] + [goal_text(row)]) + " |")
     return "\n".join(lines)
 
 
 def plain(rows):
-    lines = [f"{'':48}{'etcd':>16}{'SQLite':>26}{'PostgreSQL':>26}  goal"]
+    lines = [f"{'':48}{'etcd':>16}{'SQLite':>26}{'PostgreSQL':>26}{'MariaDB':>26}  goal"]
     for row in rows:
         line = f"{row['title']:48}"
-        for target, width in zip(TARGETS, (16, 26, 26)):
+        for target, width in zip(TARGETS, (16, 26, 26, 26)):
             line += f"{cell(row, target).replace('**', ''):>{width}}"
         lines.append(line + "  " + goal_text(row))
     return "\n".join(lines)
@@ -129,23 +131,24 @@ def plain(rows):
 def chart(rows):
     """Horizontal bars: how many times as good as etcd, whatever 'good' means for the row."""
     bars = [row for row in rows if row["ratios"]]
-    colours = {"sqlite": "#4c78a8", "postgres": "#f58518"}
+    colours = {"sqlite": "#4c78a8", "postgres": "#f58518", "mariadb": "#54a24b"}
+    ours = [target for target in OURS if any(target in row["ratios"] for row in bars)]
     left, scale, bar, gap, top = 330, 110, 13, 14, 46
     limit = 5.0
-    height = top + len(bars) * (2 * bar + gap) + 30
+    height = top + len(bars) * (len(ours) * bar + gap) + 30
     width = left + int(limit * scale) + 90
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
            'font-family="sans-serif" font-size="12">',
            f'<rect width="{width}" height="{height}" fill="white"/>',
            f'<text x="{left}" y="16" font-weight="bold">times as good as etcd (longer is better)</text>']
-    for index, target in enumerate(("sqlite", "postgres")):
+    for index, target in enumerate(ours):
         x = left + index * 150
         out.append(f'<rect x="{x}" y="24" width="11" height="11" fill="{colours[target]}"/>')
         out.append(f'<text x="{x + 16}" y="34">{escape(TITLES[target])}</text>')
     y = top
     for row in bars:
         out.append(f'<text x="{left - 8}" y="{y + bar + 4}" text-anchor="end">{escape(row["title"])}</text>')
-        for index, target in enumerate(("sqlite", "postgres")):
+        for index, target in enumerate(ours):
             ratio = row["ratios"].get(target)
             if not ratio:
                 continue
@@ -154,7 +157,7 @@ def chart(rows):
             out.append(f'<rect x="{left}" y="{y + index * bar}" width="{length:.1f}" height="{bar - 1}" fill="{colours[target]}"/>')
             out.append(f'<text x="{left + length + 4:.1f}" y="{y + index * bar + bar - 3}" font-size="10">{good:.2f}×'
                        f'{" →" if good > limit else ""}</text>')
-        y += 2 * bar + gap
+        y += len(ours) * bar + gap
     out.append(f'<line x1="{left + scale}" y1="{top - 6}" x2="{left + scale}" y2="{y}" stroke="#d62728" stroke-dasharray="4 3"/>')
     out.append(f'<text x="{left + scale}" y="{y + 14}" text-anchor="middle" fill="#d62728">etcd = 1</text>')
     out.append("</svg>")
@@ -165,7 +168,7 @@ def page(rows, facts, results):
     cpu = [one["result"].get("client_cpu") for one in results if one["result"].get("client_cpu")]
     missed = [f"- {row['title']}, {TITLES[target]}: {cell(row, target).rstrip(' ✗')} (goal {goal_text(row)})"
               for row in rows for target, met in row["met"].items() if not met]
-    spread = ["| | " + " | ".join(TITLES[target] for target in TARGETS) + " |", "|---|---|---|---|"]
+    spread = ["| | " + " | ".join(TITLES[target] for target in TARGETS) + " |", "|---" * (len(TARGETS) + 1) + "|"]
     for row in rows:
         cells = [f"{number(row['spreads'][t][0], row['unit'])} – {number(row['spreads'][t][1], row['unit'])}"
                  if t in row["spreads"] else "–" for t in TARGETS]
@@ -173,11 +176,11 @@ def page(rows, facts, results):
     return "\n".join([
         "# Benchmarks",
         "",
-        "etcd, kineshim on SQLite and kineshim on PostgreSQL side by side: one machine, one disk, one run, the same load, in turns.",
+        "etcd, and kineshim on SQLite, PostgreSQL and MariaDB, side by side: one machine, one disk, one run, the same load, in turns.",
         "Figures are medians of all rounds; what counts is the ratio to etcd (×), because both share the machine and its moods.",
         "Made by `tests/bench/run`; the load is `tests/bench/kineshim-bench`, a closed loop on libetcdc that shares the cores with",
         "the server it measures" + (f" (it used {min(cpu):.2f} to {max(cpu):.2f} cores)." if cpu else "."),
-        "PostgreSQL runs on the same cores too, with its default settings (fsync on); its memory is not counted.",
+        "PostgreSQL and MariaDB run on the same cores too, with their default settings (fsync on); their memory is not counted.",
         "",
         "![ratios to etcd](benchmarks.svg)",
         "",
