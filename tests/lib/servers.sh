@@ -485,15 +485,14 @@ galera_provider() {
 	echo "$library"
 }
 
-# galera_write_config DIR NODE PORT GROUP-PORT IST-PORT SST-PORT ADDRESSES: the members' timeouts are a third of the
-# defaults, so that the others notice within two seconds that a node was killed.
+# galera_write_config DIR NODE PORT GROUP-PORT IST-PORT SST-PORT ADDRESSES: the members' timeouts are a little
+# shorter than the defaults, so that the others notice within a few seconds that a node was killed.
 galera_write_config() {
 	local dir=$1 node=$2 port=$3 group=$4 ist=$5 sst=$6 addresses=$7 provider options
 
 	provider=$(galera_provider) || return 1
 	options="base_host=127.0.0.1;base_port=$group;gmcast.listen_addr=tcp://127.0.0.1:$group;ist.recv_addr=127.0.0.1:$ist"
-	options+=";gcache.size=32M;evs.keepalive_period=PT0.5S;evs.suspect_timeout=PT2S;evs.inactive_timeout=PT6S"
-	options+=";evs.inactive_check_period=PT0.25S;evs.install_timeout=PT6S"
+	options+=";gcache.size=32M;evs.suspect_timeout=PT3S;evs.inactive_timeout=PT12S;evs.install_timeout=PT8S"
 	my_write_config "$dir/$node" "$port" && my_write_env "$dir/$node" "$port" || return 1
 	cat >>"$dir/$node/my.cnf" <<END
 [mysqld]
@@ -619,7 +618,24 @@ galera_start() {
 	for pid in "${pids[@]}"; do
 		wait "$pid" || status=1
 	done
-	return $status
+	[ $status -eq 0 ] && galera_whole "$dir"
+}
+
+# Every node sees all three, and takes statements.
+galera_whole() {
+	local dir=$1 node try sees
+
+	for try in $(seq 300); do
+		sees=
+		for node in 1 2 3; do
+			sees+=$(my_run "$dir/$node" mariadb -N -e \
+				"SHOW STATUS WHERE variable_name IN ('wsrep_ready', 'wsrep_cluster_size', 'wsrep_local_state_comment')" 2>/dev/null |
+				cut -f2 | sort | tr '\n' ' ')
+		done
+		[ "$sees" != "3 ON Synced 3 ON Synced 3 ON Synced " ] || return 0
+		sleep 0.1
+	done
+	ks_fail "the cluster is not whole after $try looks: $sees"
 }
 
 galera_stop() {
