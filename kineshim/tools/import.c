@@ -268,6 +268,14 @@ static void say_following(struct import *import, int64_t newest)
 
 /* ---- the parts ---- */
 
+/* Where, behind what it is: see describe. The mark comes from a database that people can edit. */
+static const char *place_of(const char *source)
+{
+	const char *blank = strchr(source, ' ');
+
+	return blank ? blank + 1 : source;
+}
+
 /* The same source as before? The first word of the mark says what it was. */
 static enum ks_status check_source(const struct import *import, const char *now, struct ks_err *err)
 {
@@ -353,7 +361,7 @@ static enum ks_status finish(struct import *import, struct ks_err *err)
 		     ", %zu keys, %zu records, %zu leases, "
 		     "%s, in %" PRId64 ".%03d s\n"
 		     "Now start kineshim with this --endpoint, and give the clients its URL instead of the other.\n",
-		     strchr(known->source, ' ') + 1, ks_import_target_name(import->target), known->revision,
+		     place_of(known->source), ks_import_target_name(import->target), known->revision,
 		     known->compact_revision, stats.keys, stats.records, stats.leases, proof,
 		     (now_ms() - import->began_ms) / 1000, (int)((now_ms() - import->began_ms) % 1000));
 	/* What was written since then would be missed by nobody but its writer. */

@@ -17,7 +17,7 @@
 #define BATCH_BYTES (4u << 20)
 #define READ_BYTES (8u << 20)
 #define WHOLE_LOG (SIZE_MAX / 4)
-#define VALUE_CACHE_BYTES (256u << 20)
+#define VALUE_CACHE_BYTES (128u << 20)
 #define RETRY_MIN_MS 50
 #define RETRY_MAX_MS 2000
 

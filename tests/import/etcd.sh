@@ -203,7 +203,7 @@ killed_at_any_moment() {
 refusals() {
 	url=$source
 	ok "an import that will be lost begins" begin_import lost --from "etcd://$source" --endpoint "sqlite:///$top/lost.db"
-	kill_import
+	ok "it is interrupted in order" interrupt_import
 	for i in 1 2 3 4; do ctl put gone "$i" >/dev/null; done
 	ctl compact "$(ctl get gone -w json | sed -n 's/.*"revision":\([0-9]*\).*/\1/p')" >/dev/null
 	ok "what the source has compacted meanwhile is said" refused "was compacted at revision" --from "etcd://$source" \

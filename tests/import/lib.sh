@@ -124,6 +124,15 @@ kill_import() {
 	true
 }
 
+# As Ctrl-C does: it ends in order, and says that it can go on.
+interrupt_import() {
+	kill -INT "$import_pid"
+	wait "$import_pid"
+	[ $? -eq 1 ] && grep -q 'interrupted at revision [0-9]*; run it again to go on' "$import_log" && return
+	cat "$import_log"
+	return 1
+}
+
 # cut_over [TEXT]: tells it to, waits for its end, and looks for what it says.
 cut_over() {
 	kill -USR1 "$import_pid" && wait "$import_pid" && grep -q "${1:-^imported }" "$import_log" && return
