@@ -3,9 +3,6 @@
  * The API layer without a network: every RPC once, on a real store behind a fake committer, with the answers checked; then the
  * same again with the first, second, … n-th allocation of the layer failing, until none fails any more. Each call
  * must then end with its answer or with RESOURCE_EXHAUSTED, leak nothing, and leave a server that works.
- *
- * The layer's sources are compiled into this program with malloc and friends renamed to what is here (tests/Makefile.inc), and
- * with arenas that allocate each piece by itself. The store's own allocations do not fail.
  */
 #undef malloc
 #undef calloc
@@ -20,8 +17,8 @@
 #include "api/api.h"
 #include "proto/health.pb-c.h"
 #include "proto/rpc.pb-c.h"
+#include "tests/lib/api_fixture.h"
 #include "tests/lib/fake_call.h"
-#include "tests/lib/fake_committer.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/lsan_interface.h>
@@ -29,50 +26,8 @@
 
 #define LEAK_CHECK_ROUNDS 64
 
-/* ---- allocations that fail ---- */
-
-void *fault_malloc(size_t size);
-void *fault_calloc(size_t count, size_t size);
-void *fault_realloc(void *old, size_t size);
-void *fault_reallocarray(void *old, size_t count, size_t size);
-
-static size_t allocations, failing; /* failing 0: none */
-
-static bool fails(void)
-{
-	return ++allocations == failing;
-}
-
-void *fault_malloc(size_t size)
-{
-	return fails() ? NULL : malloc(size);
-}
-
-void *fault_calloc(size_t count, size_t size)
-{
-	return fails() ? NULL : calloc(count, size);
-}
-
-void *fault_realloc(void *old, size_t size)
-{
-	return fails() ? NULL : realloc(old, size);
-}
-
-void *fault_reallocarray(void *old, size_t count, size_t size)
-{
-	return fails() ? NULL : reallocarray(old, count, size);
-}
-
 /* ---- the layer, set up ---- */
 
-struct fixture {
-	struct fake_committer committer;
-	struct ks_store *store;
-	struct ks_timers *timers;
-	struct ks_api *api;
-};
-
-static struct fixture fix;
 static bool strict; /* no allocation fails: answers must be exact */
 
 static bool idle(void *ctx)
@@ -83,47 +38,7 @@ static bool idle(void *ctx)
 
 static void set_up(bool later, size_t cache_bytes)
 {
-	struct ks_store_config store_config = {.value_cache_bytes = cache_bytes, .fetch = fake_committer_find};
-	struct ks_api_config config = {
-		.max_txn_ops = 128, .max_request_bytes = KS_ETCD_MAX_REQUEST_BYTES, .progress_interval_ms = 600000};
-	const struct ks_rpc_method *methods;
-	size_t count;
-	struct ks_err err;
-
-	store_config.fetch_ctx = &fix.committer;
-	fix.store = ks_store_new(&store_config, &err);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(fix.store);
-	fake_committer_init(&fix.committer, fix.store);
-	fix.committer.later = later;
-	fix.timers = ks_timers_start(&err);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(fix.timers);
-	config.store = fix.store;
-	config.committer = &fix.committer.base;
-	config.timers = fix.timers;
-	fix.api = ks_api_start(&config, &err);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(fix.api);
-	methods = ks_api_methods(&count);
-	fake_rpc_start(methods, count, fix.api, idle, NULL);
-}
-
-/* As the first entry of a new log does: reads are refused before. */
-static void first_entry(void)
-{
-	struct ks_effect noop = {.kind = KS_EFFECT_NOOP};
-	struct ks_entry entry = {.position = 1, .revision = 1, .effects = &noop, .effect_count = 1};
-	struct ks_err err;
-
-	CU_ASSERT_EQUAL_FATAL(ks_store_apply(fix.store, &entry, &err), KS_OK);
-	ks_store_publish(fix.store);
-}
-
-static void tear_down(void)
-{
-	fake_rpc_stop();
-	ks_api_stop(fix.api);
-	ks_timers_stop(fix.timers);
-	fake_committer_fini(&fix.committer);
-	ks_store_free(fix.store);
+	api_fixture_start(later, cache_bytes, 0, idle);
 }
 
 /* ---- calls ---- */
@@ -747,9 +662,9 @@ static void every_rpc(void)
 static void run(bool later, size_t cache_bytes)
 {
 	set_up(later, cache_bytes);
-	first_entry();
+	api_fixture_first_entry();
 	every_rpc();
-	tear_down();
+	api_fixture_stop();
 }
 
 /* ---- the promises ---- */
@@ -781,14 +696,14 @@ static void torture(bool later, size_t cache_bytes)
 	strict = false;
 	do {
 		set_up(later, cache_bytes);
-		first_entry();
+		api_fixture_first_entry();
 		allocations = 0;
 		failing = ++n;
 		every_rpc();
 		failing = 0;
 		/* It goes on as if nothing had been. */
 		put("after", "all", 0, NULL, 0);
-		tear_down();
+		api_fixture_stop();
 #if defined(__SANITIZE_ADDRESS__)
 		/* It takes long; a leak of any round is still there at the next look. */
 		if (n % LEAK_CHECK_ROUNDS == 0)
@@ -827,7 +742,7 @@ static void away_database_refuses_writes_and_proofs_but_not_serializable_reads(v
 	range_request.serializable = true;
 	fake_unary("/etcdserverpb.KV/Range", pack(&range_request.base), NULL, &answer);
 	CU_ASSERT_EQUAL(answer.status, KS_UNAVAILABLE); /* nothing loaded yet */
-	first_entry();
+	api_fixture_first_entry();
 	fake_unary("/etcdserverpb.KV/Range", pack(&range_request.base), NULL, &answer);
 	CU_ASSERT_EQUAL(answer.status, KS_OK);
 	fake_answer_fini(&answer);
@@ -843,7 +758,7 @@ static void away_database_refuses_writes_and_proofs_but_not_serializable_reads(v
 	CU_ASSERT_STRING_EQUAL(answer.text, "etcdserver: no leader");
 	fake_unary("/etcdserverpb.KV/Put", pack(&put_request.base), NULL, &answer);
 	CU_ASSERT_EQUAL(answer.status, KS_UNAVAILABLE);
-	tear_down();
+	api_fixture_stop();
 }
 
 static void refuse(const char *path, struct ks_slice request, const struct fake_metadata *metadata,
@@ -870,7 +785,7 @@ static void bad_requests_get_etcds_errors(void)
 	char service[] = "nope";
 
 	set_up(false, 1 << 20);
-	first_entry();
+	api_fixture_first_entry();
 	refuse("/etcdserverpb.KV/Range", ks_slice_str("\x0a\x7f"), NULL, KS_INTERNAL, KS_TEXT_UNMARSHAL);
 	refuse("/etcdserverpb.KV/Txn", ks_slice_str("\x12\x7f"), NULL, KS_INTERNAL, KS_TEXT_UNMARSHAL);
 	refuse("/etcdserverpb.KV/Range", empty, NULL, KS_INVALID_ARGUMENT, "etcdserver: key is not provided");
@@ -895,7 +810,7 @@ static void bad_requests_get_etcds_errors(void)
 	request.value = (ProtobufCBinaryData){.len = sizeof(oversize), .data = oversize};
 	refuse("/etcdserverpb.KV/Put", ks_slice_of(wire, etcdserverpb__put_request__pack(&request, wire)), NULL,
 	       KS_INVALID_ARGUMENT, "etcdserver: request is too large");
-	tear_down();
+	api_fixture_stop();
 }
 
 static void endless_messages_meet_the_arenas_limit(void)
@@ -905,7 +820,7 @@ static void endless_messages_meet_the_arenas_limit(void)
 
 	/* Many empty operations in the branch of one nested transaction each: small on the wire, large when decoded. */
 	set_up(false, 1 << 20);
-	first_entry();
+	api_fixture_first_entry();
 	fake_rpc_set_arena_limit(1 << 20);
 	ks_buf_init(&buf, sizeof(wire));
 	for (size_t i = 0; i < sizeof(wire) / 4; i++)
@@ -913,7 +828,7 @@ static void endless_messages_meet_the_arenas_limit(void)
 	refuse("/etcdserverpb.KV/Put", ks_slice_of(buf.data, buf.size), NULL, KS_RESOURCE_EXHAUSTED,
 	       "kineshim: not enough memory for this request");
 	ks_buf_fini(&buf);
-	tear_down();
+	api_fixture_stop();
 }
 
 int main(void)

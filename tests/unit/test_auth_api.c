@@ -2,8 +2,6 @@
 /*
  * The Auth service and the permissions of every call without a network, on a real store behind a fake committer: a life with users,
  * tokens and refusals, and the same with the first, second, … n-th allocation of the layer failing.
- *
- * As in test_api_alloc.c, the layer's sources are compiled into this program with malloc and friends renamed.
  */
 #undef malloc
 #undef calloc
@@ -22,55 +20,10 @@
 #include "api/api.h"
 #include "base/panic.h"
 #include "proto/rpc.pb-c.h"
+#include "tests/lib/api_fixture.h"
 #include "tests/lib/fake_call.h"
-#include "tests/lib/fake_committer.h"
-
-/* ---- allocations that fail; password hashes are made on a thread of their own ---- */
-
-void *fault_malloc(size_t size);
-void *fault_calloc(size_t count, size_t size);
-void *fault_realloc(void *old, size_t size);
-void *fault_reallocarray(void *old, size_t count, size_t size);
-
-static _Atomic size_t allocations, failing; /* failing 0: none */
-static _Atomic bool hit;
-
-static bool fails(void)
-{
-	if (atomic_fetch_add(&allocations, 1) + 1 != atomic_load(&failing))
-		return false;
-	atomic_store(&hit, true);
-	return true;
-}
-
-void *fault_malloc(size_t size)
-{
-	return fails() ? NULL : malloc(size);
-}
-
-void *fault_calloc(size_t count, size_t size)
-{
-	return fails() ? NULL : calloc(count, size);
-}
-
-void *fault_realloc(void *old, size_t size)
-{
-	return fails() ? NULL : realloc(old, size);
-}
-
-void *fault_reallocarray(void *old, size_t count, size_t size)
-{
-	return fails() ? NULL : reallocarray(old, count, size);
-}
 
 /* ---- the layer, set up ---- */
-
-static struct {
-	struct fake_committer committer;
-	struct ks_store *store;
-	struct ks_timers *timers;
-	struct ks_api *api;
-} fix;
 
 static bool idle(void *ctx)
 {
@@ -80,44 +33,8 @@ static bool idle(void *ctx)
 
 static void set_up(bool later)
 {
-	struct ks_store_config store_config = {.value_cache_bytes = 1 << 20, .fetch = fake_committer_find};
-	struct ks_api_config config = {
-		.max_txn_ops = 128,
-		.max_request_bytes = KS_ETCD_MAX_REQUEST_BYTES,
-		.progress_interval_ms = 600000,
-		.bcrypt_cost = 4,
-	};
-	struct ks_effect noop = {.kind = KS_EFFECT_NOOP};
-	struct ks_entry entry = {.position = 1, .revision = 1, .effects = &noop, .effect_count = 1};
-	const struct ks_rpc_method *methods;
-	size_t count;
-	struct ks_err err;
-
-	store_config.fetch_ctx = &fix.committer;
-	fix.store = ks_store_new(&store_config, &err);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(fix.store);
-	fake_committer_init(&fix.committer, fix.store);
-	fix.committer.later = later;
-	fix.timers = ks_timers_start(&err);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(fix.timers);
-	config.store = fix.store;
-	config.committer = &fix.committer.base;
-	config.timers = fix.timers;
-	fix.api = ks_api_start(&config, &err);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(fix.api);
-	methods = ks_api_methods(&count);
-	fake_rpc_start(methods, count, fix.api, idle, NULL);
-	CU_ASSERT_EQUAL_FATAL(ks_store_apply(fix.store, &entry, &err), KS_OK);
-	ks_store_publish(fix.store);
-}
-
-static void tear_down(void)
-{
-	fake_rpc_stop();
-	ks_api_stop(fix.api);
-	ks_timers_stop(fix.timers);
-	fake_committer_fini(&fix.committer);
-	ks_store_free(fix.store);
+	api_fixture_start(later, 1 << 20, 4, idle);
+	api_fixture_first_entry();
 }
 
 /* ---- calls ---- */
@@ -422,14 +339,14 @@ static void life_with_users(void)
 {
 	set_up(false);
 	life();
-	tear_down();
+	api_fixture_stop();
 }
 
 static void life_with_users_when_the_committer_takes_its_time(void)
 {
 	set_up(true);
 	life();
-	tear_down();
+	api_fixture_stop();
 }
 
 static void nth_allocation_fails(void)
@@ -443,7 +360,7 @@ static void nth_allocation_fails(void)
 		atomic_store(&failing, n);
 		life();
 		atomic_store(&failing, 0);
-		tear_down();
+		api_fixture_stop();
 		if (!atomic_load(&hit))
 			break;
 	}
@@ -482,7 +399,7 @@ static void waiting_login_is_cancelled(void)
 		fake_answer_fini(&answers[i]);
 	}
 	CU_ASSERT(cancelled > 0);
-	tear_down();
+	api_fixture_stop();
 }
 
 /* Hangs the key "z" on lease 7 and takes it off again, beside all that the calls do. */
@@ -550,7 +467,7 @@ static void keys_that_come_while_one_looks_are_not_shown(void)
 	}
 	atomic_store(&toggling, false);
 	CU_ASSERT_EQUAL_FATAL(pthread_join(thread, NULL), 0);
-	tear_down();
+	api_fixture_stop();
 }
 
 /* What the table does not name is for administrators: nothing new is open by mistake. */

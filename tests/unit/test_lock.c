@@ -2,8 +2,6 @@
 /*
  * The Lock and Election services without a network, on a real store behind a fake committer: who gets a lock when, what is left
  * of those who went away at any step, and the same with the first, second, … n-th allocation of the layer failing.
- *
- * As in test_api_alloc.c, the layer's sources are compiled into this program with malloc and friends renamed.
  */
 #undef malloc
 #undef calloc
@@ -20,8 +18,8 @@
 #include "proto/election.pb-c.h"
 #include "proto/lock.pb-c.h"
 #include "store/watch_hub.h"
+#include "tests/lib/api_fixture.h"
 #include "tests/lib/fake_call.h"
-#include "tests/lib/fake_committer.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/lsan_interface.h>
@@ -29,48 +27,7 @@
 
 #define LEAK_CHECK_ROUNDS 64
 
-/* ---- allocations that fail ---- */
-
-void *fault_malloc(size_t size);
-void *fault_calloc(size_t count, size_t size);
-void *fault_realloc(void *old, size_t size);
-void *fault_reallocarray(void *old, size_t count, size_t size);
-
-static size_t allocations, failing; /* failing 0: none */
-
-static bool fails(void)
-{
-	return ++allocations == failing;
-}
-
-void *fault_malloc(size_t size)
-{
-	return fails() ? NULL : malloc(size);
-}
-
-void *fault_calloc(size_t count, size_t size)
-{
-	return fails() ? NULL : calloc(count, size);
-}
-
-void *fault_realloc(void *old, size_t size)
-{
-	return fails() ? NULL : realloc(old, size);
-}
-
-void *fault_reallocarray(void *old, size_t count, size_t size)
-{
-	return fails() ? NULL : reallocarray(old, count, size);
-}
-
 /* ---- the layer, set up ---- */
-
-static struct {
-	struct fake_committer committer;
-	struct ks_store *store;
-	struct ks_timers *timers;
-	struct ks_api *api;
-} fix;
 
 static size_t steps = SIZE_MAX; /* operations of the committer that may still end */
 
@@ -84,45 +41,11 @@ static bool idle(void *ctx)
 	return fake_committer_step(&fix.committer);
 }
 
-/* As the first entry of a new log does: reads are refused before. */
-static void first_entry(void)
-{
-	struct ks_effect noop = {.kind = KS_EFFECT_NOOP};
-	struct ks_entry entry = {.position = 1, .revision = 1, .effects = &noop, .effect_count = 1};
-	struct ks_err err;
-
-	CU_ASSERT_EQUAL_FATAL(ks_store_apply(fix.store, &entry, &err), KS_OK);
-	ks_store_publish(fix.store);
-}
-
 static void set_up(bool later, size_t cache_bytes)
 {
-	struct ks_store_config store_config = {.value_cache_bytes = cache_bytes, .fetch = fake_committer_find};
-	struct ks_api_config config = {
-		.max_txn_ops = 128,
-		.max_request_bytes = KS_ETCD_MAX_REQUEST_BYTES,
-		.progress_interval_ms = 600000,
-	};
-	const struct ks_rpc_method *methods;
-	size_t count;
-	struct ks_err err;
-
-	store_config.fetch_ctx = &fix.committer;
-	fix.store = ks_store_new(&store_config, &err);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(fix.store);
-	fake_committer_init(&fix.committer, fix.store);
-	fix.committer.later = later;
 	steps = SIZE_MAX;
-	fix.timers = ks_timers_start(&err);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(fix.timers);
-	config.store = fix.store;
-	config.committer = &fix.committer.base;
-	config.timers = fix.timers;
-	fix.api = ks_api_start(&config, &err);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(fix.api);
-	methods = ks_api_methods(&count);
-	fake_rpc_start(methods, count, fix.api, idle, NULL);
-	first_entry();
+	api_fixture_start(later, cache_bytes, 0, idle);
+	api_fixture_first_entry();
 }
 
 static void tear_down(void)
@@ -130,13 +53,10 @@ static void tear_down(void)
 	struct ks_watch_stats stats;
 
 	steps = SIZE_MAX;
-	fake_rpc_stop();
+	fake_run();
 	ks_watch_hub_stats(ks_store_hub(fix.store), &stats);
 	CU_ASSERT_EQUAL(stats.watchers, 0);
-	ks_api_stop(fix.api);
-	ks_timers_stop(fix.timers);
-	fake_committer_fini(&fix.committer);
-	ks_store_free(fix.store);
+	api_fixture_stop();
 }
 
 /* ---- calls ---- */
