@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <openssl/ssl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,6 +49,7 @@ struct peer {
 	int fd;
 	unsigned number;
 	bool running; /* with the server's lock */
+	SSL *tls;     /* NULL: plain */
 	struct ks_buf message;
 	struct tds_param params[PARAMS_MAX];
 };
@@ -56,6 +58,7 @@ struct tds_server {
 	tds_handler_fn *handler;
 	void *ctx;
 	int listen_fd;
+	SSL_CTX *tls; /* NULL: plain */
 	pthread_t thread;
 	pthread_mutex_t lock;
 	struct peer *peers[CONNECTIONS_MAX];
@@ -174,12 +177,12 @@ void tds_packet(struct tds_reply *reply)
 
 /* ---- the socket ---- */
 
-static bool read_all(int fd, void *data, size_t size)
+static bool read_all(struct peer *peer, void *data, size_t size)
 {
 	uint8_t *at = data;
 
 	while (size > 0) {
-		ssize_t got = recv(fd, at, size, 0);
+		ssize_t got = peer->tls ? SSL_read(peer->tls, at, (int)size) : recv(peer->fd, at, size, 0);
 
 		if (got <= 0)
 			return false;
@@ -189,10 +192,11 @@ static bool read_all(int fd, void *data, size_t size)
 	return true;
 }
 
-static bool write_all(int fd, const uint8_t *data, size_t size)
+static bool write_all(struct peer *peer, const uint8_t *data, size_t size)
 {
 	while (size > 0) {
-		ssize_t sent = send(fd, data, size, MSG_NOSIGNAL);
+		ssize_t sent =
+			peer->tls ? SSL_write(peer->tls, data, (int)size) : send(peer->fd, data, size, MSG_NOSIGNAL);
 
 		if (sent <= 0)
 			return false;
@@ -203,7 +207,7 @@ static bool write_all(int fd, const uint8_t *data, size_t size)
 }
 
 /* In packets; at most 'limit' bytes of them. */
-static bool send_message(int fd, const struct tds_reply *reply, size_t limit)
+static bool send_message(struct peer *peer, unsigned kind, const struct tds_reply *reply, size_t limit)
 {
 	const struct ks_buf *tokens = &reply->tokens;
 	size_t at = 0, next_break = 0;
@@ -219,12 +223,12 @@ static bool send_message(int fd, const struct tds_reply *reply, size_t limit)
 		if (piece > PACKET_SIZE - 8)
 			piece = PACKET_SIZE - 8;
 		memset(packet, 0, 8);
-		packet[0] = KIND_ANSWER;
+		packet[0] = (uint8_t)kind;
 		packet[1] = at + piece == tokens->size;
 		packet[2] = (uint8_t)((piece + 8) >> 8);
 		packet[3] = (uint8_t)(piece + 8);
 		memcpy(packet + 8, tokens->data + at, piece);
-		if (!write_all(fd, packet, piece + 8 < limit ? piece + 8 : limit))
+		if (!write_all(peer, packet, piece + 8 < limit ? piece + 8 : limit))
 			return false;
 		limit -= piece + 8 < limit ? piece + 8 : limit;
 		at += piece;
@@ -232,14 +236,14 @@ static bool send_message(int fd, const struct tds_reply *reply, size_t limit)
 	return true;
 }
 
-static bool send_bytes(int fd, const uint8_t *data, size_t size)
+static bool send_bytes(struct peer *peer, unsigned kind, const uint8_t *data, size_t size)
 {
 	struct tds_reply reply = {0};
 	bool sent;
 
 	ks_buf_init(&reply.tokens, PACKET_SIZE);
 	ks_buf_append(&reply.tokens, data, size);
-	sent = send_message(fd, &reply, SIZE_MAX);
+	sent = send_message(peer, kind, &reply, SIZE_MAX);
 	ks_buf_fini(&reply.tokens);
 	return sent;
 }
@@ -253,11 +257,11 @@ static bool read_message(struct peer *peer, unsigned *kind)
 	do {
 		size_t size;
 
-		if (!read_all(peer->fd, head, sizeof(head)))
+		if (!read_all(peer, head, sizeof(head)))
 			return false;
 		size = (size_t)head[2] << 8 | head[3];
 		if (size < 8 || !ks_buf_reserve(&peer->message, size - 8) ||
-		    !read_all(peer->fd, peer->message.data + peer->message.size, size - 8))
+		    !read_all(peer, peer->message.data + peer->message.size, size - 8))
 			return false;
 		peer->message.size += size - 8;
 	} while (!(head[1] & 0x01));
@@ -450,16 +454,50 @@ static char *login_text(const struct ks_buf *message, size_t head, bool secret)
 
 /* ---- answering ---- */
 
+/* The handshake, piece by piece in packets; then TLS has the socket to itself. */
+static bool shake_hands(struct peer *peer)
+{
+	BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
+	SSL *tls = SSL_new(peer->server->tls);
+	bool done = false;
+
+	KS_ASSERT(in && out && tls);
+	SSL_set_bio(tls, in, out);
+	SSL_set_accept_state(tls);
+	while (!done) {
+		unsigned kind;
+		char *data;
+		long size;
+
+		if (!read_message(peer, &kind) || kind != KIND_PRELOGIN)
+			break;
+		KS_ASSERT(BIO_write(in, peer->message.data, (int)peer->message.size) == (int)peer->message.size);
+		done = SSL_do_handshake(tls) == 1;
+		size = BIO_get_mem_data(out, &data);
+		if (size > 0 && !send_bytes(peer, KIND_PRELOGIN, (const uint8_t *)data, (size_t)size))
+			break;
+		(void)BIO_reset(out);
+	}
+	if (!done || SSL_set_fd(tls, peer->fd) != 1) {
+		SSL_free(tls);
+		return false;
+	}
+	peer->tls = tls;
+	return true;
+}
+
 static bool answer_prelogin(struct peer *peer)
 {
-	static const uint8_t options[] = {
+	uint8_t options[] = {
 		0x00, 0, 11,   0,    6,         /* the version is at 11 and has 6 bytes */
 		0x01, 0, 17,   0,    1,         /* encryption */
 		0xff,                           /* no more */
 		15,   0, 0x07, 0xd0, 0, 0, 0x02 /* 15.0.2000; not supported */
 	};
 
-	return send_bytes(peer->fd, options, sizeof(options));
+	if (peer->server->tls)
+		options[sizeof(options) - 1] = 0x01; /* on */
+	return send_bytes(peer, KIND_ANSWER, options, sizeof(options)) && (!peer->server->tls || shake_hands(peer));
 }
 
 static void put_login_answer(struct ks_buf *buf)
@@ -500,9 +538,9 @@ static bool answer(struct peer *peer, struct tds_request *request)
 	if (reply.tokens.failed)
 		go_on = false;
 	else if (reply.end == TDS_ANSWER)
-		go_on = send_message(peer->fd, &reply, SIZE_MAX);
+		go_on = send_message(peer, KIND_ANSWER, &reply, SIZE_MAX);
 	else if (reply.end == TDS_CUT)
-		go_on = reply.cut_at > 0 && send_message(peer->fd, &reply, reply.cut_at) && false;
+		go_on = reply.cut_at > 0 && send_message(peer, KIND_ANSWER, &reply, reply.cut_at) && false;
 	ks_buf_fini(&reply.tokens);
 	if (reply.end == TDS_DEAF) {
 		unsigned kind;
@@ -521,7 +559,7 @@ static bool acknowledge_attention(struct peer *peer)
 
 	ks_buf_init(&buf, PACKET_SIZE);
 	put_done(&buf, DONE, STATUS_ATTENTION);
-	sent = send_bytes(peer->fd, buf.data, buf.size);
+	sent = send_bytes(peer, KIND_ANSWER, buf.data, buf.size);
 	ks_buf_fini(&buf);
 	return sent;
 }
@@ -656,6 +694,23 @@ struct tds_server *tds_server_start(tds_handler_fn *handler, void *ctx, int *por
 	return server;
 }
 
+bool tds_server_encrypt(struct tds_server *server, const char *pem)
+{
+	SSL_CTX *tls = SSL_CTX_new(TLS_server_method());
+
+	if (!tls || SSL_CTX_set_max_proto_version(tls, TLS1_2_VERSION) != 1 ||
+	    SSL_CTX_use_certificate_file(tls, pem, SSL_FILETYPE_PEM) != 1 ||
+	    SSL_CTX_use_PrivateKey_file(tls, pem, SSL_FILETYPE_PEM) != 1) {
+		SSL_CTX_free(tls);
+		return false;
+	}
+	pthread_mutex_lock(&server->lock);
+	KS_ASSERT(!server->tls);
+	server->tls = tls;
+	pthread_mutex_unlock(&server->lock);
+	return true;
+}
+
 void tds_server_hang_up(struct tds_server *server)
 {
 	pthread_mutex_lock(&server->lock);
@@ -679,9 +734,11 @@ void tds_server_stop(struct tds_server *server)
 	for (unsigned i = 0; i < server->peer_count; i++) {
 		pthread_join(server->peers[i]->thread, NULL);
 		close(server->peers[i]->fd);
+		SSL_free(server->peers[i]->tls);
 		ks_buf_fini(&server->peers[i]->message);
 		free(server->peers[i]);
 	}
+	SSL_CTX_free(server->tls);
 	pthread_mutex_destroy(&server->lock);
 	free(server);
 }

@@ -74,6 +74,11 @@ struct tds_server;
 
 /* Listens on 127.0.0.1:*port. NULL: no port or no thread. */
 struct tds_server *tds_server_start(tds_handler_fn *handler, void *ctx, int *port);
+/*
+ * From the next connection on: TLS 1.2 as TDS 7 has it, its handshake inside of prelogin packets. 'pem' is a file with a key and a
+ * certificate. False: it cannot be used.
+ */
+bool tds_server_encrypt(struct tds_server *server, const char *pem);
 /* Ends all connections that there are; new ones may come. */
 void tds_server_hang_up(struct tds_server *server);
 void tds_server_stop(struct tds_server *server); /* NULL is fine */

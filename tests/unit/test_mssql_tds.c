@@ -8,10 +8,13 @@
  */
 #include "tests/lib/tap.h"
 
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/panic.h"
@@ -581,6 +584,100 @@ static void no_encryption_where_it_is_wanted_is_away(void)
 	CU_ASSERT_EQUAL(append_one(&appended), SQLB_AWAY);
 	CU_ASSERT_EQUAL(script.logins, 0); /* the password never left */
 	end();
+}
+
+/* ---- TLS ---- */
+
+static char pem_path[2][40], conf_path[40];
+
+/* A key and a certificate for "localhost" that it signs itself. */
+static void make_certificate(char path[40])
+{
+	EVP_PKEY *key = EVP_RSA_gen(2048);
+	X509 *certificate = X509_new();
+	X509_NAME *name = X509_get_subject_name(certificate);
+	X509_EXTENSION *names;
+	X509V3_CTX ctx;
+	FILE *file;
+	int fd;
+
+	snprintf(path, 40, "/tmp/ks-mssql-XXXXXX");
+	fd = mkstemp(path);
+	CU_ASSERT_TRUE_FATAL(fd >= 0);
+	X509_set_version(certificate, 2);
+	ASN1_INTEGER_set(X509_get_serialNumber(certificate), 1);
+	X509_gmtime_adj(X509_getm_notBefore(certificate), -3600);
+	X509_gmtime_adj(X509_getm_notAfter(certificate), 86400);
+	X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, (const unsigned char *)"localhost", -1, -1, 0);
+	X509_set_issuer_name(certificate, name);
+	X509_set_pubkey(certificate, key);
+	X509V3_set_ctx(&ctx, certificate, certificate, NULL, NULL, 0);
+	names = X509V3_EXT_conf_nid(NULL, &ctx, NID_subject_alt_name, "DNS:localhost");
+	X509_add_ext(certificate, names, -1);
+	X509_EXTENSION_free(names);
+	CU_ASSERT_TRUE(X509_sign(certificate, key, EVP_sha256()) > 0);
+	file = fdopen(fd, "w");
+	CU_ASSERT_PTR_NOT_NULL_FATAL(file);
+	CU_ASSERT_EQUAL(PEM_write_X509(file, certificate), 1);
+	CU_ASSERT_EQUAL(PEM_write_PrivateKey(file, key, NULL, NULL, 0, NULL, NULL), 1);
+	CU_ASSERT_EQUAL(fclose(file), 0);
+	X509_free(certificate);
+	EVP_PKEY_free(key);
+}
+
+/* A section "kine" of a freetds.conf of our own. */
+static void write_conf(const char *host, const char *ca_file)
+{
+	FILE *file = fopen(conf_path, "w");
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(file);
+	fprintf(file, "[kine]\nhost = %s\nport = %d\ntds version = 7.4\nca file = %s\n", host, port, ca_file);
+	CU_ASSERT_EQUAL(fclose(file), 0);
+	setenv("FREETDSCONF", conf_path, 1);
+}
+
+static enum sqlb_outcome append_through(const char *host, const char *ca_file)
+{
+	bool appended;
+
+	ops->disconnect(conn);
+	ops->close(db);
+	write_conf(host, ca_file);
+	CU_ASSERT_EQUAL_FATAL(ops->open("mssql://sa:hunter2@/kine?driver=FreeTDS&servername=kine", "", &db, &err),
+			      KS_OK);
+	CU_ASSERT_EQUAL_FATAL(ops->connect(db, &conn, &err), SQLB_OK);
+	return append_one(&appended);
+}
+
+static void certificates_are_checked_unless_the_url_says_otherwise(void)
+{
+	bool appended;
+	int fd;
+
+	make_certificate(pem_path[0]);
+	make_certificate(pem_path[1]);
+	snprintf(conf_path, sizeof(conf_path), "/tmp/ks-mssql-XXXXXX");
+	fd = mkstemp(conf_path);
+	CU_ASSERT_TRUE_FATAL(fd >= 0);
+	close(fd);
+
+	begin_with("hunter2", "driver=FreeTDS&trustservercertificate=yes");
+	CU_ASSERT_TRUE(tds_server_encrypt(server, pem_path[0]));
+	PLAY(committed, committed, committed);
+	GIVES(append_one(&appended), SQLB_OK);
+	CU_ASSERT_STRING_EQUAL(script.password, "hunter2");
+	CU_ASSERT_EQUAL(script.logins, 1);
+	GIVES(append_through("localhost", pem_path[0]), SQLB_OK);
+	CU_ASSERT_EQUAL(script.logins, 2);
+	/* Another authority; another name. The password stays here. */
+	GIVES(append_through("localhost", pem_path[1]), SQLB_AWAY);
+	GIVES(append_through("127.0.0.1", pem_path[0]), SQLB_AWAY);
+	CU_ASSERT_EQUAL(script.logins, 2);
+	GIVES(append_through("localhost", pem_path[0]), SQLB_OK);
+	end();
+	unlink(pem_path[0]);
+	unlink(pem_path[1]);
+	unlink(conf_path);
 }
 
 /* ---- leases beside an append ---- */
@@ -1445,6 +1542,7 @@ int main(void)
 		T(passwords_arrive_as_they_are),
 		T(a_password_that_freetds_cannot_take_is_refused),
 		T(no_encryption_where_it_is_wanted_is_away),
+		T(certificates_are_checked_unless_the_url_says_otherwise),
 		T(leases_of_an_append_are_in_its_statement),
 		T(a_large_append_is_one_transaction),
 		T(a_large_append_cut_before_its_commit_is_away),
