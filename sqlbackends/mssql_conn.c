@@ -269,12 +269,31 @@ static SQLLEN *next_param(struct sqlb_conn *conn)
 	return &conn->params.sizes[conn->params.count];
 }
 
+/*
+ * FreeTDS moves what it knows of all parameters whenever one is bound that is beyond them: the last one first makes
+ * room for all at once. No literal of ours has a question mark in it.
+ */
+static void bind_last_first(struct sqlb_conn *conn)
+{
+	static SQLLEN null = SQL_NULL_DATA;
+	size_t last = 0;
+
+	for (size_t i = 0; i < conn->text.size; i++)
+		last += conn->text.data[i] == '?';
+	if (last > 1 && last <= SQLB_MS_PARAMS_MAX)
+		conn->params.failed |=
+			!SQL_SUCCEEDED(SQLBindParameter(conn->stmt, (SQLUSMALLINT)last, SQL_PARAM_INPUT, SQL_C_SBIGINT,
+							SQL_BIGINT, 0, 0, &conn->params.numbers[0], 0, &null));
+}
+
 static void bind(struct sqlb_conn *conn, SQLSMALLINT c_type, SQLSMALLINT sql_type, SQLULEN column_size, void *value,
 		 SQLLEN size)
 {
 	SQLLEN *place = next_param(conn);
 	SQLRETURN result;
 
+	if (conn->params.count == 0)
+		bind_last_first(conn);
 	*place = size;
 	conn->params.count++;
 	result = SQLBindParameter(conn->stmt, (SQLUSMALLINT)conn->params.count, SQL_PARAM_INPUT, c_type, sql_type,

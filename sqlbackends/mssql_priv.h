@@ -187,7 +187,7 @@ void sqlb_ms_drop(struct sqlb_conn *conn);
 /* A new statement: no text, no parameters, no rows of an older one. */
 void sqlb_ms_start(struct sqlb_conn *conn);
 void sqlb_ms_say(struct sqlb_conn *conn, const char *text);
-/* Parameters, in order. What a slice points to is borrowed until the statement was executed. */
+/* Parameters, in order, when the text is complete. What a slice points to is borrowed until the statement was executed. */
 void sqlb_ms_bind_int8(struct sqlb_conn *conn, int64_t value);
 void sqlb_ms_bind_null(struct sqlb_conn *conn);                         /* of a number */
 void sqlb_ms_bind_slice(struct sqlb_conn *conn, struct ks_slice value); /* data NULL: SQL NULL */

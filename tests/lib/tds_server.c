@@ -153,6 +153,23 @@ void tds_statement(struct tds_reply *reply)
 	put_done(&reply->tokens, reply->proc ? DONE_IN_PROC : DONE, STATUS_MORE);
 }
 
+void tds_transaction(struct tds_reply *reply, bool began)
+{
+	static const uint64_t which = 0x0123456789;
+	struct ks_buf *buf = &reply->tokens;
+
+	put(buf, 0xe3, 1);
+	put(buf, 1 + 1 + 8 + 1, 2);
+	put(buf, began ? 8 : 9, 1);
+	/* The new one and the old one. */
+	put(buf, began ? 8 : 0, 1);
+	if (began)
+		put(buf, which, 8);
+	put(buf, began ? 0 : 8, 1);
+	if (!began)
+		put(buf, which, 8);
+}
+
 void tds_error(struct tds_reply *reply, int number, int severity, const char *text)
 {
 	struct ks_buf *buf = &reply->tokens;
@@ -534,6 +551,10 @@ static bool answer(struct peer *peer, struct tds_request *request)
 	peer->server->handler(peer->server->ctx, request, &reply);
 	if (request->kind == TDS_LOGIN && reply.tokens.size == 0)
 		put_login_answer(&reply.tokens);
+	if (reply.proc) { /* what sp_executesql returns */
+		put(&reply.tokens, 0x79, 1);
+		put(&reply.tokens, 0, 4);
+	}
 	put_done(&reply.tokens, reply.proc ? DONE_PROC : DONE, 0);
 	if (reply.tokens.failed)
 		go_on = false;

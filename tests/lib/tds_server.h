@@ -63,6 +63,8 @@ void tds_null_number(struct tds_reply *reply);
 void tds_bytes(struct tds_reply *reply, struct ks_slice value); /* data NULL: NULL */
 /* The end of one statement among several, as SET NOCOUNT ON has it. */
 void tds_statement(struct tds_reply *reply);
+/* A transaction began, or (began false) ended with a commit. */
+void tds_transaction(struct tds_reply *reply, bool began);
 void tds_error(struct tds_reply *reply, int number, int severity, const char *text);
 
 /* What follows is in another packet: drivers look at a packet only when they have all of it. */

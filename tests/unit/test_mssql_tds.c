@@ -197,8 +197,9 @@ static void end(void)
 
 static void number(struct tds_reply *reply, int64_t value)
 {
-	tds_statement(reply); /* DECLARE, SET, INSERT: what comes before the SELECT */
-	tds_statement(reply);
+	tds_transaction(reply, true);
+	tds_statement(reply); /* the INSERT: what comes before the SELECT */
+	tds_transaction(reply, false);
 	tds_columns(reply, "n");
 	tds_packet(reply);
 	tds_row(reply);
@@ -224,8 +225,10 @@ STEP_NUMBER(number_0, 0)
 
 static void done(const struct tds_request *request, struct tds_reply *reply)
 {
-	(void)request;
-	(void)reply;
+	if (strstr(request->text, "BEGIN TRANSACTION"))
+		tds_transaction(reply, true);
+	if (strstr(request->text, "COMMIT TRANSACTION"))
+		tds_transaction(reply, false);
 }
 
 static int error_number; /* what 'fails' answers */
@@ -450,8 +453,8 @@ static void errors_of_an_append_have_their_outcomes(void)
 /* The answer ends after each of its bytes: an append counts as done from the moment that the number has come, no sooner. */
 static void an_answer_cut_anywhere_is_doubt_or_done(void)
 {
-	/* In packets: what comes before the row, the row, and the end in two. A DONE has 13 bytes. */
-	enum { BEFORE = 8 + 13 + 13 + 13, ROW = 8 + 10, END = 2 * (8 + 13) };
+	/* In packets: what comes before the row, the row, and the end in two. */
+	enum { BEFORE = 8 + 14 + 13 + 14 + 13, ROW = 8 + 10, END = 2 * (8 + 13) + 5 };
 	unsigned done_count = 0;
 	bool appended;
 
@@ -593,7 +596,7 @@ static char pem_path[2][40], conf_path[40];
 /* A key and a certificate for "localhost" that it signs itself. */
 static void make_certificate(char path[40])
 {
-	EVP_PKEY *key = EVP_RSA_gen(2048);
+	EVP_PKEY *key = EVP_EC_gen("P-256");
 	X509 *certificate = X509_new();
 	X509_NAME *name = X509_get_subject_name(certificate);
 	X509_EXTENSION *names;
