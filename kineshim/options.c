@@ -148,7 +148,7 @@ static enum ks_status check_cluster(const struct ks_options *options, struct ks_
 	return ks_fail(
 		err, KS_INVALID_ARGUMENT,
 		"initial-cluster names %u members, but a SQLite file serves one instance; give all of them the same "
-		"database with --endpoint postgres://…",
+		"database with --endpoint postgres://… or mysql://…",
 		members);
 }
 

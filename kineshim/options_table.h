@@ -25,8 +25,8 @@
 
 GROUP("Database and name")
 OPTION(TEXT, endpoint, "endpoint", "sqlite://", 0, 0,
-       "database: sqlite:// (a file in the data folder), sqlite:///path.db, postgres://user:password@host/database; ${NAME} in it is "
-       "replaced by that environment variable")
+       "database: sqlite:// (a file in the data folder), sqlite:///path.db, postgres://user:password@host/database, "
+       "mysql://user:password@tcp(host:3306)/database; ${NAME} in it is replaced by that environment variable")
 OPTION(TEXT, endpoint_file, "endpoint-file", "", 0, 0,
        "file whose first line is the endpoint, so that a password stands on no command line")
 OPTION(TEXT, data_dir, "data-dir", "kineshim.data", 0, 0, "folder for the SQLite file")

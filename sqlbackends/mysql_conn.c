@@ -33,13 +33,14 @@ void sqlb_my_drop(struct sqlb_conn *conn)
 {
 	if (!conn->mysql)
 		return;
+	/* First, so that closing the statements is not said to the server, one by one, nor waits for rows still on their way. */
+	mysql_close(conn->mysql);
+	conn->mysql = NULL;
 	for (size_t s = 0; s < SQLB_MY_STATEMENTS; s++)
 		for (size_t b = 0; b < SQLB_MY_BUCKETS; b++)
 			if (conn->statements[s][b])
 				mysql_stmt_close(conn->statements[s][b]);
 	memset(conn->statements, 0, sizeof(conn->statements));
-	mysql_close(conn->mysql);
-	conn->mysql = NULL;
 	conn->in_transaction = false;
 }
 
@@ -66,7 +67,8 @@ static bool set_options(MYSQL *mysql, const struct sqlb_db *db, enum sqlb_my_tls
 		    /* Or any server could ask for any file of ours. */
 		    mysql_options(mysql, MYSQL_OPT_LOCAL_INFILE, &off) == 0 &&
 		    mysql_options(mysql, MARIADB_OPT_RESTRICTED_AUTH, plugins) == 0 &&
-		    mysql_options(mysql, MYSQL_SET_CHARSET_NAME, "utf8mb4") == 0;
+		    mysql_options(mysql, MYSQL_SET_CHARSET_NAME, "utf8mb4") == 0 &&
+		    mysql_options4(mysql, MYSQL_OPT_CONNECT_ATTR_ADD, "program_name", "kineshim") == 0;
 
 	if (tls == SQLB_MY_TLS_OFF || !done)
 		return done;
@@ -286,6 +288,16 @@ size_t sqlb_my_bucket_size(size_t count)
 	return sqlb_my_buckets[bucket_of(count)];
 }
 
+/* Parameters and result columns are ours to know; a server (or what says to be one) that thinks otherwise is none. */
+static bool is_as_written(MYSQL_STMT *stmt, const struct ks_buf *sql, unsigned columns)
+{
+	size_t params = 0;
+
+	for (size_t i = 0; i < sql->size; i++)
+		params += sql->data[i] == '?';
+	return mysql_stmt_param_count(stmt) == params && mysql_stmt_field_count(stmt) == columns;
+}
+
 enum sqlb_outcome sqlb_my_prepare(struct sqlb_conn *conn, enum sqlb_my_statement statement, size_t items,
 				  MYSQL_STMT **stmt, struct ks_err *err)
 {
@@ -318,6 +330,10 @@ enum sqlb_outcome sqlb_my_prepare(struct sqlb_conn *conn, enum sqlb_my_statement
 		mysql_stmt_close(*stmt);
 		*stmt = NULL;
 		outcome = sqlb_my_judge(conn, number, why, err);
+	} else if (!is_as_written(*stmt, &sql, text->columns)) {
+		mysql_stmt_close(*stmt);
+		*stmt = NULL;
+		outcome = sqlb_my_broken(conn, err, "the server has another idea of our statements");
 	}
 	ks_buf_fini(&sql);
 	*slot = *stmt;
@@ -358,7 +374,7 @@ enum sqlb_outcome sqlb_my_query(struct sqlb_conn *conn, enum sqlb_my_statement s
 
 	if (outcome != SQLB_OK)
 		return outcome;
-	KS_ASSERT(columns <= SQLB_MY_NUMBERS_MAX && mysql_stmt_field_count(stmt) == columns);
+	KS_ASSERT(columns <= SQLB_MY_NUMBERS_MAX && columns == sqlb_my_texts[statement].columns);
 	for (size_t i = 0; i < columns; i++)
 		results[i] =
 			(MYSQL_BIND){.buffer_type = MYSQL_TYPE_LONGLONG, .buffer = &numbers[i], .is_null = &nulls[i]};

@@ -78,6 +78,7 @@ struct sqlb_my_text {
 	const char *item; /* NULL: nothing is repeated */
 	const char *between;
 	const char *after;
+	unsigned columns; /* of the result; 0: none */
 };
 
 extern const struct sqlb_my_text sqlb_my_texts[SQLB_MY_STATEMENTS]; /* mysql_sql.c */

@@ -54,18 +54,18 @@ const struct sqlb_my_text sqlb_my_texts[SQLB_MY_STATEMENTS] = {
 		"`revision` = VALUES(`revision`), `writer` = VALUES(`writer`), `batch` = VALUES(`batch`)"},
 	[SQLB_MY_INSERT_MORE] = {INSERT_ROWS, ONE_ROW, ", ", ""},
 	[SQLB_MY_GATE_LOCK] = {"SELECT `revision`, `writer`, `batch` FROM kineshim_log WHERE `position` = 0 AND `sub` = 0 FOR UPDATE",
-		NULL, NULL, ""},
+		NULL, NULL, "", 3},
 	[SQLB_MY_GATE_SET] = {"UPDATE kineshim_log SET `revision` = ?, `writer` = ?, `batch` = ? WHERE `position` = 0 AND `sub` = 0",
 		NULL, NULL, ""},
-	[SQLB_MY_HEAD] = {HEAD, NULL, NULL, ""},
-	[SQLB_MY_POLL] = {"SET STATEMENT wsrep_sync_wait = 0 FOR " HEAD, NULL, NULL, ""},
+	[SQLB_MY_HEAD] = {HEAD, NULL, NULL, "", 4},
+	[SQLB_MY_POLL] = {"SET STATEMENT wsrep_sync_wait = 0 FOR " HEAD, NULL, NULL, "", 4},
 	[SQLB_MY_ROWS] = {"SELECT " ROW_COLUMNS " FROM kineshim_log FORCE INDEX (PRIMARY) WHERE `position` > ? AND `position` <= ? "
-		"ORDER BY `position`, `sub` LIMIT ?", NULL, NULL, ""},
+		"ORDER BY `position`, `sub` LIMIT ?", NULL, NULL, "", SQLB_MY_ROW_COLUMNS},
 	/* Goes on behind a row. Written as two ranges: neither server makes one of "(position, sub) > (?, ?)". */
 	[SQLB_MY_PAGE] = {"SELECT " ROW_COLUMNS " FROM kineshim_log FORCE INDEX (PRIMARY) WHERE (`position` = ? AND `sub` > ?) "
-		"OR (`position` > ? AND `position` <= ?) ORDER BY `position`, `sub` LIMIT ?", NULL, NULL, ""},
+		"OR (`position` > ? AND `position` <= ?) ORDER BY `position`, `sub` LIMIT ?", NULL, NULL, "", SQLB_MY_ROW_COLUMNS},
 	[SQLB_MY_ROWS_AT] = {"SELECT " ROW_COLUMNS " FROM kineshim_log FORCE INDEX (PRIMARY) WHERE ", "(`position` = ? AND `sub` = ?)",
-		" OR ", ""},
+		" OR ", "", SQLB_MY_ROW_COLUMNS},
 	/* As a DELETE of several tables: only there is an index forced. */
 	[SQLB_MY_TRIM] = {"DELETE l FROM kineshim_log AS l FORCE INDEX (PRIMARY) WHERE ", "(l.`position` = ? AND l.`sub` = ?)", " OR ", ""},
 	[SQLB_MY_LEASE_PUT] = {"INSERT INTO kineshim_lease (`id`, `ttl_ms`, `deadline`) VALUES ", "(?, ?, " DEADLINE("?") ")", ", ",
@@ -77,15 +77,15 @@ const struct sqlb_my_text sqlb_my_texts[SQLB_MY_STATEMENTS] = {
 	[SQLB_MY_LEASE_TOUCH_ONE] = {"UPDATE kineshim_lease SET `deadline` = " DEADLINE("LAST_INSERT_ID(`ttl_ms`)")
 		" WHERE `id` = ? AND `deadline` >= " CLOCK, NULL, NULL, ""},
 	[SQLB_MY_LEASE_LOCK] = {"SELECT `id`, `ttl_ms`, GREATEST(LEAST(`ttl_ms`, 9000000000000000), 0) FROM kineshim_lease WHERE `id` IN (",
-		"?", ", ", ") AND `deadline` >= " CLOCK " ORDER BY `id` FOR UPDATE"},
+		"?", ", ", ") AND `deadline` >= " CLOCK " ORDER BY `id` FOR UPDATE", 3},
 	[SQLB_MY_LEASE_TOUCH] = {"UPDATE kineshim_lease SET `deadline` = " DEADLINE("`ttl_ms`") " WHERE `id` IN (", "?", ", ", ")"},
 	[SQLB_MY_LEASE_ENSURE] = {"INSERT INTO kineshim_lease (`id`, `ttl_ms`, `deadline`) VALUES ", "(?, ?, " DEADLINE("?") ")", ", ",
 		" ON DUPLICATE KEY UPDATE `id` = VALUES(`id`)"},
 	[SQLB_MY_LEASE_REFRESH] = {"UPDATE kineshim_lease SET `deadline` = " DEADLINE("`ttl_ms`"), NULL, NULL, ""},
 	[SQLB_MY_LEASE_LIST] = {"SELECT `id`, `ttl_ms`, `deadline` - " CLOCK " FROM kineshim_lease ORDER BY `deadline`, `id` LIMIT ?",
-		NULL, NULL, ""},
-	[SQLB_MY_LEASE_READ] = {"SELECT `id`, `ttl_ms`, `deadline` - " CLOCK " FROM kineshim_lease WHERE `id` IN (", "?", ", ", ")"},
-	[SQLB_MY_DUTY_SEE] = {"SELECT `holder`, `term`, `deadline` - " CLOCK " FROM kineshim_duty WHERE `one` = 1", NULL, NULL, ""},
+		NULL, NULL, "", 3},
+	[SQLB_MY_LEASE_READ] = {"SELECT `id`, `ttl_ms`, `deadline` - " CLOCK " FROM kineshim_lease WHERE `id` IN (", "?", ", ", ")", 3},
+	[SQLB_MY_DUTY_SEE] = {"SELECT `holder`, `term`, `deadline` - " CLOCK " FROM kineshim_duty WHERE `one` = 1", NULL, NULL, "", 3},
 	/* From what was seen: who comes second matches no row. */
 	[SQLB_MY_DUTY_TAKE] = {"UPDATE kineshim_duty SET `holder` = ?, `term` = ?, `deadline` = " DEADLINE("?")
 		" WHERE `one` = 1 AND `holder` = ? AND `term` = ? AND (`holder` IN (?, 0) OR `deadline` < " CLOCK ")", NULL, NULL, ""},
@@ -95,11 +95,11 @@ const struct sqlb_my_text sqlb_my_texts[SQLB_MY_STATEMENTS] = {
 		DEADLINE("?") ") ON DUPLICATE KEY UPDATE `name` = VALUES(`name`), `client_urls` = VALUES(`client_urls`), "
 		"`position` = VALUES(`position`), `deadline` = VALUES(`deadline`)", NULL, NULL, ""},
 	/* Asked first: a DELETE that finds nothing still waits for others' beats. */
-	[SQLB_MY_MEMBER_STALE] = {"SELECT `id` FROM kineshim_member WHERE `deadline` < " CLOCK " - 3600000 LIMIT 1", NULL, NULL, ""},
+	[SQLB_MY_MEMBER_STALE] = {"SELECT `id` FROM kineshim_member WHERE `deadline` < " CLOCK " - 3600000 LIMIT 1", NULL, NULL, "", 1},
 	[SQLB_MY_MEMBER_SWEEP] = {"DELETE FROM kineshim_member WHERE `deadline` < " CLOCK " - 3600000 AND `id` <> ?", NULL, NULL, ""},
 	[SQLB_MY_MEMBER_REMOVE] = {"DELETE FROM kineshim_member WHERE `id` = ?", NULL, NULL, ""},
 	[SQLB_MY_MEMBER_LIST] = {"SELECT `id`, `position`, `name`, `client_urls` FROM kineshim_member WHERE `deadline` >= " CLOCK
-		" ORDER BY `id` < 0, `id`", NULL, NULL, ""},
+		" ORDER BY `id` < 0, `id`", NULL, NULL, "", 4},
 	[SQLB_MY_SIZE] = {"SELECT CAST(data_length + index_length AS SIGNED), CAST(data_free AS SIGNED) FROM information_schema.tables "
-		"WHERE table_schema = DATABASE() AND table_name = 'kineshim_log'", NULL, NULL, ""},
+		"WHERE table_schema = DATABASE() AND table_name = 'kineshim_log'", NULL, NULL, "", 2},
 };
