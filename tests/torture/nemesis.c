@@ -60,14 +60,21 @@ static unsigned any_instance(struct hand *hand)
 	return draw(&hand->random, hand->run->options.instances);
 }
 
+/* In a session of its own: a database that it starts must outlive this run, which the caller ends with all its processes. */
 int run_tool(const struct run *run, const char *verb, const char *argument)
 {
 	char *args[] = {(char *)(uintptr_t)run->options.tool, (char *)(uintptr_t)verb, (char *)(uintptr_t)argument,
 			NULL};
+	posix_spawnattr_t attributes;
 	pid_t pid;
 	int status = -1;
+	bool started;
 
-	if (!run->options.tool || posix_spawn(&pid, run->options.tool, NULL, NULL, args, environ) != 0)
+	posix_spawnattr_init(&attributes);
+	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID);
+	started = run->options.tool && posix_spawn(&pid, run->options.tool, NULL, &attributes, args, environ) == 0;
+	posix_spawnattr_destroy(&attributes);
+	if (!started)
 		return -1;
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
