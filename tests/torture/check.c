@@ -39,7 +39,8 @@ struct check {
 	int64_t value_count;
 	const struct op **unsure; /* of unknown outcome, with a branch that deletes and does not put */
 	size_t unsure_count;
-	int64_t *owned; /* of each operation: the revision it made; 0: none */
+	int64_t *owned;  /* of each operation: the revision it made; 0: none */
+	int64_t *floors; /* of each operation: the newest revision that anybody had seen before it began */
 	struct lease *leases;
 	size_t lease_count;
 };
@@ -325,6 +326,7 @@ static void index_all(struct check *check)
 	check->by_revision = ks_xcalloc(history->op_count + 1, sizeof(*check->by_revision));
 	check->unsure = ks_xcalloc(history->op_count + 1, sizeof(*check->unsure));
 	check->owned = ks_xcalloc(history->op_count + 1, sizeof(*check->owned));
+	check->floors = ks_xcalloc(history->op_count + 1, sizeof(*check->floors));
 	for (size_t i = 0; i < history->op_count; i++) {
 		const struct op *op = &history->ops[i];
 
@@ -425,8 +427,9 @@ static void check_deletes(struct check *check, const struct log_revision *at, in
 	struct effects effects;
 
 	for (size_t i = 0; i < check->unsure_count && !candidate; i++) {
-		if (check->owned[number_of(check, check->unsure[i])])
-			continue;
+		if (check->owned[number_of(check, check->unsure[i])] ||
+		    check->floors[number_of(check, check->unsure[i])] >= revision)
+			continue; /* it was another one */
 		run_op(check->unsure[i], &check->state, revision, &effects);
 		if (same_effects(&effects, at))
 			candidate = check->unsure[i];
@@ -585,20 +588,7 @@ static struct sight *all_sights(const struct history *history, size_t *count)
 	return sights;
 }
 
-static void check_floor(struct check *check, const struct op *op, int64_t floor)
-{
-	int64_t owned = check->owned[number_of(check, op)];
-
-	if (owned && owned <= floor)
-		found(check->findings, "a write is older than what was seen before it began",
-		      "a %s of client %u at %" PRId64 ", seen was %" PRId64, op->name, op->client, owned, floor);
-	else if (!owned && op->outcome == OP_OK && !op->serializable && op->kind != OP_KEEPALIVE &&
-		 op->revision < floor)
-		found(check->findings, "a stale answer: something newer was seen before the operation began",
-		      "a %s of client %u at %" PRId64 ", seen was %" PRId64, op->name, op->client, op->revision, floor);
-}
-
-static void check_real_time(struct check *check, const struct sight *sights, size_t count)
+static void find_floors(struct check *check, const struct sight *sights, size_t count)
 {
 	const struct history *history = check->history;
 	const struct op **ops = ks_xcalloc(history->op_count + 1, sizeof(struct op *));
@@ -612,9 +602,27 @@ static void check_real_time(struct check *check, const struct sight *sights, siz
 		for (; next < count && sights[next].at_ns < ops[i]->start_ns; next++)
 			if (sights[next].revision > floor)
 				floor = sights[next].revision;
-		check_floor(check, ops[i], floor);
+		check->floors[number_of(check, ops[i])] = floor;
 	}
 	free(ops);
+}
+
+static void check_real_time(struct check *check)
+{
+	for (size_t i = 0; i < check->history->op_count; i++) {
+		const struct op *op = &check->history->ops[i];
+		int64_t owned = check->owned[i], floor = check->floors[i];
+
+		if (owned && owned <= floor)
+			found(check->findings, "a write is older than what was seen before it began",
+			      "a %s of client %u at %" PRId64 ", seen was %" PRId64, op->name, op->client, owned,
+			      floor);
+		else if (!owned && op->outcome == OP_OK && !op->serializable && op->kind != OP_KEEPALIVE &&
+			 op->revision < floor)
+			found(check->findings, "a stale answer: something newer was seen before the operation began",
+			      "a %s of client %u at %" PRId64 ", seen was %" PRId64, op->name, op->client, op->revision,
+			      floor);
+	}
 }
 
 /* ---- Leases, hashes ---- */
@@ -672,9 +680,10 @@ unsigned history_check(const struct history *history, FILE *out)
 	log_build(&check.log, history, &findings);
 	check_watchers(history, &check.log, &findings);
 	index_all(&check);
-	pass(&check);
 	sights = all_sights(history, &count);
-	check_real_time(&check, sights, count);
+	find_floors(&check, sights, count);
+	pass(&check);
+	check_real_time(&check);
 	check_expiry(&check, sights, count);
 	check_hashes(history, &findings);
 	for (size_t i = 0; i < FINDING_KINDS && out; i++)
@@ -683,6 +692,7 @@ unsigned history_check(const struct history *history, FILE *out)
 	free(sights);
 	free(check.leases);
 	free(check.owned);
+	free(check.floors);
 	free(check.unsure);
 	free(check.by_revision);
 	free(check.by_value);

@@ -289,6 +289,19 @@ static void unknown_and_failed_writes_may_be_absent(void)
 	expect_nothing();
 }
 
+/* Two deletes of one key got no answer, one of them later: the earlier revision is not the later one's. */
+static void unknown_deletes_are_not_confused(void)
+{
+	struct op early;
+
+	set_up();
+	history.ops[DELETE_1].outcome = OP_UNKNOWN;
+	early = history.ops[DELETE_1];
+	history.ops[DELETE_1].start_ns = now; /* this one is found first */
+	history_add_op(&history, &early);
+	expect_nothing();
+}
+
 static void serializable_read_may_be_old(void)
 {
 	set_up();
@@ -742,6 +755,7 @@ int main(void)
 			{"good_history_passes", good_history_passes},
 			{"unknown_write_may_be_there", unknown_write_may_be_there},
 			{"unknown_and_failed_writes_may_be_absent", unknown_and_failed_writes_may_be_absent},
+			{"unknown_deletes_are_not_confused", unknown_deletes_are_not_confused},
 			{"serializable_read_may_be_old", serializable_read_may_be_old},
 			{"read_of_an_old_revision_passes", read_of_an_old_revision_passes},
 			{"compacted_watcher_may_begin_behind_it", compacted_watcher_may_begin_behind_it},
