@@ -146,6 +146,19 @@ static enum ks_status take_pool_mode(struct sqlb_db *db, const char *value, stru
 	return KS_OK;
 }
 
+static enum ks_status take_dialect(struct sqlb_db *db, const char *value, struct ks_err *err)
+{
+	if (strcmp(value, "auto") == 0)
+		atomic_store(&db->dialect, SQLB_PG_DIALECT_AUTO);
+	else if (strcmp(value, "postgres") == 0)
+		atomic_store(&db->dialect, SQLB_PG_DIALECT_POSTGRES);
+	else if (strcmp(value, "plain") == 0)
+		atomic_store(&db->dialect, SQLB_PG_DIALECT_PLAIN);
+	else
+		return bad_url(err, "dialect is auto, postgres or plain");
+	return KS_OK;
+}
+
 static enum ks_status take_schema(struct sqlb_db *db, const char *value, struct ks_err *err)
 {
 	if (!is_name(value, sizeof(db->schema)))
@@ -158,6 +171,7 @@ static const struct own_parameter {
 	const char *name; /* with its "=" */
 	enum ks_status (*take)(struct sqlb_db *db, const char *value, struct ks_err *err);
 } own_parameters[] = {
+	{"dialect=", take_dialect},
 	{"pool_mode=", take_pool_mode},
 	{"schema=", take_schema},
 };
@@ -487,6 +501,10 @@ static enum sqlb_outcome pg_migrate(struct sqlb_conn *conn, uint64_t *cluster_id
 	*cluster_id = 0;
 	if (outcome != SQLB_OK)
 		return outcome;
+	if (conn->plain) {
+		outcome = sqlb_pg_plain_migrate(conn, SCHEMA_VERSION, random_id(), err);
+		return outcome == SQLB_OK ? read_cluster_id(conn, cluster_id, err) : outcome;
+	}
 	if (PQserverVersion(conn->pg) < OLDEST_SERVER)
 		return sqlb_pg_broken(conn, err, "the server is older than PostgreSQL 13");
 	outcome = inspect(conn, &version, err);

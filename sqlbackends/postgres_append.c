@@ -123,7 +123,8 @@ static bool send_one_row(struct append_run *run, const struct sqlb_row *row)
 	return sqlb_pg_send(run->conn, SQLB_PG_INSERT_ONE, &params);
 }
 
-static bool send_rows(struct append_run *run, const struct sqlb_row *rows, size_t count)
+bool sqlb_pg_param_rows(struct sqlb_conn *conn, struct sqlb_pg_params *params, const struct sqlb_row *rows,
+			size_t count, bool of_many)
 {
 	static const struct column {
 		uint16_t offset;
@@ -132,29 +133,40 @@ static bool send_rows(struct append_run *run, const struct sqlb_row *rows, size_
 #define COLUMN(field, size) {offsetof(struct sqlb_row, field), size}
 		COLUMN(position, 8), COLUMN(sub, 4),   COLUMN(rows, 4),    COLUMN(kind, 2),
 		COLUMN(revision, 8), COLUMN(key, 0),   COLUMN(value, 0),   COLUMN(create_revision, 8),
-		COLUMN(version, 8),  COLUMN(lease, 8), COLUMN(payload, 0),
+		COLUMN(version, 8),  COLUMN(lease, 8), COLUMN(payload, 0), COLUMN(writer, 8),
+		COLUMN(batch, 8),
 #undef COLUMN
 	};
 	enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
-	struct ks_buf *buf = &run->conn->arrays;
-	struct sqlb_pg_params params = {0};
-	size_t starts[COLUMNS + 1];
+	struct ks_buf *buf = &conn->arrays;
+	size_t starts[COLUMNS + 1], used = of_many ? COLUMNS : COLUMNS - 2;
 
 	ks_buf_reset(buf);
-	for (size_t i = 0; i < COLUMNS; i++) {
+	for (size_t i = 0; i < used; i++) {
 		starts[i] = buf->size;
 		if (columns[i].size)
 			put_numbers(buf, rows, count, columns[i].offset, columns[i].size);
 		else
 			put_slices(buf, rows, count, columns[i].offset);
 	}
-	starts[COLUMNS] = buf->size;
+	starts[used] = buf->size;
 	if (buf->failed)
 		return false;
-	for (size_t i = 0; i < COLUMNS; i++)
-		sqlb_pg_param_array(&params, run->conn, starts[i], starts[i + 1] - starts[i]);
-	sqlb_pg_param_int8(&params, rows[0].writer);
-	sqlb_pg_param_int8(&params, rows[0].batch);
+	for (size_t i = 0; i < used; i++)
+		sqlb_pg_param_array(params, conn, starts[i], starts[i + 1] - starts[i]);
+	if (of_many)
+		return true;
+	sqlb_pg_param_int8(params, rows[0].writer);
+	sqlb_pg_param_int8(params, rows[0].batch);
+	return true;
+}
+
+static bool send_rows(struct append_run *run, const struct sqlb_row *rows, size_t count)
+{
+	struct sqlb_pg_params params = {0};
+
+	if (!sqlb_pg_param_rows(run->conn, &params, rows, count, false))
+		return false;
 	if (run->compound)
 		return sqlb_pg_send(run->conn, SQLB_PG_INSERT_MORE, &params);
 	param_head(run, &params, rows[0].position);
@@ -235,7 +247,8 @@ static bool send_leases_new(struct append_run *run)
 
 static bool others_listen(const struct append_run *run)
 {
-	return run->append->row_count > 0 && atomic_load_explicit(&run->conn->db->others, memory_order_relaxed) != 0;
+	return run->append->row_count > 0 && !run->conn->plain &&
+	       atomic_load_explicit(&run->conn->db->others, memory_order_relaxed) != 0;
 }
 
 static bool send_notify(struct append_run *run)
@@ -269,7 +282,7 @@ static bool send_pipeline(struct append_run *run)
 			chunk_of(append->rows, append->row_count) < append->row_count;
 	if (!PQenterPipelineMode(pg))
 		return false;
-	if (run->conn->pooled && !run->in_block) {
+	if ((run->conn->pooled || run->conn->plain) && !run->in_block) {
 		run->statements = sqlb_pg_block_send(run->conn);
 		run->in_block = run->statements > 0;
 		if (!run->in_block)
@@ -307,7 +320,7 @@ static enum sqlb_outcome judge_append_error(struct append_run *run, size_t index
 {
 	const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
 	const char *constraint = PQresultErrorField(result, PG_DIAG_CONSTRAINT_NAME);
-	bool inserted = index >= run->statements - (run->in_block ? 1 : 0);
+	bool inserted = run->may_commit && index >= run->statements - (run->in_block ? 1 : 0);
 	bool ends_session = !severity || strcmp(severity, "ERROR") != 0;
 	bool certain = !ends_session || !run->may_commit || (sqlb_pg_has_state(result, "57P0") && !inserted);
 
@@ -318,6 +331,9 @@ static enum sqlb_outcome judge_append_error(struct append_run *run, size_t index
 		return SQLB_CONFLICT;
 	/* Engines that cannot say whether a transaction was committed say so; PostgreSQL itself never does. */
 	certain = certain && !sqlb_pg_has_state(result, "40003") && !sqlb_pg_has_state(result, "08007");
+	/* And of others' COMMIT only those errors are certain that are known to be. */
+	if (run->conn->plain && inserted && !sqlb_pg_has_state(result, "40001") && !sqlb_pg_has_state(result, "23505"))
+		certain = false;
 	if (certain)
 		return sqlb_pg_judge(run->conn, result, err);
 	sqlb_pg_judge(run->conn, result, err);

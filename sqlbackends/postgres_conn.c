@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/diag.h"
@@ -36,7 +37,7 @@ static const char session_text[] =
 	"SELECT set_config(s.name, w.value, false) FROM (VALUES ('default_transaction_isolation', 'read committed'), "
 	"('synchronous_commit', 'on'), ('lock_timeout', '%d'), ('statement_timeout', '%d'), "
 	"('idle_in_transaction_session_timeout', '10000'), ('idle_session_timeout', '0'), "
-	"('client_connection_check_interval', '2000'), "
+	"('client_connection_check_interval', '2000'), ('standard_conforming_strings', 'on'), ('bytea_output', 'hex'), "
 	"('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'), "
 	"('plan_cache_mode', 'force_generic_plan'), ('jit', 'off'), ('enable_seqscan', 'off'), "
 	"('enable_bitmapscan', 'off'), ('enable_sort', 'off'), ('max_parallel_workers_per_gather', '0')) "
@@ -48,21 +49,25 @@ static const char block_text[] = "BEGIN ISOLATION LEVEL READ COMMITTED";
 static const char block_settings_text[] =
 	"SELECT pg_is_in_recovery(), set_config('synchronous_commit', coalesce("
 	"nullif(current_setting('synchronous_commit'), 'off'), 'on'), true), set_config('lock_timeout', '%d', true), "
-	"set_config('statement_timeout', '%d', true), set_config('idle_in_transaction_session_timeout', '10000', true), "
+	"set_config('statement_timeout', '%d', true), set_config('idle_in_transaction_session_timeout', '10000', "
+	"true), "
+	"set_config('standard_conforming_strings', 'on', true), set_config('bytea_output', 'hex', true), "
 	"set_config('jit', 'off', true), set_config('enable_seqscan', 'off', true), "
 	"set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true), "
 	"set_config('max_parallel_workers_per_gather', '0', true)%s%s%s";
 
-static const char look_text[] =
-	"SELECT pg_backend_pid(), pg_is_in_recovery(), "
-	"current_setting('synchronous_commit') = 'off' OR current_setting('fsync') = 'off'";
+/* The plain dialect sets nothing: all it needs of a session is that a transaction is one. */
+static const char plain_block_text[] = "BEGIN ISOLATION LEVEL SERIALIZABLE";
+
+static const char look_text[] = "SELECT pg_backend_pid(), pg_is_in_recovery(), "
+				"current_setting('synchronous_commit') = 'off' OR current_setting('fsync') = 'off'";
 
 void sqlb_pg_block_make(struct sqlb_db *db)
 {
 	bool named = db->schema[0] != '\0';
-	int size = snprintf(db->block_settings, sizeof(db->block_settings), block_settings_text, SQLB_PG_LOCK_TIMEOUT_MS,
-			    SQLB_PG_STATEMENT_TIMEOUT_MS, named ? ", set_config('search_path', '\"" : "", db->schema,
-			    named ? "\"', true)" : "");
+	int size = snprintf(db->block_settings, sizeof(db->block_settings), block_settings_text,
+			    SQLB_PG_LOCK_TIMEOUT_MS, SQLB_PG_STATEMENT_TIMEOUT_MS,
+			    named ? ", set_config('search_path', '\"" : "", db->schema, named ? "\"', true)" : "");
 
 	KS_ASSERT(size > 0 && (size_t)size < sizeof(db->block_settings));
 }
@@ -125,7 +130,7 @@ void sqlb_pg_drop(struct sqlb_conn *conn)
 	PQfinish(conn->pg);
 	conn->pg = NULL;
 	conn->unread = SQLB_PG_ALL_READ;
-	conn->listening = conn->pooled = conn->in_block = false;
+	conn->listening = conn->pooled = conn->plain = conn->in_block = false;
 	memset(conn->prepared, 0, sizeof(conn->prepared));
 }
 
@@ -146,17 +151,24 @@ static enum sqlb_outcome refuse_standby(struct sqlb_conn *conn, struct ks_err *e
 	return SQLB_AWAY;
 }
 
+static enum sqlb_outcome set_schema(struct sqlb_conn *conn, struct ks_err *err)
+{
+	char path[100];
+
+	if (!conn->db->schema[0])
+		return SQLB_OK;
+	snprintf(path, sizeof(path), "SET search_path = \"%s\"", conn->db->schema);
+	return sqlb_pg_exec(conn, path, NULL, err);
+}
+
 static enum sqlb_outcome set_session(struct sqlb_conn *conn, struct ks_err *err)
 {
-	char text[sizeof(session_text) + 32], path[100];
+	char text[sizeof(session_text) + 32];
 	enum sqlb_outcome outcome;
 
 	snprintf(text, sizeof(text), session_text, SQLB_PG_LOCK_TIMEOUT_MS, SQLB_PG_STATEMENT_TIMEOUT_MS);
 	outcome = sqlb_pg_exec(conn, text, NULL, err);
-	if (outcome != SQLB_OK || !conn->db->schema[0])
-		return outcome;
-	snprintf(path, sizeof(path), "SET search_path = \"%s\"", conn->db->schema);
-	return sqlb_pg_exec(conn, path, NULL, err);
+	return outcome == SQLB_OK ? set_schema(conn, err) : outcome;
 }
 
 /* Nothing to set; but a pooler that does not even keep transactions together is found out here. */
@@ -167,14 +179,45 @@ static enum sqlb_outcome try_pooler(struct sqlb_conn *conn, struct ks_err *err)
 	if (outcome == SQLB_OK)
 		outcome = sqlb_pg_block_end(conn, "COMMIT", err);
 	if (outcome != SQLB_OK && strstr(err->text, "statement pooling mode"))
-		return sqlb_pg_broken(conn, err,
-				      "the pooler works in statement mode, where there are no transactions: let it work in "
-				      "transaction or session mode, or go past it");
+		return sqlb_pg_broken(
+			conn, err,
+			"the pooler works in statement mode, where there are no transactions: let it work in "
+			"transaction or session mode, or go past it");
 	if (outcome == SQLB_OK && conn->db->pool_mode == SQLB_PG_POOL_AUTO &&
 	    !atomic_exchange_explicit(&conn->db->told_pooled, true, memory_order_relaxed))
 		ks_diag(KS_INFO, "postgres",
 			"a pooler stands before the server: no session is relied on, others' writes are polled for "
 			"(pool_mode=session in the URL when it keeps a session for each connection)");
+	return outcome;
+}
+
+static bool is_known_engine(const char *version)
+{
+	/* Yugabyte says "PostgreSQL 11.2-YB-2.…". */
+	return strstr(version, "CockroachDB") || strstr(version, "-YB-");
+}
+
+/* Which dialect to speak; asked once for a process. */
+static enum sqlb_outcome learn_dialect(struct sqlb_conn *conn, struct ks_err *err)
+{
+	int dialect = atomic_load_explicit(&conn->db->dialect, memory_order_relaxed);
+	enum sqlb_outcome outcome = SQLB_OK;
+	PGresult *result;
+
+	if (dialect == SQLB_PG_DIALECT_AUTO) {
+		outcome = sqlb_pg_exec(conn, "SELECT version()", &result, err);
+		if (outcome != SQLB_OK)
+			return outcome;
+		dialect = PQntuples(result) == 1 && is_known_engine(PQgetvalue(result, 0, 0))
+				  ? SQLB_PG_DIALECT_PLAIN
+				  : SQLB_PG_DIALECT_POSTGRES;
+		if (dialect == SQLB_PG_DIALECT_PLAIN)
+			ks_diag(KS_INFO, "postgres", "not PostgreSQL itself, the plain dialect it is: %s",
+				PQgetvalue(result, 0, 0));
+		atomic_store_explicit(&conn->db->dialect, dialect, memory_order_relaxed);
+		PQclear(result);
+	}
+	conn->plain = dialect == SQLB_PG_DIALECT_PLAIN;
 	return outcome;
 }
 
@@ -184,7 +227,11 @@ static enum sqlb_outcome open_session(struct sqlb_conn *conn, struct ks_err *err
 	enum sqlb_outcome outcome;
 	PGresult *result;
 
-	outcome = sqlb_pg_exec(conn, look_text, &result, err);
+	outcome = learn_dialect(conn, err);
+	if (outcome == SQLB_OK && conn->plain)
+		return set_schema(conn, err);
+	if (outcome == SQLB_OK)
+		outcome = sqlb_pg_exec(conn, look_text, &result, err);
 	if (outcome != SQLB_OK)
 		return outcome;
 	same_pid = PQntuples(result) == 1 && strtol(PQgetvalue(result, 0, 0), NULL, 10) == PQbackendPID(conn->pg);
@@ -262,6 +309,7 @@ enum sqlb_outcome sqlb_pg_begin(struct sqlb_conn *conn, int timeout_ms, struct k
 
 	sqlb_pg_more_time(conn, timeout_ms);
 	conn->undone = false;
+	conn->state[0] = '\0';
 	if (conn->pg && !still_alive(conn))
 		sqlb_pg_drop(conn);
 	if (!conn->pg) {
@@ -342,6 +390,7 @@ enum sqlb_outcome sqlb_pg_judge(struct sqlb_conn *conn, const PGresult *result, 
 
 	if (!state) /* libpq's own: there is no answer */
 		return sqlb_pg_lost(conn, err);
+	snprintf(conn->state, sizeof(conn->state), "%s", state);
 	conn->undone = strcmp(state, "40001") == 0 || strcmp(state, "40P01") == 0;
 	/* Never the detail: it may quote rows. */
 	broken = has_any_state(result, broken_states);
@@ -443,7 +492,7 @@ enum sqlb_outcome sqlb_pg_prepare(struct sqlb_conn *conn, enum sqlb_pg_statement
 	PGresult *result;
 	char name[16];
 
-	if (conn->prepared[statement] || conn->pooled)
+	if (conn->prepared[statement] || conn->pooled || conn->plain)
 		return SQLB_OK;
 	statement_name(statement, name);
 	if (!PQsendPrepare(conn->pg, name, sqlb_pg_statement_texts[statement], 0, NULL))
@@ -454,13 +503,20 @@ enum sqlb_outcome sqlb_pg_prepare(struct sqlb_conn *conn, enum sqlb_pg_statement
 	return outcome;
 }
 
+static const char *text_of(const struct sqlb_conn *conn, enum sqlb_pg_statement statement)
+{
+	const char *plain = conn->plain ? sqlb_pg_plain_texts[statement] : NULL;
+
+	return plain ? plain : sqlb_pg_statement_texts[statement];
+}
+
 bool sqlb_pg_send(struct sqlb_conn *conn, enum sqlb_pg_statement statement, const struct sqlb_pg_params *params)
 {
 	static const int binary[SQLB_PG_PARAMS_MAX] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 	char name[16];
 
-	if (conn->pooled)
-		return PQsendQueryParams(conn->pg, sqlb_pg_statement_texts[statement], params ? params->count : 0, NULL,
+	if (conn->pooled || conn->plain)
+		return PQsendQueryParams(conn->pg, text_of(conn, statement), params ? params->count : 0, NULL,
 					 params ? params->values : NULL, params ? params->sizes : NULL, binary, 1) == 1;
 	KS_ASSERT(conn->prepared[statement]);
 	statement_name(statement, name);
@@ -478,7 +534,7 @@ enum sqlb_outcome sqlb_pg_block_begin(struct sqlb_conn *conn, struct ks_err *err
 
 	if (conn->pooled)
 		snprintf(text, sizeof(text), "%s; %s", block_text, conn->db->block_settings);
-	outcome = sqlb_pg_exec(conn, conn->pooled ? text : "BEGIN", &result, err);
+	outcome = sqlb_pg_exec(conn, conn->plain ? plain_block_text : conn->pooled ? text : "BEGIN", &result, err);
 	if (outcome == SQLB_OK && conn->pooled && is_true(result, 0))
 		outcome = refuse_standby(conn, err);
 	conn->in_block = outcome == SQLB_OK;
@@ -494,6 +550,8 @@ enum sqlb_outcome sqlb_pg_block_end(struct sqlb_conn *conn, const char *sql, str
 
 size_t sqlb_pg_block_send(struct sqlb_conn *conn)
 {
+	if (conn->plain)
+		return PQsendQueryParams(conn->pg, plain_block_text, 0, NULL, NULL, NULL, NULL, 1) ? 1 : 0;
 	bool sent = PQsendQueryParams(conn->pg, block_text, 0, NULL, NULL, NULL, NULL, 1) &&
 		    PQsendQueryParams(conn->pg, conn->db->block_settings, 0, NULL, NULL, NULL, NULL, 0);
 
@@ -578,15 +636,24 @@ static enum sqlb_outcome query_in_block(struct sqlb_conn *conn, enum sqlb_pg_sta
 	return collect_block(conn, before, result, err);
 }
 
-enum sqlb_outcome sqlb_pg_query(struct sqlb_conn *conn, enum sqlb_pg_statement statement,
-				const struct sqlb_pg_params *params, int columns, PGresult **result, struct ks_err *err)
+/* Engines without sessions to set run single statements as such, but for those whose look and change must be one. */
+static bool needs_block(const struct sqlb_conn *conn, enum sqlb_pg_statement statement)
+{
+	if (conn->in_block)
+		return false;
+	return conn->plain ? statement == SQLB_PG_TRIM || statement == SQLB_PG_DUTY_TAKE : conn->pooled;
+}
+
+static enum sqlb_outcome query_once(struct sqlb_conn *conn, enum sqlb_pg_statement statement,
+				    const struct sqlb_pg_params *params, int columns, PGresult **result,
+				    struct ks_err *err)
 {
 	enum sqlb_outcome outcome = sqlb_pg_prepare(conn, statement, err);
 
 	*result = NULL;
 	if (outcome != SQLB_OK)
 		return outcome;
-	if (conn->pooled && !conn->in_block) {
+	if (needs_block(conn, statement)) {
 		outcome = query_in_block(conn, statement, params, result, err);
 	} else {
 		if (!sqlb_pg_send(conn, statement, params))
@@ -599,6 +666,23 @@ enum sqlb_outcome sqlb_pg_query(struct sqlb_conn *conn, enum sqlb_pg_statement s
 		return sqlb_pg_broken(conn, err, "a result has not the columns that were asked for");
 	}
 	return outcome;
+}
+
+/* Who was undone for the sake of another transaction tries again: under SERIALIZABLE that is part of the deal. */
+enum sqlb_outcome sqlb_pg_query(struct sqlb_conn *conn, enum sqlb_pg_statement statement,
+				const struct sqlb_pg_params *params, int columns, PGresult **result, struct ks_err *err)
+{
+	enum sqlb_outcome outcome;
+
+	for (int attempt = 0;; attempt++) {
+		struct timespec pause = {0, 1000000L << attempt};
+
+		conn->undone = false;
+		outcome = query_once(conn, statement, params, columns, result, err);
+		if (outcome != SQLB_AWAY || !conn->undone || !conn->pg || conn->in_block || attempt == 6)
+			return outcome;
+		nanosleep(&pause, NULL);
+	}
 }
 
 enum sqlb_outcome sqlb_pg_run(struct sqlb_conn *conn, enum sqlb_pg_statement statement,

@@ -176,6 +176,8 @@ enum sqlb_outcome sqlb_pg_load(struct sqlb_conn *conn, sqlb_next_fn *next, void 
 	enum sqlb_outcome outcome = sqlb_pg_begin(conn, SQLB_PG_LONG_TIMEOUT_MS, err);
 	bool failed = false;
 
+	if (outcome == SQLB_OK && conn->plain)
+		return sqlb_pg_plain_load(conn, next, ctx, err);
 	if (outcome == SQLB_OK)
 		outcome = begin(conn, err);
 	if (outcome == SQLB_OK)

@@ -8,6 +8,7 @@
  *   postgres_append.c, postgres_read.c   the log
  *   postgres_wait.c   waiting for change
  *   postgres_side.c   leases, duty, members, size
+ *   postgres_plain.c  what engines that only resemble PostgreSQL need done in another way
  *
  * A call begins with sqlb_pg_begin, which connects if need be. Whatever then goes wrong leaves the connection
  * either clean for the next call or dropped (conn->pg NULL). Every wait has a deadline: conn->deadline_ms.
@@ -42,6 +43,7 @@ enum sqlb_pg_statement {
 	SQLB_PG_INSERT_ONE,
 	SQLB_PG_INSERT_MANY,
 	SQLB_PG_INSERT_MORE,
+	SQLB_PG_INSERT_LOAD, /* plain only */
 	SQLB_PG_CHECK_HEAD,
 	SQLB_PG_NOTIFY,
 	SQLB_PG_GUARD,
@@ -61,6 +63,9 @@ enum sqlb_pg_statement {
 	SQLB_PG_DUTY_TAKE,
 	SQLB_PG_DUTY_PASS,
 	SQLB_PG_MEMBER_BEAT,
+	SQLB_PG_MEMBER_SILENT, /* plain only, as the next two */
+	SQLB_PG_MEMBER_PUT,
+	SQLB_PG_MEMBER_OTHERS,
 	SQLB_PG_MEMBER_REMOVE,
 	SQLB_PG_MEMBER_LIST,
 	SQLB_PG_SIZE,
@@ -68,6 +73,7 @@ enum sqlb_pg_statement {
 };
 
 extern const char *const sqlb_pg_statement_texts[SQLB_PG_STATEMENTS]; /* postgres_sql.c */
+extern const char *const sqlb_pg_plain_texts[SQLB_PG_STATEMENTS];     /* where plain differs; else NULL */
 
 #define SQLB_PG_ROW_COLUMNS \
 	"position, sub, rows, kind, revision, key, value, create_revision, version, lease, payload, writer, batch"
@@ -75,14 +81,21 @@ extern const char *const sqlb_pg_statement_texts[SQLB_PG_STATEMENTS]; /* postgre
 /* Does a session last from one transaction to the next? AUTO: unless somebody else answers for the server. */
 enum sqlb_pg_pool_mode { SQLB_PG_POOL_AUTO, SQLB_PG_POOL_SESSION, SQLB_PG_POOL_TRANSACTION };
 
+/* PLAIN: only what engines that speak PostgreSQL's protocol over another storage have too. AUTO: as version() says. */
+enum sqlb_pg_dialect { SQLB_PG_DIALECT_AUTO, SQLB_PG_DIALECT_POSTGRES, SQLB_PG_DIALECT_PLAIN };
+
 struct sqlb_db {
 	/* What libpq needs to connect; both end with NULL. Immutable after open, as all but the atomics. */
 	char **keywords;
 	char **values;
 	enum sqlb_pg_pool_mode pool_mode;
-	char schema[64]; /* "" or where the tables are, a name that needs no escapes; else the role's search_path says it */
+	_Atomic int dialect; /* enum sqlb_pg_dialect; AUTO until the first connection */
+	/* plain: when the log was measured last, how long that took, and what came of it */
+	_Atomic int64_t sized_at_ms, sizing_ms, sized_bytes;
+	char schema
+		[64]; /* "" or where the tables are, a name that needs no escapes; else the role's search_path says it */
 	/* Begins a transaction that needs nothing from its session. */
-	char block_settings[1200];
+	char block_settings[1400];
 	_Atomic bool told_pooled; /* on the log */
 	/*
 	 * How many other members were alive at our last beat; -1: unknown. Appends notify nobody when there is
@@ -105,8 +118,10 @@ struct sqlb_conn {
 	bool prepared[SQLB_PG_STATEMENTS];
 	enum sqlb_pg_unread unread;
 	bool pooled;          /* nothing of the session lasts beyond a transaction */
+	bool plain;           /* the engine is not PostgreSQL itself: nothing lasts there either */
 	bool in_block;        /* inside BEGIN … COMMIT */
 	bool undone;          /* the last error was a transaction undone for the sake of another one */
+	char state[6];        /* SQLSTATE of the last error of this call; "": none */
 	struct ks_buf arrays; /* scratch for array parameters */
 	size_t row_bytes;     /* what a row of the log had lately, to size the next read */
 
@@ -210,6 +225,19 @@ bool sqlb_pg_get_int4(const PGresult *result, int row, int column, int32_t *valu
 bool sqlb_pg_get_int2(const PGresult *result, int row, int column, int16_t *value);
 bool sqlb_pg_get_bool(const PGresult *result, int row, int column, bool *value);
 struct ks_slice sqlb_pg_get_slice(const PGresult *result, int row, int column);
+
+/* ---- postgres_plain.c: the same calls where conn->plain, after sqlb_pg_begin ---- */
+
+enum sqlb_outcome sqlb_pg_plain_migrate(struct sqlb_conn *conn, int schema_version, uint64_t new_cluster_id,
+					struct ks_err *err);
+enum sqlb_outcome sqlb_pg_plain_load(struct sqlb_conn *conn, sqlb_next_fn *next, void *ctx, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_plain_member_beat(struct sqlb_conn *conn, const struct sqlb_member *self, int ttl_ms,
+					    int32_t *others, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_plain_size(struct sqlb_conn *conn, struct sqlb_size *size, struct ks_err *err);
+
+/* postgres_append.c: rows as parameters of SQLB_PG_INSERT_MORE; of many writers and batches, of _LOAD. False: too large. */
+bool sqlb_pg_param_rows(struct sqlb_conn *conn, struct sqlb_pg_params *params, const struct sqlb_row *rows,
+			size_t count, bool of_many);
 
 /* ---- the slots of the vtable ---- */
 

@@ -225,6 +225,78 @@ static enum sqlb_outcome read_by_cursor(struct sqlb_conn *conn, int64_t after, i
 	return end_cursor(conn, err);
 }
 
+/* One page of read_by_pages: rows as they arrive. */
+static enum sqlb_outcome read_page(struct sqlb_conn *conn, struct scan *scan, const struct sqlb_loc *after, int64_t to,
+				   int limit, size_t *rows, struct sqlb_loc *last, struct ks_err *err)
+{
+	/* The first condition is for the index: it knows where to begin. */
+	static const char text[] = "SELECT " SQLB_PG_ROW_COLUMNS " FROM kineshim_log WHERE position >= $1::int8 "
+				   "AND (position > $1::int8 OR sub > $2::int4) AND position <= $3::int8 "
+				   "ORDER BY position, sub LIMIT $4::int8";
+	static const int binary[] = {1, 1, 1, 1};
+	enum sqlb_outcome outcome = SQLB_OK;
+	struct sqlb_pg_params params = {0};
+	bool complete = false;
+	PGresult *result;
+
+	*rows = 0;
+	sqlb_pg_param_int8(&params, after->position);
+	sqlb_pg_param_int4(&params, after->sub);
+	sqlb_pg_param_int8(&params, to);
+	sqlb_pg_param_int8(&params, limit);
+	if (!PQsendQueryParams(conn->pg, text, params.count, NULL, params.values, params.sizes, binary, 1) ||
+	    !PQsetSingleRowMode(conn->pg))
+		return sqlb_pg_lost(conn, err);
+	for (;;) {
+		ExecStatusType status;
+
+		if (!sqlb_pg_next(conn, &result))
+			return sqlb_pg_lost(conn, err);
+		if (!result)
+			break;
+		status = PQresultStatus(result);
+		complete = complete || status == PGRES_TUPLES_OK;
+		if (status == PGRES_SINGLE_TUPLE) {
+			++*rows;
+			sqlb_pg_get_int8(result, 0, 0, &last->position);
+			sqlb_pg_get_int4(result, 0, 1, &last->sub);
+			if (outcome == SQLB_OK && !scan->stopped)
+				outcome = scan_result(conn, scan, result, err);
+			sqlb_pg_more_time(conn, SQLB_PG_ANSWER_TIMEOUT_MS);
+		} else if (status != PGRES_TUPLES_OK && outcome == SQLB_OK) {
+			outcome = sqlb_pg_judge(conn, result, err);
+		}
+		PQclear(result);
+		if (!conn->pg)
+			return outcome;
+	}
+	return outcome == SQLB_OK && !complete ? sqlb_pg_lost(conn, err) : outcome;
+}
+
+/* Where there are no cursors: page after page in one transaction, which is one snapshot. */
+static enum sqlb_outcome read_by_pages(struct sqlb_conn *conn, int64_t after, int64_t to, struct scan *scan,
+				       struct ks_err *err)
+{
+	struct sqlb_loc last = {after, INT32_MAX};
+	enum sqlb_outcome outcome = sqlb_pg_block_begin(conn, err);
+	bool more = true;
+
+	while (outcome == SQLB_OK && more && !scan->stopped) {
+		int limit = rows_for(conn, FETCH_BYTES, 1, FETCH_ROWS_MAX);
+		size_t bytes_before = scan->bytes, rows_before = scan->rows, rows;
+		struct sqlb_loc from = last;
+
+		outcome = read_page(conn, scan, &from, to, limit, &rows, &last, err);
+		learn_row_bytes(conn, scan->bytes - bytes_before, scan->rows - rows_before);
+		more = rows == (size_t)limit;
+	}
+	if (outcome == SQLB_OK)
+		outcome = sqlb_pg_block_end(conn, "COMMIT", err);
+	if (outcome != SQLB_OK)
+		sqlb_pg_drop(conn);
+	return outcome;
+}
+
 /* The first rows were more than fit: what they weigh sizes the reads that follow. */
 static void learn_from_result(struct sqlb_conn *conn, const PGresult *result)
 {
@@ -263,7 +335,8 @@ enum sqlb_outcome sqlb_pg_read_rows(struct sqlb_conn *conn, int64_t after, int64
 			outcome = scan_result(conn, &scan, result, err);
 		PQclear(result);
 		if (!all)
-			outcome = read_by_cursor(conn, after, to, &scan, err);
+			outcome = conn->plain ? read_by_pages(conn, after, to, &scan, err)
+					      : read_by_cursor(conn, after, to, &scan, err);
 	}
 	*more = scan.stopped;
 	return outcome;
@@ -358,8 +431,12 @@ enum sqlb_outcome sqlb_pg_trim(struct sqlb_conn *conn, const struct sqlb_loc *lo
 	 * Appends that run now may have looked at the log before these rows were in it: let them end. Later
 	 * ones see these rows, or that the head is beyond them. The lock is let go before the rows are deleted.
 	 */
-	outcome = conn->pooled ? sqlb_pg_exec_block(conn, "LOCK TABLE kineshim_meta IN EXCLUSIVE MODE", NULL, err)
-			       : sqlb_pg_exec(conn, "BEGIN; LOCK TABLE kineshim_meta IN EXCLUSIVE MODE; COMMIT", NULL, err);
+	if (conn->plain)
+		outcome = SQLB_OK; /* under SERIALIZABLE one of the two is undone */
+	else if (conn->pooled)
+		outcome = sqlb_pg_exec_block(conn, "LOCK TABLE kineshim_meta IN EXCLUSIVE MODE", NULL, err);
+	else
+		outcome = sqlb_pg_exec(conn, "BEGIN; LOCK TABLE kineshim_meta IN EXCLUSIVE MODE; COMMIT", NULL, err);
 	if (outcome != SQLB_OK) {
 		sqlb_pg_drop(conn); /* with the transaction, if it is still open */
 		return outcome;

@@ -16,7 +16,7 @@ enum sqlb_outcome sqlb_pg_lease_refresh_all(struct sqlb_conn *conn, struct ks_er
 
 	if (outcome == SQLB_OK)
 		outcome = sqlb_pg_block_begin(conn, err);
-	if (outcome == SQLB_OK)
+	if (outcome == SQLB_OK && !conn->plain)
 		outcome = sqlb_pg_exec(conn, "SET LOCAL statement_timeout = 0", NULL, err);
 	if (outcome == SQLB_OK)
 		outcome = sqlb_pg_run(conn, SQLB_PG_LEASE_REFRESH, NULL, err);
@@ -247,6 +247,12 @@ enum sqlb_outcome sqlb_pg_member_beat(struct sqlb_conn *conn, const struct sqlb_
 	sqlb_pg_param_int8(&params, (int64_t)self->id);
 	if (ttl_ms <= 0)
 		return sqlb_pg_run(conn, SQLB_PG_MEMBER_REMOVE, &params, err);
+	if (conn->plain) {
+		outcome = sqlb_pg_plain_member_beat(conn, self, ttl_ms, &others, err);
+		if (outcome == SQLB_OK)
+			atomic_store_explicit(&conn->db->others, others, memory_order_relaxed);
+		return outcome;
+	}
 	sqlb_pg_param_slice(&params, self->name.data ? self->name : ks_slice_str(""));
 	sqlb_pg_param_slice(&params, self->client_urls.data ? self->client_urls : ks_slice_str(""));
 	sqlb_pg_param_int8(&params, self->position);
@@ -297,6 +303,8 @@ enum sqlb_outcome sqlb_pg_size(struct sqlb_conn *conn, struct sqlb_size *size, s
 	PGresult *result;
 
 	*size = (struct sqlb_size){0};
+	if (outcome == SQLB_OK && conn->plain)
+		return sqlb_pg_plain_size(conn, size, err);
 	if (outcome != SQLB_OK)
 		return outcome;
 	outcome = sqlb_pg_query(conn, SQLB_PG_SIZE, NULL, 2, &result, err);
@@ -329,11 +337,17 @@ static enum sqlb_outcome vacuum(struct sqlb_conn *conn, const char *how, const c
  */
 enum sqlb_outcome sqlb_pg_defragment(struct sqlb_conn *conn, bool all, struct ks_err *err)
 {
-	static const char *const tables[] = {"kineshim_log", "kineshim_lease", "kineshim_duty", "kineshim_member", NULL};
+	static const char *const tables[] = {"kineshim_log", "kineshim_lease", "kineshim_duty", "kineshim_member",
+					     NULL};
 	static const char *const log_only[] = {"kineshim_log", NULL};
 	enum sqlb_outcome outcome = sqlb_pg_begin(conn, SQLB_PG_LONG_TIMEOUT_MS, err);
 	struct sqlb_size size;
 
+	if (outcome == SQLB_OK && conn->plain) {
+		/* Such engines clean up by themselves, and have no word for it. */
+		atomic_store(&conn->db->sized_at_ms, 0);
+		return SQLB_OK;
+	}
 	/* A pooled session is not ours to be set. */
 	if (outcome == SQLB_OK && !conn->pooled)
 		outcome = sqlb_pg_exec(conn, "SET statement_timeout = 0", NULL, err);

@@ -29,16 +29,34 @@
  */
 /* It would tear the statements apart. */
 /* clang-format off */
-#define HEAD_IS(at, by, in)                                                                                            \
+#define HEAD_IS_PLAIN(at, by, in)                                                                                      \
 	"coalesce((SELECT position FROM (SELECT position, writer, batch FROM kineshim_log "                            \
 	"ORDER BY position DESC, sub DESC LIMIT 1) AS head WHERE " by " = 0 OR (writer = " by " AND batch = " in ")), " \
-	"0) = " at " "                                                                                                 \
-	"AND NOT EXISTS (SELECT FROM (SELECT FROM kineshim_meta WHERE name = '' FOR KEY SHARE) AS gate)"
+	"0) = " at
+#define HEAD_IS(at, by, in)                                                                                            \
+	HEAD_IS_PLAIN(at, by, in)                                                                                      \
+	" AND NOT EXISTS (SELECT FROM (SELECT FROM kineshim_meta WHERE name = '' FOR KEY SHARE) AS gate)"
+
+#define INSERT_PARAMETERS                                                                                              \
+	"INSERT INTO kineshim_log (" SQLB_PG_ROW_COLUMNS ") SELECT $1::int8, $2::int4, $3::int4, $4::int2, $5::int8, " \
+	"$6::bytea, $7::bytea, $8::int8, $9::int8, $10::int8, $11::bytea, $12::int8, $13::int8"
 
 #define INSERT_ARRAYS                                                                                                  \
 	"INSERT INTO kineshim_log (" SQLB_PG_ROW_COLUMNS ") SELECT unnest($1::int8[]), unnest($2::int4[]), "           \
 	"unnest($3::int4[]), unnest($4::int2[]), unnest($5::int8[]), unnest($6::bytea[]), unnest($7::bytea[]), "       \
-	"unnest($8::int8[]), unnest($9::int8[]), unnest($10::int8[]), unnest($11::bytea[]), $12::int8, $13::int8"
+	"unnest($8::int8[]), unnest($9::int8[]), unnest($10::int8[]), unnest($11::bytea[]), "
+#define ONE_WRITER "$12::int8, $13::int8"
+
+/* "was" is the row after its lock was granted; RETURNING cannot tell what it was before. */
+#define DUTY_TAKE(lock)                                                                                                \
+	"WITH was AS (SELECT holder, term, deadline FROM kineshim_duty WHERE one" lock "), "                           \
+	"taken AS (UPDATE kineshim_duty AS d SET holder = $1::int8, "                                                  \
+	"term = was.term + (was.holder <> $1::int8)::int, deadline = " DEADLINE("$2::int8") " "                        \
+	"FROM was WHERE d.one AND (was.holder IN ($1::int8, 0) OR was.deadline <= clock_timestamp()) "                 \
+	"RETURNING d.holder, d.term, d.deadline) "                                                                     \
+	"SELECT coalesce(taken.holder, was.holder), coalesce(taken.term, was.term), "                                  \
+	REMAINING("coalesce(taken.deadline, was.deadline)") ", "                                                       \
+	"taken.holder IS NOT NULL AND was.holder <> $1::int8 FROM was LEFT JOIN taken ON true"
 
 const char *const sqlb_pg_statement_texts[SQLB_PG_STATEMENTS] = {
 	/*
@@ -46,11 +64,9 @@ const char *const sqlb_pg_statement_texts[SQLB_PG_STATEMENTS] = {
 	 * 1.5 ms (it streams), COPY in binary 1.6 ms, unnest() in FROM 2.2 ms (it fills a tuplestore for each
 	 * array). For one row plain parameters take 160 us, arrays 200 us.
 	 */
-	[SQLB_PG_INSERT_ONE] = "INSERT INTO kineshim_log (" SQLB_PG_ROW_COLUMNS ") SELECT $1::int8, $2::int4, $3::int4, "
-			       "$4::int2, $5::int8, $6::bytea, $7::bytea, $8::int8, $9::int8, $10::int8, $11::bytea, "
-			       "$12::int8, $13::int8 WHERE " HEAD_IS("$14::int8", "$15::int8", "$16::int8"),
-	[SQLB_PG_INSERT_MANY] = INSERT_ARRAYS " WHERE " HEAD_IS("$14::int8", "$15::int8", "$16::int8"),
-	[SQLB_PG_INSERT_MORE] = INSERT_ARRAYS,
+	[SQLB_PG_INSERT_ONE] = INSERT_PARAMETERS " WHERE " HEAD_IS("$14::int8", "$15::int8", "$16::int8"),
+	[SQLB_PG_INSERT_MANY] = INSERT_ARRAYS ONE_WRITER " WHERE " HEAD_IS("$14::int8", "$15::int8", "$16::int8"),
+	[SQLB_PG_INSERT_MORE] = INSERT_ARRAYS ONE_WRITER,
 	/*
 	 * Raises 22P02 with a text for the server's log: what else is in the transaction must not be committed.
 	 * The clock keeps the planner, where it knows the parameters, from raising it beforehand.
@@ -93,15 +109,7 @@ const char *const sqlb_pg_statement_texts[SQLB_PG_STATEMENTS] = {
 			       "WHERE id = ANY($1::int8[])",
 	/* Who has no duty asks often and mostly in vain: without a lock that costs no commit. */
 	[SQLB_PG_DUTY_SEE] = "SELECT holder, term, " REMAINING("deadline") " FROM kineshim_duty WHERE one",
-	/* "was" is the row after its lock was granted; RETURNING cannot tell what it was before. */
-	[SQLB_PG_DUTY_TAKE] = "WITH was AS (SELECT holder, term, deadline FROM kineshim_duty WHERE one FOR UPDATE), "
-			      "taken AS (UPDATE kineshim_duty AS d SET holder = $1::int8, "
-			      "term = was.term + (was.holder <> $1::int8)::int, deadline = " DEADLINE("$2::int8") " "
-			      "FROM was WHERE d.one AND (was.holder IN ($1::int8, 0) OR was.deadline <= clock_timestamp()) "
-			      "RETURNING d.holder, d.term, d.deadline) "
-			      "SELECT coalesce(taken.holder, was.holder), coalesce(taken.term, was.term), "
-			      REMAINING("coalesce(taken.deadline, was.deadline)") ", "
-			      "taken.holder IS NOT NULL AND was.holder <> $1::int8 FROM was LEFT JOIN taken ON true",
+	[SQLB_PG_DUTY_TAKE] = DUTY_TAKE(" FOR UPDATE"),
 	[SQLB_PG_DUTY_PASS] = "UPDATE kineshim_duty SET holder = $2::int8, "
 			      "term = term + ($2::int8 NOT IN ($1::int8, 0))::int, deadline = " DEADLINE("$3::int8") " "
 			      "WHERE one AND holder = $1::int8",
@@ -141,4 +149,37 @@ const char *const sqlb_pg_statement_texts[SQLB_PG_STATEMENTS] = {
 			 "LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid "
 			 "LEFT JOIN pg_stat_all_tables AS t ON t.relid = c.reltoastrelid "
 			 "WHERE c.oid = 'kineshim_log'::regclass) AS sizes",
+};
+
+/*
+ * For engines that resemble PostgreSQL: nothing that locks (the transactions are SERIALIZABLE and one of two in each other's
+ * way is undone), no notification, no function of ours, no two changes of one table in a statement.
+ */
+const char *const sqlb_pg_plain_texts[SQLB_PG_STATEMENTS] = {
+	[SQLB_PG_INSERT_ONE] = INSERT_PARAMETERS " WHERE " HEAD_IS_PLAIN("$14::int8", "$15::int8", "$16::int8"),
+	[SQLB_PG_INSERT_MANY] = INSERT_ARRAYS ONE_WRITER " WHERE " HEAD_IS_PLAIN("$14::int8", "$15::int8", "$16::int8"),
+	[SQLB_PG_INSERT_LOAD] = INSERT_ARRAYS "unnest($12::int8[]), unnest($13::int8[])",
+	[SQLB_PG_CHECK_HEAD] = "SELECT CASE WHEN " HEAD_IS_PLAIN("$1::int8", "$2::int8", "$3::int8") " THEN 0 ELSE "
+			       "('kineshim: the position after ' || $1::int8::text || ' is taken, ' || "
+			       "clock_timestamp()::text)::int8 END",
+	[SQLB_PG_GUARD] = "SELECT count(*) = (SELECT count(DISTINCT id) FROM unnest($1::int8[]) AS wanted(id)) FROM ("
+			  "SELECT 1 FROM kineshim_lease WHERE id = ANY($1::int8[]) AND deadline <= clock_timestamp()) AS due",
+	[SQLB_PG_TRIM] = "DELETE FROM kineshim_log WHERE (position, sub) IN "
+			 "(SELECT unnest($1::int8[]), unnest($2::int4[]))",
+	[SQLB_PG_LEASE_DROP] = "DELETE FROM kineshim_lease WHERE id = ANY($1::int8[])",
+	[SQLB_PG_LEASE_TOUCH] = "UPDATE kineshim_lease SET deadline = " DEADLINE("ttl_ms") " WHERE id = ANY($1::int8[]) "
+				"AND deadline > clock_timestamp() RETURNING id, ttl_ms, " REMAINING("deadline"),
+	[SQLB_PG_LEASE_REFRESH] = "UPDATE kineshim_lease SET deadline = " DEADLINE("ttl_ms"),
+	[SQLB_PG_DUTY_TAKE] = DUTY_TAKE(""),
+	[SQLB_PG_MEMBER_SILENT] = "DELETE FROM kineshim_member WHERE deadline < clock_timestamp() - interval '1 hour' "
+				  "AND id <> $1::int8",
+	[SQLB_PG_MEMBER_PUT] = "INSERT INTO kineshim_member (id, name, client_urls, position, deadline) "
+			       "VALUES ($1::int8, $2::text, $3::text, $4::int8, " DEADLINE("$5::int8") ") "
+			       "ON CONFLICT (id) DO UPDATE SET name = excluded.name, client_urls = excluded.client_urls, "
+			       "position = excluded.position, deadline = excluded.deadline",
+	[SQLB_PG_MEMBER_OTHERS] = "SELECT (count(*))::int4 FROM kineshim_member "
+				  "WHERE id <> $1::int8 AND deadline > clock_timestamp()",
+	/* What such an engine needs on its disks is its own business: what was written, and a little for each row. */
+	[SQLB_PG_SIZE] = "SELECT coalesce(sum(coalesce(length(key), 0) + coalesce(length(value), 0) + "
+			 "coalesce(length(payload), 0) + 100), 0)::int8 FROM kineshim_log",
 };

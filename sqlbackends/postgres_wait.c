@@ -73,7 +73,7 @@ static int probe_interval(const struct sqlb_conn *conn)
 
 	if (atomic_load_explicit(&conn->db->others, memory_order_relaxed) == 0)
 		return PROBE_ALONE_MS;
-	if (conn->silent < SILENT_AFTER && !conn->pooled)
+	if (conn->silent < SILENT_AFTER && !conn->pooled && !conn->plain)
 		return PROBE_TOLD_MS;
 	/*
 	 * A tenth of the time that nothing happened: a change is noticed late in proportion to how rare they
@@ -129,7 +129,7 @@ enum sqlb_outcome sqlb_pg_wait_for_change(struct sqlb_conn *conn, int64_t after,
 		int64_t now_ms, wake_ms;
 		bool changed = false;
 
-		if (outcome == SQLB_OK && !conn->listening && !conn->pooled)
+		if (outcome == SQLB_OK && !conn->listening && !conn->pooled && !conn->plain)
 			outcome = listen_now(conn, err);
 		if (outcome != SQLB_OK)
 			return outcome;

@@ -262,7 +262,7 @@ static void run_on(int slot, void (*test)(void))
 		/* What is under test may be a pooler or another dialect; what goes on behind its back is neither. */
 		const char *direct = getenv("KS_TEST_POSTGRES_URL");
 
-		direct = direct ? direct : t.base;
+		direct = direct && strchr(t.base, '?') ? direct : t.base;
 		snprintf(sql, sizeof(sql), "CREATE SCHEMA %s", t.name);
 		CU_ASSERT_TRUE(raw_on(direct, sql));
 		snprintf(t.url, sizeof(t.url), "%s%cschema=%s", t.base, strchr(t.base, '?') ? '&' : '?', t.name);

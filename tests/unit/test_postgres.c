@@ -187,6 +187,7 @@ static void a_bad_url_is_refused_without_its_secret(void)
 		"postgres://user:s3cret@host/db?replication=database",
 		"postgres://user:s3cret@host/%zz",
 		"postgres://user:s3cret@host/db?pool_mode=sometimes",
+		"postgres://user:s3cret@host/db?dialect=klingon",
 		"postgres://user:s3cret@host/db?sslmode=disable&schema=a%22;b",
 		"postgres://user:s3cret@host/db?schema=%zz",
 	};
@@ -268,10 +269,12 @@ static pid_t backend_pid(void)
 static void a_server_that_stops_answering_leaves_doubt_that_can_be_settled(void)
 {
 	struct side side = begin();
+	struct sqlb_head head;
 	int64_t start_ms;
 	pid_t pid;
 
 	OK(append_as(side.conn, 1, 7, 1));
+	OK(ops->read_head(side.conn, &head, &err)); /* the answer to its notification has been read */
 	pid = backend_pid();
 	CU_ASSERT_TRUE_FATAL(pid > 1);
 	CU_ASSERT_EQUAL_FATAL(kill(pid, SIGSTOP), 0);
@@ -574,6 +577,82 @@ static void a_trigger_that_swallows_rows_is_broken(void)
 	CU_ASSERT_NOT_EQUAL(append_as(side.conn, 2, 1, 1), SQLB_OK);
 	sql("DROP TRIGGER swallow ON kineshim_log");
 	OK(append_as(side.conn, 2, 1, 1));
+	end(&side);
+}
+
+/* What engines of SERIALIZABLE transactions answer. 'commit': raised by the COMMIT, not by the INSERT. */
+static void raise_at_insert(const char *state, bool commit)
+{
+	char text[300];
+
+	sql("DROP TRIGGER IF EXISTS refuse ON kineshim_log");
+	snprintf(text, sizeof(text),
+		 "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+		 "'BEGIN RAISE EXCEPTION USING ERRCODE = ''%s'', MESSAGE = ''raised''; END'",
+		 state);
+	sql(text);
+	snprintf(text, sizeof(text),
+		 "CREATE %s TRIGGER refuse AFTER INSERT ON kineshim_log %s FOR EACH ROW "
+		 "EXECUTE FUNCTION refuse()",
+		 commit ? "CONSTRAINT" : "", commit ? "DEFERRABLE INITIALLY DEFERRED" : "");
+	sql(text);
+}
+
+static void an_append_undone_for_another_is_a_conflict_and_an_unknown_end_is_doubt(void)
+{
+	static const struct {
+		const char *dialect, *state;
+		bool commit;
+		enum sqlb_outcome outcome;
+	} cases[] = {
+		{"postgres", "40001", false, SQLB_CONFLICT}, {"postgres", "40P01", false, SQLB_CONFLICT},
+		{"postgres", "40003", false, SQLB_DOUBT},    {"postgres", "53100", false, SQLB_AWAY},
+		{"postgres", "23514", true, SQLB_BROKEN},    {"plain", "40001", false, SQLB_CONFLICT},
+		{"plain", "40003", false, SQLB_DOUBT},       {"plain", "53100", false, SQLB_AWAY},
+		{"plain", "40001", true, SQLB_CONFLICT},     {"plain", "40003", true, SQLB_DOUBT},
+		{"plain", "53100", true, SQLB_DOUBT},
+	};
+	struct side side = begin();
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct side other;
+		char of[URL_MAX];
+
+		url_with(of, "&dialect=");
+		snprintf(of + strlen(of), sizeof(of) - strlen(of), "%s", cases[i].dialect);
+		other = side_open(of);
+		raise_at_insert(cases[i].state, cases[i].commit);
+		if (append_as(other.conn, 1, 1, 1) != cases[i].outcome) {
+			printf("# %s %s %d\n", cases[i].dialect, cases[i].state, cases[i].commit);
+			CU_FAIL("another outcome");
+		}
+		CU_ASSERT_EQUAL(count_rows(), 0);
+		side_close(&other);
+	}
+	sql("DROP TRIGGER refuse ON kineshim_log");
+	OK(append_as(side.conn, 1, 1, 1));
+	end(&side);
+}
+
+static void which_dialect_it_is_can_be_chosen(void)
+{
+	struct side side;
+	char of[URL_MAX];
+	uint64_t id, same_id;
+
+	side = begin();
+	OK(ops->migrate(side.conn, &id, &err));
+	CU_ASSERT_STRING_EQUAL(sql("SELECT count(*) FROM pg_class WHERE relname = 'kineshim_live' AND "
+				   "pg_table_is_visible(oid)"),
+			       "1");
+	/* The tables are the same: what one dialect wrote the other one reads. */
+	OK(append_as(side.conn, 1, 1, 1));
+	url_with(of, "&dialect=plain");
+	side_close(&side);
+	side = side_open(of);
+	OK(ops->migrate(side.conn, &same_id, &err));
+	CU_ASSERT_EQUAL(id, same_id);
+	OK(append_as(side.conn, 2, 1, 2));
 	end(&side);
 }
 
@@ -961,6 +1040,9 @@ static const struct tap_test tests[] = {
 	{"a_lost_column_table_or_right_is_broken_and_can_be_mended",
 	 a_lost_column_table_or_right_is_broken_and_can_be_mended},
 	{"a_trigger_that_swallows_rows_is_broken", a_trigger_that_swallows_rows_is_broken},
+	{"an_append_undone_for_another_is_a_conflict_and_an_unknown_end_is_doubt",
+	 an_append_undone_for_another_is_a_conflict_and_an_unknown_end_is_doubt},
+	{"which_dialect_it_is_can_be_chosen", which_dialect_it_is_can_be_chosen},
 	{"keys_are_bytes_in_every_encoding", keys_are_bytes_in_every_encoding},
 	{"four_racing_appenders_leave_no_gap", four_racing_appenders_leave_no_gap},
 	{"a_trim_waits_for_the_appends_that_run", a_trim_waits_for_the_appends_that_run},
