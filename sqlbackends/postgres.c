@@ -43,8 +43,6 @@ static const struct setting {
 	{"keepalives_interval", "5"},
 	{"keepalives_count", "3"},
 	{"tcp_user_timeout", "15000"},
-	/* A standby is no database for us (postgres_conn.c), and of several hosts the next one may be the primary. */
-	{"target_session_attrs", "primary"},
 };
 
 enum { DEFAULTS = sizeof(defaults) / sizeof(defaults[0]) };
@@ -106,9 +104,19 @@ static void db_set(struct sqlb_db *db, size_t *count, const char *keyword, const
 	db->values[(*count)++] = ks_xstrdup(value);
 }
 
+/* A standby is no database for us (postgres_conn.c), and of several hosts the next one may be the primary. */
+static bool wants_primary(const struct sqlb_db *db, const PQconninfoOption *options)
+{
+	bool several = false;
+
+	for (; options->keyword; options++)
+		several |= strncmp(options->keyword, "host", 4) == 0 && options->val && strchr(options->val, ',');
+	return several && atomic_load(&db->dialect) != SQLB_PG_DIALECT_PLAIN;
+}
+
 static void db_fill(struct sqlb_db *db, const PQconninfoOption *options)
 {
-	size_t size = DEFAULTS + 2, count = 0;
+	size_t size = DEFAULTS + 3, count = 0;
 
 	for (const PQconninfoOption *option = options; option->keyword; option++)
 		size++;
@@ -117,6 +125,8 @@ static void db_fill(struct sqlb_db *db, const PQconninfoOption *options)
 	/* libpq takes the last of several: ours come first, and those that must be come last. */
 	for (size_t i = 0; i < DEFAULTS; i++)
 		db_set(db, &count, defaults[i].keyword, defaults[i].value);
+	if (wants_primary(db, options))
+		db_set(db, &count, "target_session_attrs", "primary");
 	for (const PQconninfoOption *option = options; option->keyword; option++)
 		if (option->val)
 			db_set(db, &count, option->keyword, option->val);

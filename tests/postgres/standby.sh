@@ -64,7 +64,7 @@ check $? "and with target_session_attrs"
 two=$url two_pid=$started
 
 start lonely --endpoint="postgres://kineshim@127.0.0.1:$b/kineshim" --listen-client-urls="http://127.0.0.1:$(ks_free_port)"
-until_true 10 grep -q 'warn .*cannot connect: .*hot standby mode' lonely.log
+until_true 10 grep -q 'warn .*the server is a standby (in recovery)' lonely.log
 result=$?
 cp lonely.log why
 check "$result" "a server that knows the standby only says so"
