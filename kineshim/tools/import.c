@@ -29,6 +29,8 @@
 #define POLL_MS 200
 #define PASSWORD_MAX 1024
 #define BUSY_SAID_MS 5000
+/* A cut-over does not fall between two writes of a client that goes on writing. */
+#define QUIET_MS 1000
 
 static const char usage[] =
 	"Usage: kineshim import --from URL [--cut-over-when-idle TIME] [flags] [--endpoint URL] [--data-dir FOLDER]\n"
@@ -50,11 +52,11 @@ static const char usage[] =
 	"  --cut-over-when-idle TIME  cut over when the source wrote nothing for so long (\"10s\"; \"0s\": when all is "
 	"there)\n"
 	"\n"
-	"SIGUSR1 tells it to cut over: when nothing is written any more on the other side, both sides are compared, "
-	"the import is\n"
-	"finished, and servers may use the database. SIGINT and SIGTERM interrupt it. Exit status: 0 finished, 1 not, "
-	"2 wrong "
-	"usage.\n"
+	"SIGUSR1 tells it to cut over: when nothing was written on the other side for a second, both sides are "
+	"compared, the\n"
+	"import is finished, and servers may use the database. SIGINT and SIGTERM interrupt it. Exit status: 0 "
+	"finished,\n"
+	"1 not, 2 wrong usage.\n"
 	"--endpoint, --endpoint-file, --data-dir, --config-file and the KINESHIM_ variables are those of the server.\n";
 
 static atomic_bool interrupted, cut_over;
@@ -373,6 +375,12 @@ static enum ks_status finish(struct import *import, struct ks_err *err)
 	return fflush(stdout) == 0 ? KS_OK : ks_fail(err, KS_UNKNOWN, "cannot write: %s", strerror(errno));
 }
 
+static bool quiet_enough(const struct import *import, int64_t quiet_ms)
+{
+	return (atomic_load(&cut_over) && quiet_ms >= QUIET_MS) ||
+	       (import->idle_ms >= 0 && quiet_ms >= import->idle_ms);
+}
+
 static enum ks_status follow(struct import *import, struct ks_err *err)
 {
 	const struct ks_import_source_ops *ops = import->ops;
@@ -403,8 +411,7 @@ static enum ks_status follow(struct import *import, struct ks_err *err)
 		}
 		if (may_say())
 			say_following(import, newest);
-		if (!there ||
-		    (!atomic_load(&cut_over) && (import->idle_ms < 0 || now_ms() - moved_ms < import->idle_ms)))
+		if (!there || !quiet_enough(import, now_ms() - moved_ms))
 			continue;
 		status = finish(import, err);
 		if (status == KS_OK)

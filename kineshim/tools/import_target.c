@@ -18,6 +18,8 @@
 #define READ_BYTES (8u << 20)
 #define WHOLE_LOG (SIZE_MAX / 4)
 #define VALUE_CACHE_BYTES (128u << 20)
+#define LEASE_CHUNK 256u
+#define TTL_MAX_S (INT64_C(100000) * 366 * 86400) /* what the databases' clocks can add */
 #define RETRY_MIN_MS 50
 #define RETRY_MAX_MS 2000
 
@@ -540,6 +542,41 @@ enum ks_status ks_import_flush(struct ks_import_target *target, struct ks_err *e
 	return status;
 }
 
+static enum ks_status ensure(struct ks_import_target *target, const struct sqlb_lease *leases, size_t count,
+			     struct ks_err *err)
+{
+	struct ks_backoff backoff;
+	enum sqlb_outcome outcome;
+
+	ks_backoff_init(&backoff, RETRY_MIN_MS, RETRY_MAX_MS, (uint64_t)target->writer);
+	while ((outcome = target->ops->lease_ensure(target->conn, leases, count, err)) == SQLB_AWAY)
+		if (!wait_for_it(target, &backoff, err))
+			return ks_fail(err, KS_UNAVAILABLE, "interrupted while the database was away");
+	return status_of(outcome, err);
+}
+
+/* A server makes the deadlines that are missing, but not before it serves its first clients, who may ask for their leases. */
+static enum ks_status ensure_leases(struct ks_import_target *target, struct ks_err *err)
+{
+	struct sqlb_lease leases[LEASE_CHUNK];
+	struct ks_import_thing *thing;
+	struct ks_slice name;
+	size_t at = 0, count = 0;
+	enum ks_status status = KS_OK;
+
+	while (status == KS_OK && (thing = ks_import_map_next(&target->known.map, KS_IMPORT_LEASE, &at, &name))) {
+		int64_t ttl = thing->version < TTL_MAX_S ? thing->version : TTL_MAX_S;
+
+		leases[count] = (struct sqlb_lease){.ttl_ms = ttl * 1000};
+		memcpy(&leases[count++].id, name.data, sizeof(leases[0].id));
+		if (count == LEASE_CHUNK) {
+			status = ensure(target, leases, count, err);
+			count = 0;
+		}
+	}
+	return status == KS_OK && count > 0 ? ensure(target, leases, count, err) : status;
+}
+
 enum ks_status ks_import_target_finish(struct ks_import_target *target, int64_t revision, struct ks_err *err)
 {
 	char source[KS_IMPORT_SOURCE_MAX];
@@ -548,7 +585,9 @@ enum ks_status ks_import_target_finish(struct ks_import_target *target, int64_t 
 
 	memcpy(source, target->known.source, sizeof(source));
 	row.payload = ks_slice_str(source);
-	status = ks_import_entry(target, revision, &row, err);
+	status = ensure_leases(target, err);
+	if (status == KS_OK)
+		status = ks_import_entry(target, revision, &row, err);
 	return status == KS_OK ? ks_import_flush(target, err) : status;
 }
 

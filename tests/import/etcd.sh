@@ -139,20 +139,27 @@ etcd_crashes() {
 	etcd_start "$top/etcd-main"
 }
 
-# The benchmark's clients leave no pause between two writes.
-cut_over_while_written() {
-	local writer
+source_revision() {
+	ctl get a -w json | sed -n 's/.*"header":{[^}]*"revision":\([0-9]*\).*/\1/p'
+}
 
+# What the benchmark's clients wrote last must be there, though the import was told to cut over while they were at it.
+cut_over_while_written() {
+	local writer before
+
+	before=$(source_revision)
 	"$build/tests/bench/kineshim-bench" put --endpoint "$source" --warmup 0 --seconds 2 --clients 8 >"$top/bench" 2>&1 &
 	writer=$!
 	pids+=("$writer")
-	sleep 0.5
+	for _ in $(seq 200); do
+		[ "$(source_revision)" -le $((before + 20)) ] || break
+		sleep 0.02
+	done
 	kill -USR1 "$import_pid"
-	sleep 0.7
-	kill -0 "$writer" && kill -0 "$import_pid" || return 1
 	wait "$writer" || return 1
-	wait "$import_pid" && grep -q '^imported .*HashKV [0-9]* on both sides' "$import_log" &&
+	wait "$import_pid" && grep -q "^imported .*: revision $(source_revision), .*HashKV [0-9]* on both sides" "$import_log" &&
 		! grep -q WARNING "$import_log" && return
+	source_revision
 	cat "$import_log"
 	return 1
 }
