@@ -113,6 +113,7 @@ struct ks_log_writer {
 	bool ready_called;
 	size_t expired_alone; /* so many more revokes go alone: a guard refused a batch of several */
 	struct ks_turn turn;
+	bool held; /* we waited for our turn and have not looked at the log since */
 	int64_t pause_until_ms;
 	int64_t append_us; /* moving average */
 	uint64_t random;

@@ -36,7 +36,7 @@ static void learn_response(const struct ks_turn *turn, struct ks_turn_other *one
 	int64_t took_us = (now_ms - since_ms) * 1000;
 
 	if (turn->waiting_ms < 0 || one->writer == turn->owner || now_ms == turn->since_ms ||
-	    took_us > KS_TURN_PATIENT_MS * 1000)
+	    took_us > KS_TURN_PATIENT_MS(turn->append_ms) * 1000)
 		return;
 	if (one->response_us < 0)
 		one->response_us = took_us;
@@ -81,13 +81,14 @@ void ks_turn_idle(struct ks_turn *turn, int64_t now_ms)
 	turn->room_ms = now_ms;
 }
 
-static int64_t patience_ms(const struct ks_turn_other *one, int64_t append_ms)
+static int64_t patience_ms(const struct ks_turn *turn, const struct ks_turn_other *one)
 {
-	int64_t ms = one->response_us < 0 ? 2 * append_ms + 2 : (2 * one->response_us + 999) / 1000;
+	int64_t ms = one->response_us < 0 ? 3 * turn->append_ms + 1 : (2 * one->response_us + 999) / 1000;
+	int64_t most_ms = KS_TURN_PATIENT_MS(turn->append_ms);
 
 	if (ms < KS_TURN_LEAST_MS)
 		return KS_TURN_LEAST_MS;
-	return ms < KS_TURN_PATIENT_MS ? ms : KS_TURN_PATIENT_MS;
+	return ms < most_ms ? ms : most_ms;
 }
 
 static bool run_is_over(const struct ks_turn *turn)
@@ -106,12 +107,12 @@ static bool goes_first(const struct ks_turn *turn, const struct ks_turn_other *o
 }
 
 /* For instances that nobody knows of because they never won. */
-static int64_t leave_room(struct ks_turn *turn, int64_t append_ms, int64_t now_ms)
+static int64_t leave_room(struct ks_turn *turn, int64_t now_ms)
 {
-	int64_t every_ms = ROOM_APPENDS * append_ms > KS_TURN_ROOM_MS ? ROOM_APPENDS * append_ms : KS_TURN_ROOM_MS;
-	int64_t until_ms = turn->since_ms + append_ms + 1;
+	int64_t every_ms = ROOM_APPENDS * turn->append_ms;
+	int64_t until_ms = turn->since_ms + turn->append_ms + 1;
 
-	if (now_ms - turn->room_ms < every_ms)
+	if (now_ms - turn->room_ms < (every_ms > KS_TURN_ROOM_MS ? every_ms : KS_TURN_ROOM_MS))
 		return 0;
 	if (until_ms > now_ms)
 		return until_ms - now_ms;
@@ -124,18 +125,20 @@ int64_t ks_turn_wait(struct ks_turn *turn, int64_t append_ms, bool others, int64
 	int64_t until_ms = turn->since_ms;
 	bool waits = false;
 
+	turn->append_ms = append_ms < KS_TURN_APPEND_MS ? append_ms : KS_TURN_APPEND_MS;
 	if (turn->waiting_ms < 0)
 		turn->waiting_ms = now_ms;
-	if (now_ms - turn->waiting_ms >= KS_TURN_MOST_MS || (turn->owner == turn->self && !run_is_over(turn)))
+	if (now_ms - turn->waiting_ms >= KS_TURN_MOST_MS(turn->append_ms) ||
+	    (turn->owner == turn->self && !run_is_over(turn)))
 		return 0;
 	for (size_t i = 0; i < turn->count; i++) {
 		if (!goes_first(turn, &turn->others[i], now_ms))
 			continue;
 		waits = true;
-		until_ms += patience_ms(&turn->others[i], append_ms);
+		until_ms += patience_ms(turn, &turn->others[i]);
 	}
 	if (!waits)
-		return others && turn->owner == turn->self ? leave_room(turn, append_ms, now_ms) : 0;
+		return others && turn->owner == turn->self ? leave_room(turn, now_ms) : 0;
 	if (until_ms > now_ms)
 		return until_ms - now_ms;
 	for (size_t i = 0; i < turn->count; i++)

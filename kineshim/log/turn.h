@@ -29,9 +29,11 @@
 #define KS_TURN_APPENDS 4
 #define KS_TURN_LATELY_MS 1000
 #define KS_TURN_LEAST_MS 3 /* patience */
-#define KS_TURN_PATIENT_MS 150
-#define KS_TURN_MOST_MS 500
-#define KS_TURN_ROOM_MS 50 /* at most so often room is left for the unknown */
+/* The longest patience, and the longest wait altogether, on a database that is not slow: (append_ms) are added for one that is. */
+#define KS_TURN_PATIENT_MS(append_ms) (150 + 4 * (append_ms))
+#define KS_TURN_MOST_MS(append_ms) (500 + 10 * (append_ms))
+#define KS_TURN_APPEND_MS 200 /* a longer one counts as this */
+#define KS_TURN_ROOM_MS 50    /* at most so often room is left for the unknown */
 #define KS_TURN_OTHERS 15
 
 struct ks_turn_other {
@@ -54,6 +56,7 @@ struct ks_turn {
 	int64_t since_ms;                /* when its newest append was seen */
 	int64_t waiting_ms;              /* since when we have something to append, -1: we have not */
 	int64_t room_ms;                 /* when there was room for others last */
+	int64_t append_ms;               /* of the last ks_turn_wait */
 };
 
 void ks_turn_init(struct ks_turn *turn, int64_t self);

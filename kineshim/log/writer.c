@@ -780,9 +780,13 @@ static int64_t hold(struct ks_log *log)
 		wait_ms = ks_turn_wait(&w->turn, w->append_us / 1000 + 1, atomic_load(&log->live_members) > 1, now);
 	if (wait_ms > 0) {
 		w->looked = false; /* what comes meanwhile is looked at before the next batch */
+		w->held = true;
 		ks_mutex_lock(&w->role.mutex);
 		w->holding = true;
 		ks_mutex_unlock(&w->role.mutex);
+	} else if (w->held) {
+		/* Time is over and nothing came: on a busy machine it may just not have been heard of. A look costs less than a conflict. */
+		w->look = true;
 	}
 	return wait_ms;
 }
@@ -807,6 +811,7 @@ static int64_t step_serving(struct ks_log *log)
 		w->head_seen = 0;
 	}
 	w->looked = look;
+	w->held = w->held && !look;
 	w->verify = w->look = false;
 	ks_mutex_unlock(&w->role.mutex);
 	if (look) {
@@ -821,8 +826,8 @@ static int64_t step_serving(struct ks_log *log)
 		return KS_LOG_IDLE;
 	}
 	wait_ms = hold(log);
-	if (wait_ms > 0)
-		return wait_ms;
+	if (wait_ms > 0 || w->look)
+		return wait_ms > 0 ? wait_ms : 0;
 	if (!gather(log))
 		return KS_LOG_IDLE;
 	w->batch.number = ++w->next_batch;

@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several instances on one database, all written to: what they do together, and what one of them does alone.
 
-./dev bench writers [--rounds N] [--seconds S] [--inflight N,…] [--write] [--output FILE]
+./dev bench writers [--database NAME,…] [--rounds N] [--seconds S] [--inflight N,…] [--write]
 
 One database server; on it a database with one instance, one with two and one with three. Everything is on one machine, also the
 client, so that processor time is what all share. 1, 2 and 3 instances are measured in turns, 'rounds' times; a ratio is that of one
 round, and the median of the ratios is what counts. Two curves: the same number of calls in flight altogether, and the same for each
 instance. Then the latency of single puts on one instance while another one is under load, and what a lone writer loses by the
-presence of two idle instances. --write puts the result into docs/benchmarks.md and draws docs/benchmarks-instances.svg.
+presence of two idle instances. Databases: postgres, mariadb; by default both. --write puts the result into docs/benchmarks.md and
+draws docs/benchmarks-instances-NAME.svg.
 """
 import argparse
 import json
@@ -91,8 +92,9 @@ def idle_s():
 
 
 def database_pids():
-    pid = open(os.environ["KS_TEST_POSTGRES_PIDFILE"], encoding="utf-8").readline().strip()
-    return [pid] + subprocess.run(["ps", "-o", "pid=", "--ppid", pid], capture_output=True, text=True, check=True).stdout.split()
+    path = os.environ.get("KS_TEST_POSTGRES_PIDFILE") or os.environ["KS_TEST_MARIADB_PIDFILE"]
+    pid = open(path, encoding="utf-8").readline().strip()
+    return [pid] + subprocess.run(["ps", "-o", "pid=", "--ppid", pid], capture_output=True, text=True, check=False).stdout.split()
 
 
 def measure(instances, inflight, seconds):
@@ -209,27 +211,38 @@ def svg(table):
     return "\n".join(out) + "\n"
 
 
-def section(table, guest, facts):
+def part(database, found, inflights, version):
+    table = Table(found, inflights)
+    lines = [f"### {TITLES[database]}", "", f"![several instances on {TITLES[database]}](benchmarks-instances-{database}.svg)", "", table.markdown(),
+             "", "Few clients, each with one put at a time:", "", "| | puts/s | p50 ms | p99 ms, least – most |", "|---|---|---|---|"]
+    for key, title in GUESTS:
+        rows = found[("guest", key)]
+        lines.append(f"| {title} | {whole(middle([one['rate'] for one in rows]))} | {hundredth(middle([one['p50'] for one in rows]))} | "
+                     f"{spread([one['p99'] for one in rows], hundredth)} |")
+    busy = found[("guest", "busy")]
+    lines += ["", f"An append of the busy instance took {tenth(middle([one['append_ms'] for one in busy]))} ms. {version}."]
+    return "\n".join(lines)
+
+
+def section(parts, facts):
     return "\n".join([
         "## Several instances", "",
-        "One, two and three instances on one PostgreSQL, all of them written to equally, on one machine together with the database and",
-        f"the client: puts of {VALUE_SIZE} bytes, medians of all rounds. Made by `{facts['command']}`, which writes this section.", "",
-        "![several instances](benchmarks-instances.svg)", "", table.markdown(), "",
-        "Few clients, each with one put at a time:", "", "| | puts/s | p50 ms | p99 ms |", "|---|---|---|---|"] +
-        [f"| {title} | {whole(middle([one['rate'] for one in found]))} | {hundredth(middle([one['p50'] for one in found]))} | "
-         f"{spread([one['p99'] for one in found], hundredth)} |" for title, found in guest] + [
-        "", f"{facts['machine']}; {facts['database']}; {facts['date']}; {facts['rounds']}."])
+        "One, two and three instances on one database, all of them written to equally, on one machine together with the database and",
+        f"the client: puts of {VALUE_SIZE} bytes, medians of all rounds; see [instances.md](instances.md). A ratio is that of one round. Made by",
+        f"`{facts['command']}`, which writes this section. {facts['machine']}; {facts['date']}; {facts['rounds']}.", "",
+        "\n\n".join(parts)])
 
 
-def write_docs(table, text):
+def write_docs(tables, text):
     path = os.path.join(TOP, "docs/benchmarks.md")
     begin, end = "<!-- several instances -->\n", "<!-- /several instances -->\n"
     page = open(path, encoding="utf-8").read()
     kept = re.sub(f"\n?{re.escape(begin)}.*?{re.escape(end)}", "", page, flags=re.S)
     with open(path, "w", encoding="utf-8") as file:
         file.write(kept.rstrip("\n") + f"\n\n{begin}{text}\n{end}")
-    with open(os.path.join(TOP, "docs/benchmarks-instances.svg"), "w", encoding="utf-8") as file:
-        file.write(svg(table))
+    for database, table in tables.items():
+        with open(os.path.join(TOP, f"docs/benchmarks-instances-{database}.svg"), "w", encoding="utf-8") as file:
+            file.write(svg(table))
 
 
 def machine():
@@ -237,32 +250,37 @@ def machine():
     return f"{os.cpu_count()} × {model.group(1) if model else 'processors'}, load {' '.join(open('/proc/loadavg').read().split()[:3])} before"
 
 
-def databases(count):
-    url = os.environ["KS_TEST_POSTGRES_URL"]
-    subprocess.run([os.environ["KS_TEST_SERVERS"], "pg_run", os.environ["KS_TEST_POSTGRES_DIR"], "psql", "-qX"] +
-                   [word for i in range(1, count + 1) for word in ("-c", f"CREATE DATABASE writers{i} OWNER kineshim")], check=True)
-    version = subprocess.run([os.environ["KS_TEST_SERVERS"], "pg_run", os.environ["KS_TEST_POSTGRES_DIR"], "psql", "-qXAt",
-                              "-c", "SHOW server_version"], check=True, capture_output=True, text=True).stdout.split()[0]
+def server(*words):
+    return subprocess.run([os.environ["KS_TEST_SERVERS"], *words], check=True, capture_output=True, text=True).stdout
+
+
+def postgres(count):
+    folder, url = os.environ["KS_TEST_POSTGRES_DIR"], os.environ["KS_TEST_POSTGRES_URL"]
+    for i in range(1, count + 1):
+        server("pg_run", folder, "psql", "-qX", "-c", f"CREATE DATABASE writers{i} OWNER kineshim")
+    version = server("pg_run", folder, "psql", "-qXAt", "-c", "SHOW server_version").split()[0]
     return [url.rsplit("/", 1)[0] + f"/writers{i}" for i in range(1, count + 1)], f"PostgreSQL {version}, fsync on"
 
 
-def main():
-    options = argparse.ArgumentParser(usage=__doc__)
-    options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--seconds", type=float, default=2)
-    options.add_argument("--inflight", default="64,256,512")
-    options.add_argument("--modes", default="total,each")
-    options.add_argument("--counts", default="1,2,3")
-    options.add_argument("--write", action="store_true")
-    options.add_argument("--output")
-    options = options.parse_args()
+def mariadb(count):
+    folder, url = os.environ["KS_TEST_MARIADB_DIR"], os.environ["KS_TEST_MARIADB_URL"]
+    for i in range(1, count + 1):
+        server("my_database", folder, f"writers{i}")
+    version = server("my_run", folder, "mariadb", "-Ne", "SELECT version()").strip()
+    flushed = server("my_run", folder, "mariadb", "-Ne", "SELECT @@innodb_flush_log_at_trx_commit").strip()
+    return [url.rsplit("/", 1)[0] + f"/writers{i}" for i in range(1, count + 1)], f"MariaDB {version}, innodb_flush_log_at_trx_commit={flushed}"
+
+
+DATABASES = {"postgres": postgres, "mariadb": mariadb}
+TITLES = {"postgres": "PostgreSQL", "mariadb": "MariaDB"}
+
+
+def child(database, options):
+    """Inside of with-DATABASE: measures, and leaves what it found in a file."""
     inflights = [int(word) for word in options.inflight.split(",")]
     modes, counts = options.modes.split(","), [int(word) for word in options.counts.split(",")]
-    words = " ".join(sys.argv[1:])
-    facts = {"command": f"./dev bench writers {words}".strip(), "machine": machine(), "date": time.strftime("%Y-%m-%d"),
-             "rounds": f"{options.rounds} rounds of {options.seconds:g} s"}
     with tempfile.TemporaryDirectory(prefix="ks-writers.") as folder:
-        urls, facts["database"] = databases(3)
+        urls, version = DATABASES[database](3)
         groups = [[] for _ in urls]
         try:
             for group, url in enumerate(urls):
@@ -276,16 +294,43 @@ def main():
             for group in groups:
                 for one in group:
                     one.stop()
-    table = Table(found, inflights)
-    guest = [(title, found[("guest", key)]) for key, title in GUESTS if ("guest", key) in found]
-    if set(modes) == {"total", "each"} and counts == [1, 2, 3]:
-        text = section(table, guest, facts)
+    with open(options.child, "w", encoding="utf-8") as file:
+        json.dump({"version": version, "found": [[key, value] for key, value in found.items()]}, file)
+
+
+def main():
+    options = argparse.ArgumentParser(usage=__doc__)
+    options.add_argument("--database", default="postgres,mariadb")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--seconds", type=float, default=2)
+    options.add_argument("--inflight", default="64,256,512")
+    options.add_argument("--modes", default="total,each")
+    options.add_argument("--counts", default="1,2,3")
+    options.add_argument("--write", action="store_true")
+    options.add_argument("--child", help=argparse.SUPPRESS)
+    options = options.parse_args()
+    if options.child:
+        child(options.database, options)
+        return
+    inflights = [int(word) for word in options.inflight.split(",")]
+    facts = {"command": f"./dev bench writers {' '.join(sys.argv[1:])}".strip(), "machine": machine(), "date": time.strftime("%Y-%m-%d"),
+             "rounds": f"{options.rounds} rounds of {options.seconds:g} s"}
+    whole_run = options.modes == "total,each" and options.counts == "1,2,3"
+    tables, parts = {}, []
+    for database in options.database.split(","):
+        with tempfile.NamedTemporaryFile(prefix="ks-writers.") as result:
+            subprocess.run([os.path.join(TOP, "tests/lib/with-server"), database, os.path.realpath(__file__), *sys.argv[1:], "--database", database,
+                            "--child", result.name], check=True)
+            answer = json.load(result)
+        found = {tuple(key): value for key, value in answer["found"]}
+        if whole_run:
+            tables[database] = Table(found, inflights)
+            parts.append(part(database, found, inflights, answer["version"]))
+    if whole_run:
+        text = section(parts, facts)
         print(text)
         if options.write:
-            write_docs(table, text)
-    if options.output:
-        with open(options.output, "w", encoding="utf-8") as file:
-            json.dump([{"key": key, "found": value} for key, value in found.items()], file)
+            write_docs(tables, text)
 
 
 # The key of a measurement with few clients, and what it is.
