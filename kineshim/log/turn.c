@@ -22,7 +22,7 @@ static struct ks_turn_other *other(struct ks_turn *turn, int64_t writer)
 	}
 	if (turn->count < KS_TURN_OTHERS)
 		oldest = &turn->others[turn->count++];
-	*oldest = (struct ks_turn_other){.writer = writer, .response_us = -1};
+	*oldest = (struct ks_turn_other){.writer = writer, .seen_ms = -1, .interval_us = -1, .response_us = -1};
 	return oldest;
 }
 
@@ -46,6 +46,20 @@ static void learn_response(const struct ks_turn *turn, struct ks_turn_other *one
 		one->response_us -= (one->response_us - took_us) / 8;
 }
 
+static void learn_interval(struct ks_turn_other *one, int64_t now_ms)
+{
+	int64_t took_us = (now_ms - one->seen_ms) * 1000;
+
+	if (one->seen_ms < 0)
+		return;
+	if (took_us > KS_TURN_LATELY_MS * 1000)
+		took_us = KS_TURN_LATELY_MS * 1000;
+	if (one->interval_us < 0)
+		one->interval_us = took_us;
+	else
+		one->interval_us += (took_us - one->interval_us) / 4;
+}
+
 void ks_turn_entry(struct ks_turn *turn, int64_t writer, int64_t batch, int64_t now_ms)
 {
 	struct ks_turn_other *one;
@@ -61,6 +75,7 @@ void ks_turn_entry(struct ks_turn *turn, int64_t writer, int64_t batch, int64_t 
 	} else {
 		one = other(turn, writer);
 		learn_response(turn, one, now_ms);
+		learn_interval(one, now_ms);
 		one->served = turn->appends;
 		one->seen_ms = now_ms;
 		one->passed = false;
@@ -99,7 +114,8 @@ static bool run_is_over(const struct ks_turn *turn)
 /* Does 'one' come before us? */
 static bool goes_first(const struct ks_turn *turn, const struct ks_turn_other *one, int64_t now_ms)
 {
-	if (one->passed || now_ms - one->seen_ms >= KS_TURN_LATELY_MS)
+	if (one->passed || now_ms - one->seen_ms >= KS_TURN_LATELY_MS || one->interval_us < 0 ||
+	    one->interval_us > KS_TURN_BUSY * 1000 * patience_ms(turn, one))
 		return false;
 	if (one->writer == turn->owner)
 		return !run_is_over(turn);

@@ -10,6 +10,9 @@
  *	       one would take as long as the append.
  *	next   among those who wrote lately, whoever was served longest ago.
  *
+ * Only busy ones are waited for: those that come back sooner than in KS_TURN_BUSY times their patience. Whoever appends now and then
+ * is hardly ever in the way, and a conflict costs it less than to wait for others each time.
+ *
  * An instance with something to append goes on while its own run is not over. After that it waits for the others' patience, one after
  * the other; who is next waits for the end of the run, and those behind it also for the ones before them. All this is a guess about
  * others who may have nothing to append, be slow or dead: so each has its patience, twice what it took lately to follow, and who did
@@ -28,6 +31,7 @@
 #define KS_TURN_ENTRIES 8
 #define KS_TURN_APPENDS 4
 #define KS_TURN_LATELY_MS 1000
+#define KS_TURN_BUSY 8
 #define KS_TURN_LEAST_MS 3 /* patience */
 /* The longest patience, and the longest wait altogether, on a database that is not slow: (append_ms) are added for one that is. */
 #define KS_TURN_PATIENT_MS(append_ms) (150 + 4 * (append_ms))
@@ -39,6 +43,7 @@
 struct ks_turn_other {
 	int64_t writer;
 	int64_t seen_ms;     /* when entries of it were seen last */
+	int64_t interval_us; /* between its appends, a moving average; -1: not known, there was one */
 	int64_t response_us; /* how long it took lately to follow another's run, a moving average; -1: not known */
 	uint64_t served;     /* ks_turn.appends at its last one */
 	bool passed;         /* it did not come when it was its turn: not waited for until it is seen */

@@ -28,6 +28,7 @@ static void one_large_append_is_a_turn_and_four_small_ones_are(void)
 	struct ks_turn turn;
 
 	ks_turn_init(&turn, 1);
+	entries(&turn, 2, 1, 99);
 	entries(&turn, 2, 1, 100);
 	entries(&turn, 1, KS_TURN_ENTRIES, 101);
 	CU_ASSERT(ks_turn_wait(&turn, 1, true, 101) > 0);
@@ -44,6 +45,8 @@ static void the_run_of_another_is_waited_for_to_its_end_or_to_its_silence(void)
 	struct ks_turn turn;
 
 	ks_turn_init(&turn, 1);
+	entries(&turn, 2, 1, 97);
+	entries(&turn, 2, 1, 98);
 	entries(&turn, 1, 1, 99);
 	entries(&turn, 2, 1, 100);
 	CU_ASSERT_EQUAL(ks_turn_wait(&turn, 1, true, 100), 4); /* not known: three times our own append, and one */
@@ -64,10 +67,10 @@ static void of_three_busy_writers_exactly_one_may_append(void)
 
 	for (size_t i = 0; i < 3; i++)
 		ks_turn_init(&turns[i], (int64_t)i + 1);
-	for (size_t i = 0; i < 3; i++, now++) {
+	for (size_t i = 0; i < 6; i++, now++) {
 		batch++;
 		for (size_t j = 0; j < 3; j++)
-			ks_turn_entry(&turns[j], (int64_t)i + 1, batch, now);
+			ks_turn_entry(&turns[j], (int64_t)i % 3 + 1, batch, now);
 	}
 	for (int round = 0; round < 300; round++, now += 2) {
 		size_t who = 3, many = 0;
@@ -96,6 +99,7 @@ static void who_does_not_come_costs_its_patience_once(void)
 	int64_t now = 1000, waited = 0, wait;
 
 	ks_turn_init(&turn, 1);
+	entries(&turn, 2, 8, now - 1);
 	entries(&turn, 2, 8, now);
 	for (int i = 0; i < 100; i++, now++) {
 		while ((wait = ks_turn_wait(&turn, 1, true, now)) > 0) {
@@ -106,7 +110,8 @@ static void who_does_not_come_costs_its_patience_once(void)
 	}
 	/* Room for the unknown is left as well, and costs little. */
 	CU_ASSERT(waited > 0 && waited <= 4 + 2 * (now - 1000) / KS_TURN_ROOM_MS + 2);
-	entries(&turn, 2, 8, now); /* it lives */
+	for (int i = 0; i < 10; i++)
+		entries(&turn, 2, 8, now); /* it lives */
 	entries(&turn, 1, 100, now);
 	CU_ASSERT(ks_turn_wait(&turn, 1, true, now) > 0);
 }
@@ -117,6 +122,8 @@ static void patience_is_twice_what_following_took(void)
 	int64_t now = 1000;
 
 	ks_turn_init(&turn, 1);
+	entries(&turn, 2, 1, now - 1);
+	entries(&turn, 2, 1, now);
 	for (int i = 0; i < 20; i++) {
 		entries(&turn, 1, 100, now);
 		CU_ASSERT(ks_turn_wait(&turn, 1, true, now) > 0);
@@ -134,14 +141,27 @@ static void patience_is_twice_what_following_took(void)
 	}
 	entries(&turn, 1, 100, now);
 	CU_ASSERT_EQUAL(ks_turn_wait(&turn, 1, true, now), KS_TURN_LEAST_MS);
-	/* That it comes seldom because it has little to append teaches nothing. */
+}
+
+/* The second of two that append now and then does not wait for the first, and that one teaches nobody to be patient. */
+static void who_appends_now_and_then_is_not_waited_for(void)
+{
+	struct ks_turn turn;
+	int64_t now = 1000;
+
+	ks_turn_init(&turn, 1);
 	for (int i = 0; i < 100; i++) {
-		entries(&turn, 1, 1, now += 40);
-		ks_turn_idle(&turn, now);
 		entries(&turn, 2, 1, now += 40);
+		CU_ASSERT_EQUAL(ks_turn_wait(&turn, 1, true, now + 1), 0);
+		entries(&turn, 1, 1, now += 2);
+		ks_turn_idle(&turn, now);
 	}
+	/* Until it is busy. */
+	for (int i = 0; i < 20; i++)
+		entries(&turn, 2, 1, now += 2);
 	entries(&turn, 1, 100, now);
-	CU_ASSERT_EQUAL(ks_turn_wait(&turn, 1, true, now), KS_TURN_LEAST_MS);
+	CU_ASSERT(ks_turn_wait(&turn, 1, true, now) > 0);
+	CU_ASSERT(ks_turn_wait(&turn, 1, true, now) <= 4);
 }
 
 /* Whatever comes: entries of any number of writers at any pace. */
@@ -211,6 +231,7 @@ int main(void)
 			{"of_three_busy_writers_exactly_one_may_append", of_three_busy_writers_exactly_one_may_append},
 			{"who_does_not_come_costs_its_patience_once", who_does_not_come_costs_its_patience_once},
 			{"patience_is_twice_what_following_took", patience_is_twice_what_following_took},
+			{"who_appends_now_and_then_is_not_waited_for", who_appends_now_and_then_is_not_waited_for},
 			{"nobody_waits_for_longer_than_the_most", nobody_waits_for_longer_than_the_most},
 			{"an_unknown_one_gets_room_from_who_appends_without_a_break",
 			 an_unknown_one_gets_room_from_who_appends_without_a_break},
