@@ -247,7 +247,7 @@ def write_docs(tables, text):
 
 def machine():
     model = re.search(r"^model name\s*: (.*)", open("/proc/cpuinfo", encoding="utf-8").read(), re.M)
-    return f"{os.cpu_count()} × {model.group(1) if model else 'processors'}, load {' '.join(open('/proc/loadavg').read().split()[:3])} before"
+    return f"{os.cpu_count()} × {model.group(1) if model else 'processors'}"
 
 
 def server(*words):
@@ -279,6 +279,7 @@ def child(database, options):
     """Inside of with-DATABASE: measures, and leaves what it found in a file."""
     inflights = [int(word) for word in options.inflight.split(",")]
     modes, counts = options.modes.split(","), [int(word) for word in options.counts.split(",")]
+    load = " ".join(open("/proc/loadavg", encoding="utf-8").read().split()[:2])
     with tempfile.TemporaryDirectory(prefix="ks-writers.") as folder:
         urls, version = DATABASES[database](3)
         groups = [[] for _ in urls]
@@ -295,7 +296,7 @@ def child(database, options):
                 for one in group:
                     one.stop()
     with open(options.child, "w", encoding="utf-8") as file:
-        json.dump({"version": version, "found": [[key, value] for key, value in found.items()]}, file)
+        json.dump({"version": f"{version}; load average before: {load}", "found": [[key, value] for key, value in found.items()]}, file)
 
 
 def main():
