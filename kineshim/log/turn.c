@@ -66,6 +66,8 @@ void ks_turn_entry(struct ks_turn *turn, int64_t writer, int64_t batch, int64_t 
 
 	if (writer == turn->owner && batch == turn->batch) {
 		turn->run_entries++;
+		if (writer != turn->self)
+			other(turn, writer)->entries++;
 		return;
 	}
 	turn->appends++;
@@ -79,6 +81,7 @@ void ks_turn_entry(struct ks_turn *turn, int64_t writer, int64_t batch, int64_t 
 		one->served = turn->appends;
 		one->seen_ms = now_ms;
 		one->passed = false;
+		one->entries = 1;
 		turn->room_ms = now_ms;
 	}
 	if (writer != turn->owner)
@@ -111,11 +114,18 @@ static bool run_is_over(const struct ks_turn *turn)
 	return turn->run_entries >= KS_TURN_ENTRIES || turn->run_appends >= KS_TURN_APPENDS;
 }
 
+/* One that comes seldom because it never wins comes with all that has gathered. */
+static bool is_busy(const struct ks_turn *turn, const struct ks_turn_other *one)
+{
+	if (one->entries >= KS_TURN_ENTRIES)
+		return true;
+	return one->interval_us >= 0 && one->interval_us <= KS_TURN_BUSY * 1000 * patience_ms(turn, one);
+}
+
 /* Does 'one' come before us? */
 static bool goes_first(const struct ks_turn *turn, const struct ks_turn_other *one, int64_t now_ms)
 {
-	if (one->passed || now_ms - one->seen_ms >= KS_TURN_LATELY_MS || one->interval_us < 0 ||
-	    one->interval_us > KS_TURN_BUSY * 1000 * patience_ms(turn, one))
+	if (one->passed || now_ms - one->seen_ms >= KS_TURN_LATELY_MS || !is_busy(turn, one))
 		return false;
 	if (one->writer == turn->owner)
 		return !run_is_over(turn);

@@ -10,7 +10,7 @@
  *	       one would take as long as the append.
  *	next   among those who wrote lately, whoever was served longest ago.
  *
- * Only busy ones are waited for: those that come back sooner than in KS_TURN_BUSY times their patience. Whoever appends now and then
+ * Only busy ones are waited for: those that come back sooner than in KS_TURN_BUSY times their patience, or with many entries. Whoever appends now and then
  * is hardly ever in the way, and a conflict costs it less than to wait for others each time.
  *
  * An instance with something to append goes on while its own run is not over. After that it waits for the others' patience, one after
@@ -46,6 +46,7 @@ struct ks_turn_other {
 	int64_t interval_us; /* between its appends, a moving average; -1: not known, there was one */
 	int64_t response_us; /* how long it took lately to follow another's run, a moving average; -1: not known */
 	uint64_t served;     /* ks_turn.appends at its last one */
+	size_t entries;      /* of its last append */
 	bool passed;         /* it did not come when it was its turn: not waited for until it is seen */
 };
 

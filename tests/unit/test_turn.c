@@ -156,6 +156,17 @@ static void who_appends_now_and_then_is_not_waited_for(void)
 		entries(&turn, 1, 1, now += 2);
 		ks_turn_idle(&turn, now);
 	}
+	/* One that comes seldom with much is: it may be that it never wins. */
+	entries(&turn, 2, KS_TURN_ENTRIES, now += 400);
+	entries(&turn, 1, 100, now);
+	CU_ASSERT(ks_turn_wait(&turn, 1, true, now) > 0);
+	ks_turn_idle(&turn, now);
+	for (int i = 0; i < 20; i++) {
+		entries(&turn, 2, 1, now += 100);
+		entries(&turn, 1, 1, now);
+	}
+	CU_ASSERT_EQUAL(ks_turn_wait(&turn, 1, false, now), 0);
+	ks_turn_idle(&turn, now);
 	/* Until it is busy. */
 	for (int i = 0; i < 20; i++)
 		entries(&turn, 2, 1, now += 2);
