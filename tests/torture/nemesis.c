@@ -229,6 +229,24 @@ static void strike_hold(struct hand *hand, bool database, const char *kind)
 	relay_set_mode(relay, RELAY_PASS);
 }
 
+/* Requests arrive and are done, their answers never come: that is where doubt lies. */
+static void strike_lose(struct hand *hand, bool database, const char *kind)
+{
+	const char *text;
+	struct relay *relay = any_link(hand, database, &text);
+	unsigned times = 1 + draw(&hand->random, 5);
+
+	record_fault(hand->run, kind, "%s, %u times", text, times);
+	for (unsigned i = 0; i < times; i++) {
+		relay_set_mode(relay, RELAY_HOLD_FROM);
+		(void)pause_for(hand, some_ms(hand, 10, 100));
+		(void)relay_cut(relay, RELAY_CUT_RESET);
+		(void)pause_for(hand, 60); /* until all have noticed */
+		relay_set_mode(relay, RELAY_PASS);
+		(void)pause_for(hand, some_ms(hand, 100, 400));
+	}
+}
+
 static void strike_delay(struct hand *hand, bool database, const char *kind)
 {
 	const char *text;
@@ -266,6 +284,16 @@ static void strike_middle(struct hand *hand)
 static void strike_half(struct hand *hand)
 {
 	strike_cut(hand, false, RELAY_CUT_HALF, "half-close");
+}
+
+static void strike_client_lose(struct hand *hand)
+{
+	strike_lose(hand, false, "lose-answer");
+}
+
+static void strike_db_lose(struct hand *hand)
+{
+	strike_lose(hand, true, "db-lose-answer");
 }
 
 static void strike_client_hold(struct hand *hand)
@@ -398,12 +426,14 @@ static const struct fault faults[] = {
 	{"cut", false, strike_reset},
 	{"cut-middle", false, strike_middle},
 	{"half-close", false, strike_half},
+	{"lose-answer", false, strike_client_lose},
 	{"hold", false, strike_client_hold},
 	{"delay", false, strike_client_delay},
 	{"refuse", false, strike_client_refuse},
 	{"db-cut", false, strike_db_close},
 	{"db-cut-middle", false, strike_db_middle},
 	{"db-half-close", false, strike_db_half},
+	{"db-lose-answer", false, strike_db_lose},
 	{"db-hold", false, strike_db_hold},
 	{"db-delay", false, strike_db_delay},
 	{"db-refuse", false, strike_db_refuse},
