@@ -330,6 +330,28 @@ static enum sqlb_outcome vacuum(struct sqlb_conn *conn, const char *how, const c
 	return sqlb_pg_exec(conn, sql, NULL, err);
 }
 
+/* To whoever may not, VACUUM says so in a notice and succeeds. MAINTAIN is a privilege since PostgreSQL 17. */
+static enum sqlb_outcome may_vacuum(struct sqlb_conn *conn, struct ks_err *err)
+{
+	static const char text[] = "SELECT pg_has_role(c.relowner, 'USAGE') OR pg_has_role(d.datdba, 'USAGE') "
+				   "OR CASE WHEN current_setting('server_version_num')::int >= 170000 "
+				   "THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END "
+				   "FROM pg_class AS c, pg_database AS d WHERE d.datname = current_database() AND "
+				   "c.oid = '%s%s%skineshim_log'::regclass";
+	const char *schema = conn->db->schema;
+	char sql[sizeof(text) + sizeof(conn->db->schema)];
+	enum sqlb_outcome outcome;
+	PGresult *result;
+
+	(void)snprintf(sql, sizeof(sql), text, *schema ? "\"" : "", schema, *schema ? "\"." : "");
+	outcome = sqlb_pg_exec(conn, sql, &result, err);
+	if (outcome == SQLB_OK && (PQntuples(result) != 1 || strcmp(PQgetvalue(result, 0, 0), "t") != 0))
+		outcome =
+			sqlb_pg_broken(conn, err, "only the owner of kineshim_log, or of the database, may vacuum it");
+	PQclear(result);
+	return outcome;
+}
+
 /*
  * Plain VACUUM runs beside the appends of all instances and makes free space usable again, but gives back only
  * what is free at the end. VACUUM FULL gives all back, and locks everybody out while it copies what is left:
@@ -348,6 +370,8 @@ enum sqlb_outcome sqlb_pg_defragment(struct sqlb_conn *conn, bool all, struct ks
 		atomic_store(&conn->db->sized_at_ms, 0);
 		return SQLB_OK;
 	}
+	if (outcome == SQLB_OK)
+		outcome = may_vacuum(conn, err);
 	/* A pooled session is not ours to be set. */
 	if (outcome == SQLB_OK && !conn->pooled)
 		outcome = sqlb_pg_exec(conn, "SET statement_timeout = 0", NULL, err);

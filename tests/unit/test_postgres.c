@@ -656,6 +656,48 @@ static void which_dialect_it_is_can_be_chosen(void)
 	end(&side);
 }
 
+/* ---- privileges ---- */
+
+static void boss(const char *super, const char *text)
+{
+	PGconn *conn = PQconnectdb(super);
+
+	PQclear(PQexec(conn, text));
+	PQfinish(conn);
+}
+
+/* Whoever may not vacuum can still do all the rest, and is told. */
+static void defragmenting_takes_the_owner(void)
+{
+	const char *super = getenv("KS_TEST_POSTGRES_SUPER_URL");
+	struct side side = begin(), weak;
+	char role[40], text[300], weak_url[URL_MAX + 60];
+
+	if (!super) {
+		end(&side);
+		return;
+	}
+	(void)snprintf(role, sizeof(role), "ks_weak_%ld", (long)getpid());
+	(void)snprintf(text, sizeof(text), "CREATE ROLE %s; GRANT %s TO kineshim", role, role);
+	boss(super, text);
+	(void)snprintf(text, sizeof(text), "GRANT USAGE ON SCHEMA %s TO %s", schema_name, role);
+	sql(text);
+	(void)snprintf(text, sizeof(text), "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %s TO %s",
+		       schema_name, role);
+	sql(text);
+	(void)snprintf(weak_url, sizeof(weak_url), "%s%%20-crole%%3D%s", url, role);
+	weak = side_open(weak_url);
+	OK(append_as(weak.conn, 1, 1, 1));
+	CU_ASSERT_EQUAL(ops->defragment(weak.conn, false, &err), SQLB_BROKEN);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "only the owner of kineshim_log"));
+	OK(append_as(weak.conn, 2, 1, 2));
+	side_close(&weak);
+	OK(ops->defragment(side.conn, false, &err));
+	end(&side);
+	(void)snprintf(text, sizeof(text), "DROP ROLE %s", role);
+	boss(super, text);
+}
+
 /* ---- encodings ---- */
 
 static void keys_are_bytes_in_every_encoding(void)
@@ -1043,6 +1085,7 @@ static const struct tap_test tests[] = {
 	{"an_append_undone_for_another_is_a_conflict_and_an_unknown_end_is_doubt",
 	 an_append_undone_for_another_is_a_conflict_and_an_unknown_end_is_doubt},
 	{"which_dialect_it_is_can_be_chosen", which_dialect_it_is_can_be_chosen},
+	{"defragmenting_takes_the_owner", defragmenting_takes_the_owner},
 	{"keys_are_bytes_in_every_encoding", keys_are_bytes_in_every_encoding},
 	{"four_racing_appenders_leave_no_gap", four_racing_appenders_leave_no_gap},
 	{"a_trim_waits_for_the_appends_that_run", a_trim_waits_for_the_appends_that_run},
