@@ -500,6 +500,10 @@ struct nemesis *nemesis_start(struct run *run)
 			say("there is no fault \"%s\"", kind);
 			exit(2);
 		}
+		if (!strncmp(kind, "db-", 3) && !run->options.db_port_count) {
+			say("a database that is a file has no fault \"%s\"", kind);
+			exit(2);
+		}
 		deal(nemesis, &faults[i]);
 	}
 	free(kinds);
