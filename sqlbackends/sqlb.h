@@ -17,7 +17,9 @@
  *   DOUBT     sent, and the answer was lost: it may have happened, or may still happen.               append only
  *   AWAY      the database cannot be reached, is read-only, or is overloaded: try later. An append changed nothing; the
  *             other calls that write are harmless when repeated, so theirs may have happened.
- *   BROKEN    the schema or the data is not ours, or is damaged, or is newer than this program: stop writing.
+ *   BROKEN    the schema or the data is not ours, or is damaged, or is newer than this program: stop writing. Of an append
+ *             with KS_RESOURCE_EXHAUSTED in 'err': a row is larger than this database takes; nothing was changed, and all
+ *             is well but for that row.
  * 'err' always gets a text for a person (never a secret) when the outcome is AWAY, DOUBT or BROKEN.
  *
  * A result set that ends early is never taken for a complete one: each read ends in an explicit completion or AWAY.
@@ -33,7 +35,7 @@
 #include "base/bytes.h"
 #include "base/status.h"
 
-#define SQLB_VERSION 2
+#define SQLB_VERSION 3
 
 /*
  * A batch of several entries never carries more than this; the log sees to it. One entry alone may (the delete of a

@@ -112,6 +112,7 @@ struct ks_log_writer {
 	bool fetch_failed; /* the store could not get a value while evaluating */
 	bool ready_called;
 	size_t expired_alone; /* so many more revokes go alone: a guard refused a batch of several */
+	size_t alone; /* so many more requests go alone: a row of a batch was too large for the database */
 	struct ks_turn turn;
 	bool held; /* we waited for our turn and have not looked at the log since */
 	int64_t pause_until_ms;

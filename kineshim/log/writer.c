@@ -321,12 +321,14 @@ static void batch_landed(struct ks_log *log)
 {
 	struct ks_log_writer *w = &log->writer;
 	struct ks_log_batch *batch = &w->batch;
+	int64_t now;
 
 	if (batch->compaction.position)
 		ks_log_side_compacted(log, batch->compaction, false);
 	ks_store_publish(log->store);
+	now = ks_clock_now(log->clock);
 	for (size_t i = 0; i < batch->entry_count; i++)
-		ks_turn_entry(&w->turn, log->config.writer_id, batch->number, ks_clock_now(log->clock));
+		ks_turn_entry(&w->turn, log->config.writer_id, batch->number, now);
 	ks_log_size_grow(log, batch->bytes, batch->row_count);
 	ks_log_writer_published(log, (struct ks_log_applied){batch->position, log->config.writer_id, batch->number},
 				batch->proof_mark);
@@ -347,7 +349,7 @@ static bool gather(struct ks_log *log)
 	w->expired_next = !ks_list_empty(&w->expired) && (w->expired_next || ks_list_empty(&w->queue));
 	from = w->expired_next ? &w->expired : &w->queue;
 	batch->expired = w->expired_next;
-	max = w->batch_max;
+	max = w->alone ? 1 : w->batch_max;
 	if (batch->expired)
 		max = w->expired_alone ? 1 : EXPIRED_MAX;
 	while (!ks_list_empty(from) && batch->count < max && batch_room(batch)) {
@@ -370,6 +372,8 @@ static bool gather(struct ks_log *log)
 	w->expired_next = !w->expired_next; /* turns, so that neither clients nor leases starve */
 	if (batch->expired && w->expired_alone)
 		w->expired_alone--;
+	if (!batch->expired && w->alone)
+		w->alone--;
 	return batch->count > 0;
 }
 
@@ -731,6 +735,20 @@ static void guard_refused(struct ks_log *log)
 	ks_log_writer_unwind(log);
 }
 
+/* The database takes everything but a row of this size; which request made it shows when each is tried alone. */
+static void row_too_large(struct ks_log *log, const struct ks_err *err)
+{
+	struct ks_log_writer *w = &log->writer;
+
+	if (w->batch.count == 1) {
+		KS_DIAG_LIMITED(KS_WARN, "log", "a request is refused: %s", err->text);
+		batch_fail(log, KS_INVALID_ARGUMENT, "etcdserver: request is too large");
+		return;
+	}
+	w->alone = w->batch.count;
+	ks_log_writer_unwind(log);
+}
+
 static int64_t append_batch(struct ks_log *log)
 {
 	struct ks_log_writer *w = &log->writer;
@@ -760,8 +778,13 @@ static int64_t append_batch(struct ks_log *log)
 		w->batch.doubt = true;
 		go(w, KS_LOG_SETTLING);
 		return ks_log_role_failed(log, &w->role, SQLB_AWAY, "append (in doubt)", &err);
-	case SQLB_AWAY:
 	case SQLB_BROKEN:
+		if (err.status != KS_RESOURCE_EXHAUSTED || w->batch.expired)
+			break;
+		ks_log_role_fine(log, &w->role);
+		row_too_large(log, &err);
+		return 0;
+	case SQLB_AWAY:
 		break;
 	}
 	ks_log_writer_unwind(log);

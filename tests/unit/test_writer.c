@@ -13,7 +13,8 @@ static struct world w;
 static int appends;
 static size_t largest_rows;
 
-static int spurious; /* so many appends are told CONFLICT for no reason */
+static size_t largest_value; /* more than that the database does not take; 0: anything */
+static int spurious;         /* so many appends are told CONFLICT for no reason */
 
 static enum sqlb_outcome counting_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
 					 struct ks_err *err)
@@ -21,6 +22,11 @@ static enum sqlb_outcome counting_append(struct sqlb_conn *conn, const struct sq
 	bool several = append->row_count && append->rows[0].position != append->rows[append->row_count - 1].position;
 
 	appends++;
+	for (size_t i = 0; i < append->row_count && largest_value; i++)
+		if (append->rows[i].value.size > largest_value) {
+			ks_fail(err, KS_RESOURCE_EXHAUSTED, "a row is too large");
+			return SQLB_BROKEN;
+		}
 	if (spurious) {
 		spurious--;
 		*appended = false;
@@ -200,6 +206,32 @@ static bool visit_lease(void *ctx, const struct sqlb_lease *lease)
 
 	leases->ids[leases->count++] = lease->id;
 	return leases->count < 8;
+}
+
+/* And nothing else in its batch has to wait or fails. */
+static void a_row_that_the_database_does_not_take_fails_alone(void)
+{
+	struct world_call calls[5];
+
+	begin_started(1);
+	largest_value = 4;
+	for (int i = 0; i < 5; i++)
+		world_put(&w, 0, &calls[i], "k", i == 2 ? "large" : "v");
+	for (int i = 0; i < 5; i++) {
+		CU_ASSERT(world_until(&w, &calls[i].done));
+		CU_ASSERT_EQUAL(calls[i].submit.err.status, i == 2 ? KS_INVALID_ARGUMENT : KS_OK);
+		if (i == 2) {
+			CU_ASSERT_STRING_EQUAL(calls[i].submit.err.text, "etcdserver: request is too large");
+		} else {
+			CU_ASSERT_EQUAL(calls[i].submit.result.revision, i < 2 ? 2 + i : 1 + i);
+		}
+		world_finish(&w, &calls[i]);
+	}
+	CU_ASSERT_EQUAL(appends, 1 + 5);
+	CU_ASSERT(!atomic_load(&w.nodes[0].log->writer.role.broken));
+	largest_value = 0;
+	CU_ASSERT(log_is_contiguous());
+	world_fini(&w);
 }
 
 static void last_word_on_a_lease_in_a_batch_counts(void)
@@ -786,6 +818,8 @@ int main(void)
 			{"conflict_evaluates_again", conflict_evaluates_again},
 			{"answer_that_changes_nothing_is_proven", answer_that_changes_nothing_is_proven},
 			{"conflict_for_no_reason_is_tried_again", conflict_for_no_reason_is_tried_again},
+			{"a_row_that_the_database_does_not_take_fails_alone",
+			 a_row_that_the_database_does_not_take_fails_alone},
 			{"last_word_on_a_lease_in_a_batch_counts", last_word_on_a_lease_in_a_batch_counts},
 			{"failing_request_does_not_fail_its_neighbours", failing_request_does_not_fail_its_neighbours},
 			{"nth_append_away", nth_append_away},
