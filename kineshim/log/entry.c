@@ -182,3 +182,10 @@ enum ks_status ks_log_builder_add(struct ks_log_builder *builder, const struct s
 	entry->subs = ks_log_builder_whole(builder) ? NULL : builder->subs;
 	return KS_OK;
 }
+
+int64_t ks_log_ttl_ms(int64_t ttl)
+{
+	const int64_t max = (int64_t)3600 * 24 * 366 * 100000;
+
+	return (ttl < max ? ttl : max) * 1000;
+}

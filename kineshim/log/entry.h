@@ -20,6 +20,9 @@
 /* Fills rows[0 … effect_count - 1]; they borrow what the effects borrow. */
 void ks_log_entry_rows(const struct ks_entry *entry, int64_t writer, int64_t batch, struct sqlb_row *rows);
 
+/* A lease's seconds as the side table holds them; beyond 100,000 years it does not matter, and databases overflow. */
+int64_t ks_log_ttl_ms(int64_t ttl);
+
 /* KS_DATA_LOSS when a row is not one that this program writes; the text says which and why. */
 enum ks_status ks_log_row_check(const struct sqlb_row *row, struct ks_err *err) KS_MUST_CHECK;
 

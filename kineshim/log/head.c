@@ -146,6 +146,16 @@ static void take_proven(struct ks_list *from, struct ks_list *to, uint64_t mark,
 	}
 }
 
+struct ks_log_applied ks_log_reader_applied(struct ks_log *log)
+{
+	struct ks_log_applied applied;
+
+	ks_mutex_lock(&log->reader.role.mutex);
+	applied = log->reader.applied;
+	ks_mutex_unlock(&log->reader.role.mutex);
+	return applied;
+}
+
 void ks_log_reader_published(struct ks_log *log, struct ks_log_applied applied, uint64_t proof_mark)
 {
 	struct ks_log_reader *r = &log->reader;

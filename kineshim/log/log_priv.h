@@ -268,8 +268,6 @@ int64_t ks_log_role_pause(struct ks_log *log, const struct ks_log_role *role);
 /* NULL when a new request may wait for this role; else the text for KS_UNAVAILABLE. */
 const char *ks_log_role_refuses(struct ks_log *log, const struct ks_log_role *role);
 uint64_t ks_log_random(uint64_t *state);
-/* Seconds as the side table holds them; beyond 100,000 years it does not matter, and databases overflow. */
-int64_t ks_log_ttl_ms(int64_t ttl);
 
 /* ---- replay.c [writer]: rows of the log into the store ---- */
 
@@ -322,6 +320,8 @@ void ks_log_fetch(struct ks_committer *committer, struct ks_fetch *fetch);
 /* Proofs that arrived before the mark was taken are served by an append that begins after it. */
 uint64_t ks_log_proof_mark(struct ks_log *log);
 void ks_log_reader_published(struct ks_log *log, struct ks_log_applied applied, uint64_t proof_mark);
+/* What was published last, by any thread's look; position 0: nothing, the log is being loaded. */
+struct ks_log_applied ks_log_reader_applied(struct ks_log *log);
 void ks_log_reader_reset(struct ks_log *log);
 void ks_log_reader_probe_again(struct ks_log *log); /* the head that proofs wait for is not in the log */
 void ks_log_reader_fail_all(struct ks_log *log, const char *text);

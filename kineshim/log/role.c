@@ -120,10 +120,3 @@ uint64_t ks_log_random(uint64_t *state)
 	x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
 	return x ^ (x >> 31);
 }
-
-int64_t ks_log_ttl_ms(int64_t ttl)
-{
-	const int64_t max = (int64_t)3600 * 24 * 366 * 100000;
-
-	return (ttl < max ? ttl : max) * 1000;
-}

@@ -5,8 +5,8 @@
  *
  * A row may go when every live member has applied the compaction that dropped it: then nobody reads it again, neither to catch
  * up nor for a value. Whoever sleeps longer than a member's time to live finds holes and reads the log anew (replay.c).
- * The newest compaction's own row stays, and it is looked at before each piece on the connection that will delete: when it
- * is not there, the database lost its tail, positions mean something else now, and nothing may be deleted.
+ * The newest compaction's own row stays; it and the newest applied entry are looked at before each piece on the connection that
+ * will delete: when one is not there, the database lost its tail, positions mean something else now, and nothing may be deleted.
  * Rows go in the order in which the store reports them (store.h), few at a time and fewer when the database is slow.
  *
  * Rows that were reported and forgotten (the duty moved, a member lagged, memory was short) are found again by a scan, in ascending
@@ -118,28 +118,38 @@ static void dropped(void *ctx, const struct ks_loc *locs, size_t count)
 }
 
 struct log_look {
-	struct ks_log_applied found;
+	struct ks_log_applied expected[2];
+	bool found[2];
 };
 
-static bool visit_compaction(void *ctx, const struct sqlb_row *row)
+static bool visit_expected(void *ctx, const struct sqlb_row *row)
 {
 	struct log_look *look = ctx;
 
-	if (row->kind == KS_EFFECT_COMPACT)
-		look->found = (struct ks_log_applied){row->position, row->writer, row->batch};
+	for (size_t i = 0; i < 2; i++)
+		if (row->position == look->expected[i].position && row->writer == look->expected[i].writer &&
+		    row->batch == look->expected[i].batch)
+			look->found[i] = true;
 	return true;
 }
 
-/* Is this still the log whose compaction we applied? */
-static enum sqlb_outcome same_log(struct ks_log *log, const struct ks_log_applied *compaction, bool *same,
+/*
+ * Is this still the log that we applied? Its compaction must be there, or no reader would understand the holes; and our newest entry,
+ * for what is pending may have been ended by any entry up to that one: a database that lost its tail may have lost the end of a lease
+ * whose grant would go now. *known is false while the writer is just about to say what it applied.
+ */
+static enum sqlb_outcome same_log(struct ks_log *log, const struct ks_log_applied *compaction, bool *known, bool *same,
 				  struct ks_err *err)
 {
-	struct sqlb_loc at = {compaction->position, 0};
-	struct log_look look = {0};
-	enum sqlb_outcome outcome = log->ops->read_at(log->side.role.conn, &at, 1, visit_compaction, &look, err);
+	int64_t needed = ks_store_committed(log->store).position;
+	struct log_look look = {.expected = {*compaction, ks_log_reader_applied(log)}};
+	struct sqlb_loc at[2] = {{compaction->position, 0}, {look.expected[1].position, 0}};
+	enum sqlb_outcome outcome = SQLB_OK;
 
-	*same = look.found.position == compaction->position && look.found.writer == compaction->writer &&
-		look.found.batch == compaction->batch;
+	*known = look.expected[1].position >= needed;
+	if (*known)
+		outcome = log->ops->read_at(log->side.role.conn, at, 2, visit_expected, &look, err);
+	*same = look.found[0] && look.found[1];
 	return outcome;
 }
 
@@ -151,11 +161,15 @@ static int64_t trim_rows(struct ks_log *log, const struct ks_log_applied *compac
 	size_t count = pending(s) < s->trim_chunk ? pending(s) : s->trim_chunk;
 	int64_t began = ks_clock_now(log->clock), took;
 	struct ks_err err = {0};
-	bool same = false;
-	enum sqlb_outcome outcome = same_log(log, compaction, &same, &err);
+	bool known, same;
+	enum sqlb_outcome outcome = same_log(log, compaction, &known, &same, &err);
 
+	if (!known)
+		return 1;
 	if (outcome == SQLB_OK && !same) {
-		ks_diag(KS_WARN, "log", "trimming stops: the compaction at position %" PRId64 " is not in the log",
+		ks_diag(KS_WARN, "log",
+			"trimming stops: the compaction at position %" PRId64
+			" or what was applied since is not in the log",
 			compaction->position);
 		forget(log);
 		ks_log_writer_verify(log);

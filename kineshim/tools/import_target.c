@@ -19,7 +19,6 @@
 #define WHOLE_LOG (SIZE_MAX / 4)
 #define VALUE_CACHE_BYTES (128u << 20)
 #define LEASE_CHUNK 256u
-#define TTL_MAX_S (INT64_C(100000) * 366 * 86400) /* what the databases' clocks can add */
 #define RETRY_MIN_MS 50
 #define RETRY_MAX_MS 2000
 
@@ -565,9 +564,7 @@ static enum ks_status ensure_leases(struct ks_import_target *target, struct ks_e
 	enum ks_status status = KS_OK;
 
 	while (status == KS_OK && (thing = ks_import_map_next(&target->known.map, KS_IMPORT_LEASE, &at, &name))) {
-		int64_t ttl = thing->version < TTL_MAX_S ? thing->version : TTL_MAX_S;
-
-		leases[count] = (struct sqlb_lease){.ttl_ms = ttl * 1000};
+		leases[count] = (struct sqlb_lease){.ttl_ms = ks_log_ttl_ms(thing->version)};
 		memcpy(&leases[count++].id, name.data, sizeof(leases[0].id));
 		if (count == LEASE_CHUNK) {
 			status = ensure(target, leases, count, err);

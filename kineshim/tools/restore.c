@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/panic.h"
+#include "log/entry.h"
 #include "options.h"
 #include "tools/restore_source.h"
 #include "tools/snapshot_sum.h"
@@ -24,6 +25,7 @@
 #define EXIT_USAGE 2
 #define PROGRESS_MS 2000
 #define PROGRESS_ROWS 4096
+#define LEASES_AT_ONCE 256
 
 static const char usage[] =
 	"Usage: kineshim restore FILE [--skip-hash-check] [--endpoint URL] [--data-dir FOLDER]\n"
@@ -47,6 +49,8 @@ struct restore {
 	uint64_t size; /* of the database in the file */
 	struct ks_restore_source *source;
 	uint64_t rows;
+	struct sqlb_lease *leases; /* those that were restored */
+	size_t lease_count, lease_room;
 	int64_t began_ms, said_ms;
 };
 
@@ -96,14 +100,15 @@ static bool asks_for_help(int argc, char *const argv[])
 static enum ks_status check_sum(struct restore *restore, uint64_t size, struct ks_err *err)
 {
 	bool summed;
-	enum ks_status status = ks_snapshot_sum_check(restore->fd, restore->path, restore->skip_hash_check, &size,
-						      &summed, err);
+	enum ks_status status =
+		ks_snapshot_sum_check(restore->fd, restore->path, restore->skip_hash_check, &size, &summed, err);
 
 	restore->size = size;
 	if (status == KS_DATA_LOSS && size % 512 == 0) { /* the sum alone is wrong */
 		size_t used = strlen(err->text);
 
-		(void)snprintf(err->text + used, sizeof(err->text) - used, " (--skip-hash-check takes it all the same)");
+		(void)snprintf(err->text + used, sizeof(err->text) - used,
+			       " (--skip-hash-check takes it all the same)");
 	}
 	if (status == KS_OK && !summed)
 		(void)fprintf(stderr, "kineshim restore: %s has no checksum at its end: taken as a member's own file\n",
@@ -144,13 +149,46 @@ static void say_progress(struct restore *restore)
 		      (now - restore->began_ms) / 1000);
 }
 
+static void keep_lease(struct restore *restore, const struct sqlb_row *row)
+{
+	if (restore->lease_count == restore->lease_room) {
+		restore->lease_room = restore->lease_room ? 2 * restore->lease_room : LEASES_AT_ONCE;
+		restore->leases = ks_xrealloc(restore->leases, restore->lease_room * sizeof(*restore->leases));
+	}
+	restore->leases[restore->lease_count++] =
+		(struct sqlb_lease){.id = row->lease, .ttl_ms = ks_log_ttl_ms(row->version)};
+}
+
 static enum sqlb_next next_row(void *ctx, struct sqlb_row *row)
 {
 	struct restore *restore = ctx;
+	enum sqlb_next next = ks_restore_source_next(restore->source, row);
 
 	if (++restore->rows % PROGRESS_ROWS == 0)
 		say_progress(restore);
-	return ks_restore_source_next(restore->source, row);
+	if (next == SQLB_NEXT_ROW && row->kind == KS_EFFECT_LEASE_GRANT)
+		keep_lease(restore, row);
+	return next;
+}
+
+/*
+ * A server makes the deadlines that are missing, but not before it serves its first clients, who may ask for their leases. So
+ * it is no failure when this does not work.
+ */
+static void make_deadlines(const struct restore *restore, const struct sqlb_ops *ops, struct sqlb_conn *conn)
+{
+	enum sqlb_outcome outcome = SQLB_OK;
+	struct ks_err err = {0};
+
+	for (size_t done = 0, some; done < restore->lease_count && outcome == SQLB_OK; done += some) {
+		some = restore->lease_count - done;
+		some = some < LEASES_AT_ONCE ? some : LEASES_AT_ONCE;
+		outcome = ops->lease_ensure(conn, &restore->leases[done], some, &err);
+	}
+	if (outcome != SQLB_OK)
+		(void)fprintf(stderr,
+			      "kineshim restore: the leases have no deadlines yet, the first server makes them: %s\n",
+			      err.text);
 }
 
 static enum ks_status refuse(const struct restore *restore, const struct sqlb_head *head, struct ks_err *err)
@@ -183,8 +221,10 @@ static enum ks_status fill(struct restore *restore, const struct sqlb_ops *ops, 
 		return ks_fail(err, KS_UNKNOWN,
 			       "the database's last answer was lost; run it again: if it says that the database is not "
 			       "empty, everything is there");
-	if (outcome == SQLB_OK)
+	if (outcome == SQLB_OK) {
+		make_deadlines(restore, ops, conn);
 		return KS_OK;
+	}
 	if (source_err->status != KS_OK)
 		*err = *source_err; /* the file changed since it was checked */
 	return err->status != KS_OK ? err->status : ks_fail(err, KS_UNAVAILABLE, "the database failed");
@@ -257,6 +297,7 @@ int ks_tool_restore(int argc, char *argv[])
 	ks_restore_source_close(restore->source);
 	if (restore->fd >= 0)
 		(void)close(restore->fd);
+	free(restore->leases);
 	free(restore);
 	return code;
 }

@@ -80,6 +80,7 @@ struct sim {
 	int64_t answered; /* newest revision in any answer */
 	/* profile of this run */
 	unsigned fault_ppm;
+	int64_t trimmed_at; /* where the log ended when rows were trimmed last */
 	bool calm; /* no more faults */
 	bool doubts, late, cuts, losses, kills, storm;
 	int64_t cut_off_until_ms[WORLD_NODES];
@@ -136,6 +137,8 @@ static enum sqlb_memory_fault chaos(struct world *world, const char *op, int nod
 
 	if (node < 0)
 		return SQLB_FAULT_NONE;
+	if (strcmp(op, "trim") == 0)
+		sim->trimmed_at = truth_position(&sim->truth);
 	if (ks_clock_now(&world->clock) < sim->cut_off_until_ms[node])
 		return append && sim->doubts && draw(sim, 4) == 0 ? SQLB_FAULT_DOUBT_LOST : SQLB_FAULT_AWAY;
 	if (sim->cut_op[node] && strcmp(op, sim->cut_op[node]) == 0 &&
@@ -198,10 +201,9 @@ static void lose_tail(struct sim *sim)
 		keep--;
 	if (keep < 1)
 		return;
-	/* Trimming for a compaction that is lost now is what no log survives: then nothing is lost. */
-	for (size_t i = 0; i < sim->truth.compaction_count; i++)
-		if ((int64_t)sim->truth.compactions[i].entry + 1 > keep)
-			return;
+	/* A database loses its newest transactions, all of them: not an entry without the trimming that came after it. */
+	if (sim->trimmed_at > keep)
+		return;
 	(draw(sim, 2) ? sqlb_memory_lose_tail : sqlb_memory_lose_tail_quietly)(sim->world.name, keep);
 	truth_cut(&sim->truth, keep);
 	sim->losses_done++;
