@@ -81,7 +81,7 @@ struct sim {
 	/* profile of this run */
 	unsigned fault_ppm;
 	int64_t trimmed_at; /* where the log ended when rows were trimmed last */
-	bool calm; /* no more faults */
+	bool calm;          /* no more faults */
 	bool doubts, late, cuts, losses, kills, storm;
 	int64_t cut_off_until_ms[WORLD_NODES];
 	const char *cut_op[WORLD_NODES]; /* only this call fails */
@@ -883,7 +883,7 @@ static void act(struct sim *sim)
 				ks_clock_now(&sim->world.clock) + (int64_t)draw(sim, draw(sim, 3) ? 500 : 25000);
 		return;
 	case 15:
-		if (sim->losses && draw(sim, 200) == 0)
+		if (sim->losses && draw(sim, 50) == 0)
 			lose_tail(sim);
 		return;
 	case 16:
