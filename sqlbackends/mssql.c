@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "base/diag.h"
@@ -203,16 +202,6 @@ static enum sqlb_outcome run_section(struct sqlb_conn *conn, int version, struct
 	return outcome;
 }
 
-static uint64_t random_id(void)
-{
-	uint64_t id = 0;
-
-	while (id == 0)
-		if (getrandom(&id, sizeof(id), 0) != (ssize_t)sizeof(id))
-			id = 0;
-	return id;
-}
-
 /* From 'version' to ours, inside the transaction that holds the lock. */
 static enum sqlb_outcome upgrade(struct sqlb_conn *conn, int version, struct ks_err *err)
 {
@@ -228,7 +217,7 @@ static enum sqlb_outcome upgrade(struct sqlb_conn *conn, int version, struct ks_
 			 "INSERT INTO kineshim_meta (name, value) VALUES ('program', 'kineshim'), ('schema_version', "
 			 "'%d'), ('cluster_id', '%016" PRIx64 "'), ('created_at', CONVERT(varchar(19), "
 			 "SYSUTCDATETIME(), 126) + 'Z')",
-			 SCHEMA_VERSION, random_id());
+			 SCHEMA_VERSION, sqlb_random_id());
 	else
 		snprintf(sql, sizeof(sql), "UPDATE kineshim_meta SET value = '%d' WHERE name = 'schema_version'",
 			 SCHEMA_VERSION);

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "base/diag.h"
 #include "base/panic.h"
@@ -114,16 +113,6 @@ static enum sqlb_outcome run_section(struct sqlb_conn *conn, const char *name, s
 	return outcome;
 }
 
-static uint64_t random_id(void)
-{
-	uint64_t id = 0;
-
-	while (id == 0)
-		if (getrandom(&id, sizeof(id), 0) != (ssize_t)sizeof(id))
-			id = 0;
-	return id;
-}
-
 /* From 'version' to ours. */
 static enum sqlb_outcome upgrade(struct sqlb_conn *conn, int version, struct ks_err *err)
 {
@@ -143,7 +132,7 @@ static enum sqlb_outcome upgrade(struct sqlb_conn *conn, int version, struct ks_
 			 "('cluster_id', '%016" PRIx64 "'), "
 			 "('created_at', DATE_FORMAT(UTC_TIMESTAMP(), '%%Y-%%m-%%dT%%H:%%i:%%sZ')) "
 			 "ON DUPLICATE KEY UPDATE name = VALUES(name)",
-			 SCHEMA_VERSION, random_id());
+			 SCHEMA_VERSION, sqlb_random_id());
 	else
 		snprintf(sql, sizeof(sql), "UPDATE kineshim_meta SET value = '%d' WHERE name = 'schema_version'",
 			 SCHEMA_VERSION);

@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "base/panic.h"
@@ -428,16 +427,6 @@ static enum sqlb_outcome run_section(struct sqlb_conn *conn, int version, struct
 	return outcome;
 }
 
-static uint64_t random_id(void)
-{
-	uint64_t id = 0;
-
-	while (id == 0)
-		if (getrandom(&id, sizeof(id), 0) != (ssize_t)sizeof(id))
-			id = 0;
-	return id;
-}
-
 /* From 'version' to ours, inside the transaction that holds the lock. */
 static enum sqlb_outcome upgrade(struct sqlb_conn *conn, int version, struct ks_err *err)
 {
@@ -454,7 +443,7 @@ static enum sqlb_outcome upgrade(struct sqlb_conn *conn, int version, struct ks_
 			 "'%d'), "
 			 "('cluster_id', '%016" PRIx64 "'), "
 			 "('created_at', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))",
-			 SCHEMA_VERSION, random_id());
+			 SCHEMA_VERSION, sqlb_random_id());
 	else
 		snprintf(sql, sizeof(sql), "UPDATE kineshim_meta SET value = '%d' WHERE name = 'schema_version'",
 			 SCHEMA_VERSION);
@@ -512,7 +501,7 @@ static enum sqlb_outcome pg_migrate(struct sqlb_conn *conn, uint64_t *cluster_id
 	if (outcome != SQLB_OK)
 		return outcome;
 	if (conn->plain) {
-		outcome = sqlb_pg_plain_migrate(conn, SCHEMA_VERSION, random_id(), err);
+		outcome = sqlb_pg_plain_migrate(conn, SCHEMA_VERSION, sqlb_random_id(), err);
 		return outcome == SQLB_OK ? read_cluster_id(conn, cluster_id, err) : outcome;
 	}
 	if (PQserverVersion(conn->pg) < OLDEST_SERVER)

@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include <string.h>
+#include <sys/random.h>
 
 #include "sqlb.h"
 #include "url.h"
@@ -77,4 +78,14 @@ const char *sqlb_outcome_name(enum sqlb_outcome outcome)
 		return "BROKEN";
 	}
 	return "?";
+}
+
+uint64_t sqlb_random_id(void)
+{
+	uint64_t id = 0;
+
+	while (id == 0)
+		if (getrandom(&id, sizeof(id), 0) != (ssize_t)sizeof(id))
+			id = 0;
+	return id;
 }

@@ -260,6 +260,8 @@ const struct sqlb_ops *sqlb_find(const char *url, struct ks_err *err);
 /* Copies 'url' with its password replaced by "***": the only form that may reach a log. */
 void sqlb_url_redact(const char *url, char *out, size_t out_size);
 const char *sqlb_outcome_name(enum sqlb_outcome outcome);
+/* Never 0: what a driver makes a cluster id of when it makes the schema. */
+uint64_t sqlb_random_id(void);
 
 extern const struct sqlb_ops sqlb_memory_ops;   /* memory.h has its faults and clock */
 extern const struct sqlb_ops sqlb_sqlite_ops;   /* only with --with-sqlite */
