@@ -180,10 +180,20 @@ ProtobufCMessage *ks_api_unpack(const ProtobufCMessageDescriptor *type, struct k
 	return message;
 }
 
-static void serve(struct ks_api *api, struct ks_call *call, struct ks_slice request)
+static void handle(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)
 {
 	size_t method = (size_t)(ks_call_method(call) - rpc_methods);
-	const struct row *row = &rows[method];
+	struct ks_err err;
+
+	if (ks_access_check_rule(api, call, api->rules[method], message, &err) == KS_OK)
+		rows[method].handler(api, call, message, size);
+	else
+		ks_api_fail_err(call, &err);
+}
+
+static void serve(struct ks_api *api, struct ks_call *call, struct ks_slice request)
+{
+	const struct row *row = &rows[ks_call_method(call) - rpc_methods];
 	const ProtobufCMessage *message;
 	struct ks_err err;
 
@@ -198,12 +208,7 @@ static void serve(struct ks_api *api, struct ks_call *call, struct ks_slice requ
 		return;
 	}
 	/* Room comes before permissions (spec 0.4). */
-	if (!ks_quota_admits(api, call, message))
-		return;
-	if (ks_access_check_rule(api, call, api->rules[method], message, &err) == KS_OK)
-		row->handler(api, call, message, request.size);
-	else
-		ks_api_fail_err(call, &err);
+	ks_quota_judge(api, call, message, request.size, handle);
 }
 
 /* A call whose token is newer than what we know of users: it waits until we have caught up. */

@@ -237,9 +237,12 @@ struct ks_write {
 };
 
 /*
- * Put, Txn, LeaseGrant: is there room for it (spec 2.9)? False when the call was ended, or will be once an alarm is raised.
+ * Put, Txn, LeaseGrant: is there room for it (spec 2.9)? Then 'then' runs, at once or from a later step; else the call ends, after
+ * an alarm was raised if need be. Messages of other types always have room.
  */
-bool ks_quota_admits(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message);
+typedef void ks_quota_fn(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size);
+void ks_quota_judge(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size,
+		    ks_quota_fn *then);
 
 /* Looks the caller up and checks the size of the request (spec 2.9). NULL when one of it or the memory did not do: then the call was
  * ended. */

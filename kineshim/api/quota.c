@@ -92,28 +92,83 @@ static void raise_alarm(struct ks_api *api, struct ks_call *call, uint64_t membe
 	ks_await_go(&raising->await);
 }
 
-bool ks_quota_admits(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message)
-{
-	struct ks_cluster_status status;
-	int64_t cost, size;
+/* ---- the judgement ---- */
 
-	if (api->quota_bytes <= 0)
-		return true;
-	cost = cost_of(message);
-	if (cost == 0)
-		return true;
-	size = api->committer->ops->db_size(api->committer);
-	if (size + cost < api->quota_bytes)
-		return true;
-	api->committer->ops->status(api->committer, &status);
-	if (ks_store_alarm_active(api->store, status.member_id, KS_ALARM_NOSPACE)) {
-		ks_api_fail(call, KS_E_NO_SPACE);
-		return false;
+struct weighing {
+	struct ks_api *api;
+	struct ks_call *call;
+	const ProtobufCMessage *message;
+	size_t size;
+	ks_quota_fn *then;
+	struct ks_await await;
+	struct ks_chore chore;
+};
+
+static bool fits(const struct ks_api *api, const ProtobufCMessage *message)
+{
+	return api->committer->ops->db_size(api->committer) + cost_of(message) < api->quota_bytes;
+}
+
+static void weighed(struct ks_await *await)
+{
+	struct weighing *weighing = ks_container_of(await, struct weighing, await);
+	struct ks_api *api = weighing->api;
+	struct ks_cluster_status status;
+
+	if (weighing->chore.err.status != KS_OK) {
+		ks_api_fail_err(weighing->call, &weighing->chore.err);
+		return;
 	}
+	if (fits(api, weighing->message)) {
+		weighing->then(api, weighing->call, weighing->message, weighing->size);
+		return;
+	}
+	api->committer->ops->status(api->committer, &status);
 	KS_DIAG_LIMITED(KS_ERROR, "api",
 			"the quota is used up, writes are refused until room is made (docs/maintenance.md) size=%lld "
 			"quota=%lld",
-			(long long)size, (long long)api->quota_bytes);
-	raise_alarm(api, call, status.member_id);
-	return false;
+			(long long)api->committer->ops->db_size(api->committer), (long long)api->quota_bytes);
+	raise_alarm(api, weighing->call, status.member_id);
+}
+
+static void weighing_done(struct ks_chore *chore)
+{
+	ks_await_done(&ks_container_of(chore, struct weighing, chore)->await);
+}
+
+/* What we know of the size may be older than the room that another instance has made: no alarm without a fresh look. */
+static void weigh(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size, ks_quota_fn *then)
+{
+	struct weighing *weighing = ks_arena_zalloc(ks_call_arena(call), sizeof(*weighing));
+
+	if (!weighing) {
+		ks_api_fail(call, KS_E_NO_MEMORY);
+		return;
+	}
+	weighing->api = api;
+	weighing->call = call;
+	weighing->message = message;
+	weighing->size = size;
+	weighing->then = then;
+	weighing->chore.kind = KS_CHORE_SIZE;
+	weighing->chore.done = weighing_done;
+	ks_await_init(&weighing->await, call, weighed);
+	api->committer->ops->chore(api->committer, &weighing->chore);
+	ks_await_go(&weighing->await);
+}
+
+void ks_quota_judge(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size,
+		    ks_quota_fn *then)
+{
+	struct ks_cluster_status status;
+
+	if (api->quota_bytes <= 0 || cost_of(message) == 0 || fits(api, message)) {
+		then(api, call, message, size);
+		return;
+	}
+	api->committer->ops->status(api->committer, &status);
+	if (ks_store_alarm_active(api->store, status.member_id, KS_ALARM_NOSPACE))
+		ks_api_fail(call, KS_E_NO_SPACE);
+	else
+		weigh(api, call, message, size, then);
 }

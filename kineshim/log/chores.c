@@ -90,6 +90,7 @@ static void run(struct ks_log *log, struct ks_chore *chore)
 		break;
 	case KS_CHORE_COMPACT_PHYSICAL: /* the side thread's */
 	case KS_CHORE_MOVE_LEADER:
+	case KS_CHORE_SIZE:
 		break;
 	}
 	if (outcome == SQLB_BROKEN)

@@ -118,6 +118,8 @@ void ks_log_chore(struct ks_committer *committer, struct ks_chore *chore)
 
 	if (chore->kind == KS_CHORE_MOVE_LEADER) {
 		queue = &log->side.moves;
+	} else if (chore->kind == KS_CHORE_SIZE) {
+		queue = &log->side.sizes;
 	} else if (chore->kind != KS_CHORE_COMPACT_PHYSICAL) {
 		role = &log->chores.role;
 		queue = &log->chores.queue;
@@ -195,6 +197,7 @@ void ks_log_side_fail_all(struct ks_log *log, const char *text)
 	ks_list_splice(&chores, &s->physical);
 	ks_list_splice(&chores, &s->moves);
 	ks_list_splice(&chores, &s->moving);
+	ks_list_splice(&chores, &s->sizes);
 	ks_mutex_unlock(&s->role.mutex);
 	while ((link = ks_list_pop(&keepalives)))
 		finish_keepalive(ks_container_of(link, struct ks_keepalive, link), 0, text);
@@ -203,7 +206,7 @@ void ks_log_side_fail_all(struct ks_log *log, const char *text)
 	fail_chores(&chores, KS_UNAVAILABLE, text);
 }
 
-static void expire_moves(struct ks_list *from, int64_t than_ms, struct ks_list *to)
+static void expire_chores(struct ks_list *from, int64_t than_ms, struct ks_list *to)
 {
 	while (!ks_list_empty(from) && ks_container_of(from->next, struct ks_chore, link)->since_ms <= than_ms) {
 		struct ks_list *link = ks_list_pop(from);
@@ -216,14 +219,16 @@ void ks_log_side_expire(struct ks_log *log)
 {
 	struct ks_log_side *s = &log->side;
 	int64_t than_ms = ks_clock_now(log->clock) - log->config.request_timeout_ms;
-	struct ks_list keepalives, times, moves, *link;
+	struct ks_list keepalives, times, moves, sizes, *link;
 
 	ks_list_init(&keepalives);
 	ks_list_init(&times);
 	ks_list_init(&moves);
+	ks_list_init(&sizes);
 	ks_mutex_lock(&s->role.mutex);
-	expire_moves(&s->moving, than_ms, &moves);
-	expire_moves(&s->moves, than_ms, &moves);
+	expire_chores(&s->moving, than_ms, &moves);
+	expire_chores(&s->moves, than_ms, &moves);
+	expire_chores(&s->sizes, than_ms, &sizes);
 	while (!ks_list_empty(&s->lapsed) &&
 	       ks_container_of(s->lapsed.next, struct ks_keepalive, link)->since_ms <= than_ms) {
 		link = ks_list_pop(&s->lapsed);
@@ -246,6 +251,7 @@ void ks_log_side_expire(struct ks_log *log)
 		finish_times(ks_container_of(link, struct ks_lease_times, link), KS_UNAVAILABLE,
 			     "etcdserver: request timed out");
 	fail_chores(&moves, KS_UNKNOWN, KS_LOG_MOVE_TIMEOUT);
+	fail_chores(&sizes, KS_UNAVAILABLE, "etcdserver: request timed out");
 }
 
 /* ---- keepalives and times ---- */
@@ -803,6 +809,7 @@ void ks_log_side_init(struct ks_log *log)
 	ks_list_init(&s->keepalives);
 	ks_list_init(&s->times);
 	ks_list_init(&s->physical);
+	ks_list_init(&s->sizes);
 	ks_list_init(&s->moves);
 	ks_list_init(&s->moving);
 	ks_list_init(&s->lapsed);

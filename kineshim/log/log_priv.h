@@ -165,6 +165,7 @@ struct ks_log_side {
 	struct ks_list physical; /* ks_chore: waits until compaction has nothing left to do */
 	struct ks_list moves;    /* ks_chore: the duty is to go to another instance */
 	struct ks_list moving;   /* the first of these, while it is being done */
+	struct ks_list sizes;    /* ks_chore: the size is to be looked up */
 	struct ks_list lapsed;   /* keepalives whose lease is past its deadline: wait for the revoke to be seen */
 	bool compact_wanted;     /* a compaction was published, or the log was loaded */
 	bool scan_wanted;        /* rows that nobody remembers may wait for their trimming */

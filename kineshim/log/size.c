@@ -2,7 +2,8 @@
 /*
  * How large the log is: asked of the database now and then, and estimated in between, so that the quota (api/quota.c) is not
  * overshot by what is written in the pause. What was appended since then comes on top of what was in use; only where that is more than
- * was allocated, for free space inside the table is used first. Near the quota the database is asked more often.
+ * was allocated, for free space inside the table is used first. Near the quota the database is asked more often, and before
+ * anybody is refused for what another instance may have mended since (a defragmentation), for each who is about to be.
  */
 #include "log/log_priv.h"
 
@@ -49,8 +50,27 @@ int64_t ks_log_db_size(struct ks_committer *committer)
 enum sqlb_outcome ks_log_size_step(struct ks_log *log, struct ks_err *err)
 {
 	struct ks_log_side *s = &log->side;
-	enum sqlb_outcome outcome = ks_log_size_poll(log, s->role.conn, err);
+	struct ks_list asked, *link;
+	enum sqlb_outcome outcome;
 
+	/* Who asks from here on waits for the next poll: this one may be older. */
+	ks_list_init(&asked);
+	ks_mutex_lock(&s->role.mutex);
+	ks_list_splice(&asked, &s->sizes);
+	ks_mutex_unlock(&s->role.mutex);
+	outcome = ks_log_size_poll(log, s->role.conn, err);
+	if (outcome != SQLB_OK) {
+		ks_mutex_lock(&s->role.mutex);
+		ks_list_splice(&asked, &s->sizes);
+		ks_list_splice(&s->sizes, &asked);
+		ks_mutex_unlock(&s->role.mutex);
+	}
+	while ((link = ks_list_pop(&asked))) {
+		struct ks_chore *chore = ks_container_of(link, struct ks_chore, link);
+
+		chore->err.status = KS_OK;
+		chore->done(chore);
+	}
 	s->size_polled_ms = ks_clock_now(log->clock);
 	s->size_at_ms = s->size_polled_ms + SIZE_MS;
 	s->size_appended = atomic_load(&log->size.appended);
@@ -61,8 +81,12 @@ bool ks_log_size_due(struct ks_log *log)
 {
 	struct ks_log_side *s = &log->side;
 	int64_t now = ks_clock_now(log->clock), grown, left;
+	bool asked;
 
-	if (now >= s->size_at_ms)
+	ks_mutex_lock(&s->role.mutex);
+	asked = !ks_list_empty(&s->sizes);
+	ks_mutex_unlock(&s->role.mutex);
+	if (asked || now >= s->size_at_ms)
 		return true;
 	if (log->config.quota_bytes <= 0 || now < s->size_polled_ms + SIZE_SOON_MS)
 		return false;

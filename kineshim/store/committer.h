@@ -80,7 +80,13 @@ struct ks_lease_times {
 
 /* Slow chores that run beside everything else. */
 struct ks_chore {
-	enum { KS_CHORE_DEFRAGMENT, KS_CHORE_COMPACT_PHYSICAL, KS_CHORE_HASH_KV, KS_CHORE_MOVE_LEADER } kind;
+	enum {
+		KS_CHORE_DEFRAGMENT,
+		KS_CHORE_COMPACT_PHYSICAL,
+		KS_CHORE_HASH_KV,
+		KS_CHORE_MOVE_LEADER,
+		KS_CHORE_SIZE, /* asks the database: when it is done db_size() is not older than the chore */
+	} kind;
 	int64_t revision;   /* HASH_KV */
 	uint64_t member_id; /* MOVE_LEADER: who is to lead; not 0 */
 	struct ks_hash_result hash;

@@ -219,6 +219,7 @@ static void finish_chore(struct fake_committer *fake, void *operation)
 		switch (chore->kind) {
 		case KS_CHORE_DEFRAGMENT:
 		case KS_CHORE_MOVE_LEADER:
+		case KS_CHORE_SIZE:
 			break;
 		case KS_CHORE_COMPACT_PHYSICAL:
 			while (ks_store_compact_step(fake->store, 1000, NULL, NULL))
