@@ -44,18 +44,11 @@ void sqlb_my_drop(struct sqlb_conn *conn)
 	conn->in_transaction = false;
 }
 
-void sqlb_my_set_timeout(struct sqlb_conn *conn, int timeout_s)
+/* What every connection has, whatever the URL says. The library looks at timeouts only while it connects. */
+static bool set_options(MYSQL *mysql, const struct sqlb_db *db, enum sqlb_my_tls tls, int timeout_s)
 {
-	unsigned seconds = (unsigned)timeout_s;
-
-	if (mysql_options(conn->mysql, MYSQL_OPT_READ_TIMEOUT, &seconds) != 0)
-		KS_DIAG_LIMITED(KS_DEBUG, "mysql", "the read timeout cannot be changed");
-}
-
-/* What every connection has, whatever the URL says. */
-static bool set_options(MYSQL *mysql, const struct sqlb_db *db, enum sqlb_my_tls tls)
-{
-	unsigned connect_s = db->connect_timeout_s, answer_s = SQLB_MY_ANSWER_TIMEOUT_S, off = 0;
+	unsigned connect_s = db->connect_timeout_s, answer_s = (unsigned)timeout_s, off = 0;
+	unsigned send_s = SQLB_MY_ANSWER_TIMEOUT_S;
 	my_bool yes = 1, verify = tls == SQLB_MY_TLS_VERIFIED;
 	/* A server must not talk us into sending the password as it is: only one whose certificate was verified may ask. */
 	const char *plugins = verify ? "mysql_native_password,caching_sha2_password,sha256_password,client_ed25519,"
@@ -63,7 +56,7 @@ static bool set_options(MYSQL *mysql, const struct sqlb_db *db, enum sqlb_my_tls
 				     : "mysql_native_password,caching_sha2_password,sha256_password,client_ed25519";
 	bool done = mysql_options(mysql, MYSQL_OPT_CONNECT_TIMEOUT, &connect_s) == 0 &&
 		    mysql_options(mysql, MYSQL_OPT_READ_TIMEOUT, &answer_s) == 0 &&
-		    mysql_options(mysql, MYSQL_OPT_WRITE_TIMEOUT, &answer_s) == 0 &&
+		    mysql_options(mysql, MYSQL_OPT_WRITE_TIMEOUT, &send_s) == 0 &&
 		    /* Or any server could ask for any file of ours. */
 		    mysql_options(mysql, MYSQL_OPT_LOCAL_INFILE, &off) == 0 &&
 		    mysql_options(mysql, MARIADB_OPT_RESTRICTED_AUTH, plugins) == 0 &&
@@ -101,7 +94,7 @@ static enum sqlb_outcome connect_with(struct sqlb_conn *conn, enum sqlb_my_tls t
 	const struct sqlb_db *db = conn->db;
 	MYSQL *mysql = mysql_init(NULL);
 
-	if (!mysql || !set_options(mysql, db, tls)) {
+	if (!mysql || !set_options(mysql, db, tls, conn->timeout_s)) {
 		ks_fail(err, KS_UNAVAILABLE, "MySQL: cannot set up a connection: %s",
 			mysql ? mysql_error(mysql) : "out of memory");
 		if (mysql)
@@ -170,22 +163,29 @@ static enum sqlb_outcome learn_server(struct sqlb_conn *conn, struct ks_err *err
 /*
  * What a session must be set to, whatever the server's defaults are. No LIMIT that we did not write, arithmetic errors that
  * are errors, UTC, updates without a key. READ COMMITTED locks no gaps; each of our statements looks at rows it then changes
- * with the lock it has on them, so nothing more is needed. A transaction whose client is gone frees its locks soon.
+ * with the lock it has on them, so nothing more is needed. A transaction whose client is gone frees its locks soon. Where
+ * we wait for long, so does the server.
  */
 static enum sqlb_outcome open_session(struct sqlb_conn *conn, struct ks_err *err)
 {
 	enum sqlb_outcome outcome = learn_server(conn, err);
+	bool patient = conn->timeout_s > SQLB_MY_ANSWER_TIMEOUT_S;
+	const char *limits;
 	char sql[600];
 
+	if (conn->server.is_mariadb)
+		limits = patient ? ", SESSION max_statement_time = 0, SESSION idle_transaction_timeout = 0"
+				 : ", SESSION max_statement_time = 8, SESSION idle_transaction_timeout = 10";
+	else
+		limits = patient ? ", SESSION information_schema_stats_expiry = 0"
+				 : ", SESSION wait_timeout = 120, SESSION information_schema_stats_expiry = 0";
 	snprintf(
 		sql, sizeof(sql),
 		"SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', SESSION time_zone = '+00:00', "
 		"SESSION autocommit = 1, SESSION completion_type = 0, SESSION sql_select_limit = 18446744073709551615, "
 		"SESSION sql_big_selects = 1, SESSION sql_safe_updates = 0, SESSION innodb_lock_wait_timeout = %d, "
 		"SESSION lock_wait_timeout = %d%s%s",
-		SQLB_MY_LOCK_TIMEOUT_S, SQLB_MY_STATEMENT_TIMEOUT_S,
-		conn->server.is_mariadb ? ", SESSION max_statement_time = 8, SESSION idle_transaction_timeout = 10"
-					: ", SESSION wait_timeout = 120, SESSION information_schema_stats_expiry = 0",
+		SQLB_MY_LOCK_TIMEOUT_S, SQLB_MY_STATEMENT_TIMEOUT_S, limits,
 		conn->server.has_wsrep ? ", SESSION wsrep_sync_wait = 1" : "");
 	if (outcome == SQLB_OK)
 		outcome = sqlb_my_exec(conn, sql, err);
@@ -219,12 +219,11 @@ enum sqlb_outcome sqlb_my_begin(struct sqlb_conn *conn, int timeout_s, struct ks
 {
 	enum sqlb_outcome outcome = SQLB_OK;
 
-	if (conn->mysql && (conn->in_transaction || !still_alive(conn)))
+	if (conn->mysql && (conn->in_transaction || conn->timeout_s != timeout_s || !still_alive(conn)))
 		sqlb_my_drop(conn);
+	conn->timeout_s = timeout_s;
 	if (!conn->mysql)
 		outcome = connect_now(conn, err);
-	if (outcome == SQLB_OK)
-		sqlb_my_set_timeout(conn, timeout_s);
 	return outcome;
 }
 

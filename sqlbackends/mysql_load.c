@@ -128,7 +128,6 @@ static enum sqlb_outcome end_load(struct sqlb_conn *conn, const struct sqlb_row 
 	outcome = sqlb_my_run(conn, SQLB_MY_GATE_SET, 0, NULL, err);
 	if (outcome != SQLB_OK)
 		return outcome;
-	sqlb_my_set_timeout(conn, SQLB_MY_LONG_TIMEOUT_S);
 	if (!sqlb_my_commit(conn)) {
 		char text[KS_ERR_TEXT_MAX];
 
@@ -140,17 +139,14 @@ static enum sqlb_outcome end_load(struct sqlb_conn *conn, const struct sqlb_row 
 
 enum sqlb_outcome sqlb_my_load(struct sqlb_conn *conn, sqlb_next_fn *next, void *ctx, struct ks_err *err)
 {
+	/* The commit may take long, and so may the feeder. */
 	enum sqlb_outcome outcome = sqlb_my_begin(conn, SQLB_MY_LONG_TIMEOUT_S, err);
 	struct sqlb_row last = {0};
 
-	if (outcome == SQLB_OK && conn->server.is_mariadb)
-		/* The feeder may take its time. */
-		outcome = sqlb_my_exec(conn, "SET SESSION max_statement_time = 0, SESSION idle_transaction_timeout = 0",
-				       err);
 	if (outcome == SQLB_OK)
 		outcome = begin_load(conn, err);
 	if (outcome == SQLB_CONFLICT) {
-		sqlb_my_drop(conn); /* with its settings */
+		sqlb_my_drop(conn);
 		return outcome;
 	}
 	if (outcome == SQLB_OK)

@@ -29,6 +29,7 @@ enum {
 	SQLB_MY_LOCK_TIMEOUT_S = 5,
 	SQLB_MY_STATEMENT_TIMEOUT_S = 8,
 	SQLB_MY_ANSWER_TIMEOUT_S = 10,
+	SQLB_MY_LEASES_TIMEOUT_S = 60, /* an UPDATE of all leases */
 	SQLB_MY_LONG_TIMEOUT_S = 3600, /* OPTIMIZE, schema changes, the commit of a load */
 	SQLB_MY_BUCKETS = 17,
 	SQLB_MY_ITEMS_MAX = 256, /* the largest bucket */
@@ -111,7 +112,8 @@ struct sqlb_my_server {
 
 struct sqlb_conn {
 	struct sqlb_db *db;
-	MYSQL *mysql; /* NULL: not connected */
+	MYSQL *mysql;  /* NULL: not connected */
+	int timeout_s; /* how long it waits for an answer */
 	struct sqlb_my_server server;
 	MYSQL_STMT *statements[SQLB_MY_STATEMENTS][SQLB_MY_BUCKETS];
 	bool in_transaction;
@@ -139,9 +141,11 @@ void sqlb_my_free_db(struct sqlb_db *db); /* NULL is fine */
 
 /* ---- mysql_conn.c ---- */
 
-/* Ready for a statement, each with 'timeout_s' for its answer. AWAY when there is no connection to be had. */
+/*
+ * Ready for a statement, each with 'timeout_s' for its answer. Another timeout than the last one takes a new connection; with a
+ * long one the server does not end statements and transactions that take their time. AWAY when there is no connection to be had.
+ */
 enum sqlb_outcome sqlb_my_begin(struct sqlb_conn *conn, int timeout_s, struct ks_err *err);
-void sqlb_my_set_timeout(struct sqlb_conn *conn, int timeout_s);
 /* Forgets the connection, and with it an open transaction; the next begin makes a new one. */
 void sqlb_my_drop(struct sqlb_conn *conn);
 int64_t sqlb_my_now_ms(void);

@@ -252,15 +252,10 @@ enum sqlb_outcome sqlb_my_lease_refresh_all(struct sqlb_conn *conn, struct ks_er
 	enum sqlb_outcome outcome = SQLB_OK;
 
 	for (int tries = 0; tries < SQLB_MY_RETRIES; tries++) {
-		outcome = sqlb_my_begin(conn, SQLB_MY_LONG_TIMEOUT_S, err);
-		if (outcome == SQLB_OK && conn->server.is_mariadb)
-			outcome = sqlb_my_exec(conn, "SET SESSION max_statement_time = 0", err);
+		outcome = sqlb_my_begin(conn, SQLB_MY_LEASES_TIMEOUT_S, err);
 		sqlb_my_params(conn, 0);
 		if (outcome == SQLB_OK)
 			outcome = sqlb_my_run(conn, SQLB_MY_LEASE_REFRESH, 0, NULL, err);
-		if (outcome == SQLB_OK && conn->server.is_mariadb &&
-		    sqlb_my_exec(conn, "SET SESSION max_statement_time = 8", NULL) != SQLB_OK)
-			sqlb_my_drop(conn);
 		if (outcome != SQLB_CONFLICT)
 			break;
 	}
@@ -540,8 +535,6 @@ enum sqlb_outcome sqlb_my_defragment(struct sqlb_conn *conn, bool all, struct ks
 	MYSQL_ROW row;
 
 	(void)all;
-	if (outcome == SQLB_OK && conn->server.is_mariadb)
-		outcome = sqlb_my_exec(conn, "SET SESSION max_statement_time = 0", err);
 	if (outcome != SQLB_OK)
 		return sqlb_my_no_conflict(outcome);
 	if (mysql_query(conn->mysql, "OPTIMIZE NO_WRITE_TO_BINLOG TABLE kineshim_log") != 0 ||
@@ -554,6 +547,6 @@ enum sqlb_outcome sqlb_my_defragment(struct sqlb_conn *conn, bool all, struct ks
 			outcome = SQLB_AWAY;
 		}
 	mysql_free_result(result);
-	sqlb_my_drop(conn); /* with its settings */
+	sqlb_my_drop(conn); /* one that waits for so long is seldom wanted */
 	return outcome;
 }

@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -414,19 +415,62 @@ static pid_t server_pid(void)
 	return (pid_t)pid;
 }
 
+/* A load, in the middle of which the server stops. */
+struct slow_load {
+	struct side side;
+	pid_t server;
+	int given;
+	sem_t stopped;
+	pthread_t thread;
+};
+
+static enum sqlb_next give_one_and_stop(void *ctx, struct sqlb_row *row)
+{
+	struct slow_load *load = ctx;
+
+	if (load->given++ == 0) {
+		*row = row_of(1, 1, 1);
+		return SQLB_NEXT_ROW;
+	}
+	kill(load->server, SIGSTOP);
+	sem_post(&load->stopped);
+	return SQLB_NEXT_END;
+}
+
+static void *load_slowly(void *arg)
+{
+	struct slow_load *load = arg;
+
+	OK(ops->load(load->side.conn, give_one_and_stop, load, &err));
+	return NULL;
+}
+
+/* An append is in doubt after ten seconds; a load, as all that may take long, is not. */
 static void a_server_that_stops_answering_leaves_doubt_that_can_be_settled(void)
 {
-	struct side side = begin();
+	struct side first = begin(), side;
+	struct slow_load load = {.side = first, .server = server_pid()};
+	char first_database[sizeof(database)];
 	int64_t start_ms;
-	pid_t pid = server_pid();
 
+	memcpy(first_database, database, sizeof(database));
+	mysql_close(raw);
+	side = begin();
 	OK(append_as(side.conn, 1, 7, 1));
-	CU_ASSERT_TRUE_FATAL(pid > 1);
-	CU_ASSERT_EQUAL_FATAL(kill(pid, SIGSTOP), 0);
+	CU_ASSERT_TRUE_FATAL(load.server > 1);
+	CU_ASSERT_EQUAL_FATAL(sem_init(&load.stopped, 0, 0), 0);
+	CU_ASSERT_EQUAL_FATAL(pthread_create(&load.thread, NULL, load_slowly, &load), 0);
+	sem_wait(&load.stopped);
 	start_ms = now_ms();
 	CU_ASSERT_EQUAL(append_as(side.conn, 2, 7, 2), SQLB_DOUBT);
 	CU_ASSERT_TRUE(now_ms() - start_ms < 15000);
-	kill(pid, SIGCONT);
+	pause_ms(1000);
+	kill(load.server, SIGCONT);
+	pthread_join(load.thread, NULL);
+	CU_ASSERT_EQUAL(head_of(load.side.conn), 1);
+	side_close(&load.side);
+	sem_destroy(&load.stopped);
+	sqlf("DROP DATABASE %s", first_database);
 	/* The statement is still in its socket: once it runs on, it lands or it does not, but never twice. */
 	switch ((int)append_as(side.conn, 2, 7, 2)) {
 	case SQLB_OK:
