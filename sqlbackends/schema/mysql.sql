@@ -1,20 +1,22 @@
 -- SPDX-License-Identifier: Apache-2.0
--- kineshim's tables in MariaDB (10.6 or newer) and MySQL (8.0 or newer). The program runs the numbered sections that a
--- database has not seen yet, statement by statement (each ends with a semicolon at the end of a line), and then notes the
--- number in kineshim_meta. A CREATE TABLE cannot be rolled back here, and in a Galera cluster nothing keeps two servers from
--- doing this at once: so every statement must do no harm when it is run again, or by two. That a table is ours is told by its
--- comment, which comes into being with it. To change the schema add a section; never edit a released one.
+-- kineshim's tables in MariaDB (10.6 or newer) and MySQL (8.0 or newer). The program makes kineshim_meta, runs the numbered
+-- sections that a database has not seen yet, statement by statement (each ends with a semicolon at the end of a line), and then
+-- notes the number in kineshim_meta. A CREATE TABLE cannot be rolled back here, and a server may be killed or stand still
+-- between two statements: so every statement must do no harm when it is run again, or by two. That a table is ours is told by
+-- its comment, which comes into being with it. To change the schema add a section; never edit a released one.
 --
 -- People may read everything here at any time; only the servers may write. SELECT * FROM kineshim_live shows what
 -- etcdctl get would.
 
--- version 1
+-- meta
 
 CREATE TABLE IF NOT EXISTS kineshim_meta (
 	name VARCHAR(100) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
 	value VARCHAR(1000) NOT NULL
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin
 COMMENT='kineshim: whose tables these are; program, schema_version, cluster_id (hexadecimal), created_at';
+
+-- version 1
 
 -- Rows are inserted once, in order, and deleted by compaction. One row is special, the gate: position 0 says in revision, writer
 -- and batch which entry is the newest. An append changes it from the entry before its own to its own last one.
@@ -70,7 +72,9 @@ COMMENT='kineshim: the servers; alive until their deadline';
 -- view
 
 -- The live keys for people: a key lives when its newest put or delete is a put. UTF-8 is shown as text, anything else as
--- 0x and hexadecimal digits. A user who may not create views has none; nothing else depends on it.
+-- 0x and hexadecimal digits. A user who may not create views has none; nothing else depends on it. Two nodes of a Galera cluster
+-- must never do this at once: MariaDB locks the names before the statement gets its place in the cluster's order, and a node
+-- that holds the lock then waits for the other's statement, which waits for the lock, for good.
 CREATE SQL SECURITY INVOKER VIEW kineshim_live (`key`, `value`, `create_revision`, `mod_revision`, `version`, `lease`, `written_at`) AS
 SELECT
 	CASE WHEN CAST(CONVERT(`key` USING utf8mb4) AS BINARY) = `key` THEN CONVERT(`key` USING utf8mb4)

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# kineshim on a Galera cluster of three, one server for each node, with writers on all of them (TAP): the backend suite on a
-# node, linearizable histories, reads on one node of what another has acknowledged, leases, a node that is killed, a node that
-# is cut off from the others.
+# kineshim on a Galera cluster of three, one server for each node, with writers on all of them (TAP): first starts at the same
+# instant, the backend suite on a node, linearizable histories, reads on one node of what another has acknowledged, leases, a
+# node that is killed, a node that is cut off from the others.
 #   galera.sh             all scenarios
-#   galera.sh writers …   only these: writers suite causal leases killed cut
+#   galera.sh writers …   only these (after the starts): writers suite causal leases killed cut
 # KS_GALERA_SECONDS (default 5) is the length of those with writers. KS_GALERA_ROUNDS (default 10000): reads of what another wrote.
+# KS_GALERA_STARTS (default 4): first starts.
 set -u
 
 # shellcheck source=tests/lib/program.sh
@@ -52,6 +53,70 @@ start_all() {
 		start_ready "server$n" --endpoint="${!node_url}" --data-dir="$dir/data$n" || return 1
 		server[n]=$started urls[n]=$url
 	done
+}
+
+all_say() { # TEXT FILE…
+	local text=$1
+
+	shift
+	[ "$(grep -lF -- "$text" "$@" 2>/dev/null | wc -l)" -eq $# ]
+}
+
+# On all nodes there is nothing any more.
+empty_database() {
+	local n
+
+	my_run "$cluster/1" mariadb -e 'DROP DATABASE kineshim; CREATE DATABASE kineshim' || return
+	for n in 2 3; do
+		[ "$(my_run "$cluster/$n" mariadb -N -e 'SET SESSION wsrep_sync_wait = 1; SELECT COUNT(*)
+			FROM information_schema.tables WHERE table_schema = "kineshim"')" = 0 ] || return
+	done
+}
+
+# What one start has made is there on all nodes, once, and no node was sent anything twice that it then had to refuse.
+tables_are_whole() {
+	local n
+
+	for n in 1 2 3; do
+		[ "$(my_run "$cluster/$n" mariadb -N -e "SET SESSION wsrep_sync_wait = 1; SELECT COUNT(*) FROM
+			information_schema.tables WHERE table_schema = 'kineshim'")" = 6 ] || return
+		[ "$(my_run "$cluster/$n" mariadb -N -e 'SELECT COUNT(*) FROM kineshim.kineshim_live')" = 0 ] || return
+		! grep -F 'already exists' "$cluster/$n/log" | head -n 3 | grep . || return
+	done
+}
+
+# Three servers, each on its own node, start at the same instant; and what they then have is one cluster.
+start_together() { # ROUND
+	local n node_url flags=() logs=() pids=() ports=() status=0
+
+	for n in 1 2 3; do
+		node_url=KS_TEST_GALERA_URL_$n
+		ports+=("$(ks_free_port)")
+		logs+=("together$1.$n.log")
+		flags[n]="--name=together$n --endpoint=${!node_url} --data-dir=$dir/together$n --listen-client-urls=http://127.0.0.1:${ports[n - 1]}"
+	done
+	for n in 1 2 3; do
+		# shellcheck disable=SC2086 # flags are words
+		start "together$1.$n" ${flags[n]}
+		pids+=("$started")
+	done
+	until_true 20 all_say 'ready to serve' "${logs[@]}" && tables_are_whole >>why 2>&1 || status=1
+	[ $status -ne 0 ] || for n in 0 1 2; do
+		timeout 5 etcdctl --endpoints="http://127.0.0.1:${ports[n]}" get x -w json 2>>why | grep -o '"cluster_id":[0-9]*'
+	done | sort | uniq -c | grep -q '^ *3 ' || status=1
+	kill -TERM "${pids[@]}"
+	wait "${pids[@]}" || status=1
+	[ $status -eq 0 ] || { tail -n 5 "${logs[@]}"; nodes_say; } >>why
+	return $status
+}
+
+scenario_together() {
+	local round status=0
+
+	for round in $(seq "${KS_GALERA_STARTS:-4}"); do
+		empty_database >>why 2>&1 && start_together "$round" || { status=1 && break; }
+	done
+	check $status "three servers start at the same instant on an empty cluster, again and again"
 }
 
 # A metric of all servers together: NAME LABEL=VALUE…
@@ -278,6 +343,7 @@ scenario_cut() {
 	check $? "all servers and a fresh one have the same hash"
 }
 
+scenario_together
 if ! start_all; then
 	nodes_say >>why
 	check 1 "a server for each node"

@@ -1163,6 +1163,43 @@ static void what_a_crash_left_of_making_the_tables_is_finished(void)
 	end(&side);
 }
 
+static void set_maker(int until_ms)
+{
+	sqlf("REPLACE INTO kineshim_meta VALUES ('maker', CONCAT('00000000000000aa ', "
+	     "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000 + %d))",
+	     until_ms);
+}
+
+/* Another instance may be making them on another node of a cluster, where no lock of this server is seen. */
+static void who_makes_the_tables_is_waited_for_and_followed_when_gone(void)
+{
+	static const char view[] = "SELECT COUNT(*) FROM information_schema.views WHERE table_schema = DATABASE()";
+	static const char makers[] = "SELECT COUNT(*) FROM kineshim_meta WHERE name = 'maker'";
+	struct side side = begin();
+	int64_t start_ms;
+	uint64_t id;
+
+	sql("DROP VIEW kineshim_live");
+	set_maker(60000);
+	OK(ops->migrate(side.conn, &id, &err)); /* the view is no reason to wait */
+	CU_ASSERT_STRING_EQUAL(sql(view), "0");
+	sql("DROP TABLE kineshim_log");
+	sql("DELETE FROM kineshim_meta");
+	set_maker(60000);
+	CU_ASSERT_EQUAL(ops->migrate(side.conn, &id, &err), SQLB_AWAY);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "another instance"));
+	CU_ASSERT_STRING_EQUAL(sql("SHOW TABLES LIKE 'kineshim_log'"), "");
+	CU_ASSERT_STRING_EQUAL(sql(makers), "1");
+	set_maker(400);
+	start_ms = now_ms();
+	OK(ops->migrate(side.conn, &id, &err));
+	CU_ASSERT_TRUE(now_ms() - start_ms >= 300);
+	CU_ASSERT_STRING_EQUAL(sql(makers), "0");
+	CU_ASSERT_STRING_EQUAL(sql(view), "1");
+	OK(append_as(side.conn, 1, 1, 1));
+	end(&side);
+}
+
 /* Rows that were taken away by hand, as a database that lost its tail has them. */
 static void the_gate_follows_a_log_that_was_changed_by_hand(void)
 {
@@ -1454,6 +1491,8 @@ static const struct tap_test tests[] = {
 	 a_small_packet_splits_batches_and_refuses_what_never_fits},
 	{"keys_are_bytes_and_are_shown_to_people", keys_are_bytes_and_are_shown_to_people},
 	{"what_a_crash_left_of_making_the_tables_is_finished", what_a_crash_left_of_making_the_tables_is_finished},
+	{"who_makes_the_tables_is_waited_for_and_followed_when_gone",
+	 who_makes_the_tables_is_waited_for_and_followed_when_gone},
 	{"the_gate_follows_a_log_that_was_changed_by_hand", the_gate_follows_a_log_that_was_changed_by_hand},
 	{"racing_appenders_and_a_trim_leave_no_gap", racing_appenders_and_a_trim_leave_no_gap},
 	{"a_wait_is_prompt_after_activity_and_survives_its_session",
