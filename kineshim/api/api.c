@@ -383,14 +383,72 @@ bool ks_api_view_holds(const struct ks_api *api, uint64_t epoch)
 
 /* ---- streams ---- */
 
+/* The same as 'struct early', for a stream. */
+struct ks_early_stream {
+	struct ks_api *api;
+	struct ks_guard guard;
+	struct ks_read_proof proof;
+};
+
+static enum ks_status check_caller(struct ks_api *api, struct ks_call *call, struct ks_err *err)
+{
+	return ks_access_check_rule(api, call, api->rules[ks_call_method(call) - rpc_methods], NULL, err);
+}
+
+static void early_proved(struct ks_read_proof *proof)
+{
+	ks_guard_done(&ks_container_of(proof, struct ks_early_stream, proof)->guard);
+}
+
+static void early_run(struct ks_guard *guard)
+{
+	struct ks_early_stream *early = ks_container_of(guard, struct ks_early_stream, guard);
+	struct ks_err *err = &early->proof.err;
+
+	if (err->status != KS_OK || check_caller(early->api, guard->call, err) != KS_OK)
+		ks_stream_finish(guard->call, err->status, err->text);
+	else
+		ks_stream_release(guard->call);
+}
+
+static void early_free(struct ks_guard *guard)
+{
+	free(ks_container_of(guard, struct ks_early_stream, guard));
+}
+
+static bool wait_for_caller(struct ks_api *api, struct ks_api_stream *stream)
+{
+	struct ks_early_stream *early = calloc(1, sizeof(*early));
+
+	if (!early)
+		return false;
+	stream->early = early;
+	early->api = api;
+	early->proof.done = early_proved;
+	ks_guard_init(&early->guard, stream->call, early_run, early_free);
+	ks_stream_hold(stream->call);
+	ks_guard_begin(&early->guard);
+	api->committer->ops->prove_read(api->committer, &early->proof);
+	return true;
+}
+
 bool ks_api_stream_open(struct ks_api *api, struct ks_call *call, struct ks_api_stream *stream)
 {
 	struct ks_err err;
 
 	ks_list_init(&stream->link);
 	stream->call = call;
-	if (check_metadata(api, call, &err) != KS_OK ||
-	    ks_access_check_rule(api, call, api->rules[ks_call_method(call) - rpc_methods], NULL, &err) != KS_OK) {
+	stream->early = NULL;
+	if (check_metadata(api, call, &err) != KS_OK) {
+		ks_stream_finish(call, err.status, err.text);
+		return false;
+	}
+	if (ks_access_is_ahead(api, call)) {
+		if (!wait_for_caller(api, stream)) {
+			ks_stream_finish(call, ks_etcd_status(KS_E_NO_MEMORY), ks_etcd_text(KS_E_NO_MEMORY));
+			return false;
+		}
+	} else if (check_caller(api, call, &err) != KS_OK) {
 		ks_stream_finish(call, err.status, err.text);
 		return false;
 	}
@@ -405,6 +463,8 @@ bool ks_api_stream_open(struct ks_api *api, struct ks_call *call, struct ks_api_
 
 void ks_api_stream_closed(struct ks_api *api, struct ks_api_stream *stream)
 {
+	if (stream->early)
+		ks_guard_close(&stream->early->guard);
 	ks_mutex_lock(&api->lock);
 	ks_list_remove(&stream->link);
 	ks_mutex_unlock(&api->lock);

@@ -122,6 +122,7 @@ void ks_api_fail_err(struct ks_call *call, const struct ks_err *err);
 struct ks_api_stream {
 	struct ks_list link;
 	struct ks_call *call;
+	struct ks_early_stream *early; /* api.c: waits until we know the caller's token; else NULL */
 	bool require_leader;
 	/* Optional; on the timer thread, under the watchdog's lock, once a second: may only post or send. */
 	void (*tick)(struct ks_api_stream *stream);
@@ -129,7 +130,8 @@ struct ks_api_stream {
 
 /*
  * In 'open': checks the metadata (spec 0.4, step 2) and registers the stream. False when the stream was finished with an
- * error; 'closed' comes all the same and must call ks_api_stream_closed in every case.
+ * error; 'closed' comes all the same and must call ks_api_stream_closed in every case. A caller whose token is newer than what this
+ * instance knows is checked later; no message comes before that, and if it fails the stream is finished then.
  */
 bool ks_api_stream_open(struct ks_api *api, struct ks_call *call, struct ks_api_stream *stream);
 void ks_api_stream_closed(struct ks_api *api, struct ks_api_stream *stream);

@@ -185,6 +185,17 @@ void ks_stream_finish(struct ks_call *call, enum ks_status status, const char *t
 	call->ops->finish(call, status, text);
 }
 
+void ks_stream_hold(struct ks_call *call)
+{
+	call->ops->hold(call, true);
+}
+
+void ks_stream_release(struct ks_call *call)
+{
+	KS_ASSERT(ks_rpc_queue_is_mine(call->queue));
+	call->ops->hold(call, false);
+}
+
 void ks_call_post(struct ks_call *call, struct ks_task *task)
 {
 	ks_rpc_queue_post(call->queue, task);

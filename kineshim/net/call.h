@@ -33,6 +33,7 @@ struct ks_call_ops {
 	void (*send)(struct ks_call *call, struct ks_out *out, const char *empty_list); /* the latter: JSON only */
 	size_t (*queued)(struct ks_call *call, size_t *bytes);
 	void (*finish)(struct ks_call *call, enum ks_status status, const char *text);
+	void (*hold)(struct ks_call *call, bool held);
 	/* both */
 	struct ks_slice (*metadata)(struct ks_call *call, const char *key);
 	const char *(*peer)(struct ks_call *call);

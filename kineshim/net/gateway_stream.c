@@ -43,7 +43,7 @@ struct stream {
 	struct ks_buf partial; /* the value that is being received */
 
 	/* cq thread */
-	bool opened, half_closed, closed;
+	bool opened, held, half_closed, closed;
 
 	/* the writer's */
 	struct message *sending;
@@ -149,11 +149,24 @@ static size_t queued(struct ks_call *base, size_t *bytes)
 	return count;
 }
 
+static void hold(struct ks_call *base, bool held)
+{
+	struct stream *stream = stream_of(base);
+
+	stream->held = held;
+	if (held)
+		return;
+	ks_mutex_lock(&stream->call.lock);
+	post_locked(stream);
+	ks_mutex_unlock(&stream->call.lock);
+}
+
 static const struct ks_call_ops stream_call_ops = {
 	.is_http = true,
 	.send = send_out,
 	.queued = queued,
 	.finish = finish,
+	.hold = hold,
 	.metadata = ks_gateway_metadata,
 	.peer = ks_gateway_peer,
 	.identity = ks_gateway_identity,
@@ -285,12 +298,13 @@ static void run(struct ks_task *task)
 		ops_of(stream)->open(&stream->call.base);
 	}
 	if (stream->opened && !stream->closed) {
-		if (!deliver_some(stream)) {
+		if (!stream->held && !deliver_some(stream)) {
 			ks_mutex_lock(&stream->call.lock);
 			post_locked(stream);
 			ks_mutex_unlock(&stream->call.lock);
 		}
-		half_close_when_due(stream);
+		if (!stream->held)
+			half_close_when_due(stream);
 		tell_writable(stream);
 	}
 	ks_http_flush(request);

@@ -135,6 +135,13 @@ size_t ks_stream_queued(struct ks_call *call, size_t *bytes);
 /* After what is queued: trailing status. 'closed' follows. Further sends are dropped; a second finish is ignored. */
 void ks_stream_finish(struct ks_call *call, enum ks_status status, const char *text);
 
+/*
+ * For 'open': the handler is not ready for messages yet. Neither 'message' nor 'half_closed' comes before ks_stream_release, on the cq
+ * thread of the call; 'closed' may.
+ */
+void ks_stream_hold(struct ks_call *call);
+void ks_stream_release(struct ks_call *call);
+
 struct ks_rpc_stats {
 	uint64_t calls_started, calls_open;
 };

@@ -34,6 +34,7 @@ struct rpc_stream {
 	unsigned batches;  /* in the core */
 	bool receiving;    /* a recv batch is in the core */
 	bool received_all; /* half-closed, or we do not want more */
+	bool held;         /* the handler does not take messages yet */
 	bool headers_sent, status_sent;
 	bool on_unsent;
 	struct rpc_stream *next_unsent;
@@ -171,7 +172,7 @@ static void receive_next(struct rpc_stream *stream)
 {
 	grpc_op op = ks_rpc_op(GRPC_OP_RECV_MESSAGE);
 
-	if (stream->receiving || stream->received_all || reading_paused(stream))
+	if (stream->receiving || stream->received_all || stream->held || reading_paused(stream))
 		return;
 	op.data.recv_message.recv_message = &stream->incoming;
 	stream->receiving = true;
@@ -471,10 +472,20 @@ static void stream_finish(struct ks_call *call, enum ks_status status, const cha
 	ks_mutex_unlock(&stream->lock);
 }
 
+static void stream_hold(struct ks_call *call, bool held)
+{
+	struct rpc_stream *stream = stream_of(call);
+
+	stream->held = held;
+	if (!held)
+		receive_next(stream);
+}
+
 static const struct ks_call_ops stream_ops = {
 	.send = stream_send,
 	.queued = stream_queued,
 	.finish = stream_finish,
+	.hold = stream_hold,
 	.metadata = ks_rpc_metadata,
 	.peer = ks_rpc_peer,
 	.identity = ks_rpc_identity,

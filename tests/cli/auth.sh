@@ -89,6 +89,26 @@ two_instances() {
 	[ "$i" = done ]
 	check $? "what changes at one instance holds at the other with its next request"
 
+	# A stopped instance wakes up to a stream with a token that it has not heard of.
+	for i in $(seq 8); do
+		kill -STOP "$pid_b"
+		post "$a" "$admin" auth/user/add "{\"name\":\"w$i\",\"password\":\"pw\"}" >/dev/null
+		post "$a" "$admin" auth/user/grant "{\"user\":\"w$i\",\"role\":\"r\"}" >/dev/null
+		name=$(token_of "$a" "w$i" pw)
+		timeout 20 curl -sN -m 2 -H "Authorization: $name" "$b/v3/watch" -d "{\"create_request\":{\"key\":\"$(b64 k)\"}}" >watched &
+		sleep 0.1
+		kill -CONT "$pid_b"
+		until_true 10 test -s watched
+		kill $! 2>/dev/null
+		wait $! 2>/dev/null
+		post "$a" "$admin" auth/user/delete "{\"name\":\"w$i\"}" >/dev/null
+		cp watched why
+		grep -q '"created":true' watched && ! grep -q '"canceled"\|error' watched || break
+		i=done
+	done
+	[ "$i" = done ]
+	check $? "a stream waits until its token is known"
+
 	root user passwd alice --interactive=false <<<other-secret
 	get "$b" "$token" k | grep -q 'invalid auth token'
 	check $? "a new password ends the tokens of the old one everywhere"

@@ -40,6 +40,7 @@ struct ks_call {
 	struct message *sent, **sent_end;
 	size_t queued, queued_bytes;
 	struct ks_task *on_cancel;
+	bool held;
 	struct ks_list waiting;
 	uint8_t *request; /* of fake_unary_begin */
 };
@@ -205,6 +206,7 @@ struct ks_call *fake_stream_open(const char *path, const struct fake_metadata *m
 
 void fake_stream_message(struct ks_call *call, struct ks_slice message)
 {
+	KS_ASSERT(!call->held);
 	if (!call->answer->ended)
 		call->method->stream->message(call, message);
 }
@@ -371,6 +373,16 @@ size_t ks_stream_queued(struct ks_call *call, size_t *bytes)
 	if (bytes)
 		*bytes = call->queued_bytes;
 	return call->queued;
+}
+
+void ks_stream_hold(struct ks_call *call)
+{
+	call->held = true;
+}
+
+void ks_stream_release(struct ks_call *call)
+{
+	call->held = false;
 }
 
 void ks_stream_finish(struct ks_call *call, enum ks_status status, const char *text)
