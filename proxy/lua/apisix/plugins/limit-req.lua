@@ -1,0 +1,64 @@
+-- limit-req: a rate of requests per second by a leaky bucket; what exceeds it waits (or not: `nodelay`), what exceeds `burst` is
+-- rejected. Redis policies are refused.
+local core = require("apisix.core")
+local clock = require("dpproxy.limit.clock")
+local limit = require("dpproxy.limit.req")
+local limit_key = require("dpproxy.limit.key")
+
+local schema = {
+    type = "object",
+    properties = {
+        rate = {type = "number", exclusiveMinimum = 0},
+        burst = {type = "number", minimum = 0},
+        key = {type = "string"},
+        key_type = {type = "string", enum = {"var", "var_combination"}, default = "var"},
+        policy = {type = "string", enum = {"redis", "redis-cluster", "local"}, default = "local"},
+        rejected_code = {type = "integer", minimum = 200, maximum = 599, default = 503},
+        rejected_msg = {type = "string", minLength = 1},
+        nodelay = {type = "boolean", default = false},
+        allow_degradation = {type = "boolean", default = false},
+    },
+    required = {"rate", "burst", "key"},
+    encrypt_fields = {"redis_password"},
+}
+
+local M = {
+    version = 0.1,
+    priority = 1001,
+    name = "limit-req",
+    schema = schema,
+}
+
+function M.check_schema(conf)
+    local ok, err = core.schema.check(schema, conf)
+    if not ok then
+        return false, err
+    end
+    if conf.policy ~= "local" then
+        return false, "policy \"" .. conf.policy .. "\" is not supported by dpproxy: counters are local to the node"
+    end
+    return true
+end
+
+function M.access(conf, ctx)
+    local key = limit_key.prefix(conf, ctx) .. limit_key.value(conf.key, conf.key_type, ctx)
+    local delay, err = limit.incoming(ngx.shared["plugin-limit-req"], key, conf.rate, conf.burst, clock.now())
+    if not delay then
+        if err == "rejected" then
+            if conf.rejected_msg then
+                return conf.rejected_code, {error_msg = conf.rejected_msg}
+            end
+            return conf.rejected_code
+        end
+        core.log.error("failed to limit req: ", err)
+        if conf.allow_degradation then
+            return
+        end
+        return 500
+    end
+    if delay >= 0.001 and not conf.nodelay then
+        core.sleep(delay)
+    end
+end
+
+return M

@@ -1,0 +1,297 @@
+-- proxy-rewrite: changes what the upstream gets: URI, method, Host and headers.
+local core = require("apisix.core")
+local is_reference = require("dpproxy.plugin.secret_text").is_reference
+
+local ipairs, pairs, type, tonumber, tostring = ipairs, pairs, type, tonumber, tostring
+local find, sub, gsub, byte, format = string.find, string.sub, string.gsub, string.byte, string.format
+
+local methods = {"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "MKCOL", "COPY", "MOVE", "PROPFIND", "LOCK", "UNLOCK",
+    "PATCH", "TRACE"}
+
+local value_def = {
+    oneOf = {
+        {type = "string"},
+        {type = "number"},
+        {type = "array", minItems = 1, items = {oneOf = {{type = "string"}, {type = "number"}}}},
+    },
+}
+
+local headers_def = {type = "object", minProperties = 1, patternProperties = {["^[^:]+$"] = value_def}}
+
+local schema = {
+    type = "object",
+    properties = {
+        uri = {type = "string", minLength = 1, maxLength = 4096, pattern = [[^\/.*]]},
+        method = {type = "string", enum = methods},
+        regex_uri = {type = "array", minItems = 2, items = {type = "string"}},
+        host = {type = "string", pattern = [[^[0-9a-zA-Z-.]+(:\d{1,5})?$]]},
+        headers = {
+            oneOf = {
+                {
+                    type = "object",
+                    minProperties = 1,
+                    additionalProperties = false,
+                    properties = {
+                        add = headers_def,
+                        set = headers_def,
+                        remove = {type = "array", minItems = 1, items = {type = "string", pattern = "^[^:]+$"}},
+                    },
+                },
+                {
+                    type = "object",
+                    minProperties = 1,
+                    patternProperties = {["^[^:]+$"] = {oneOf = {{type = "string"}, {type = "number"}}}},
+                },
+            },
+        },
+        use_real_request_uri_unsafe = {type = "boolean", default = false},
+    },
+    minProperties = 1,
+}
+
+local M = {
+    version = 0.1,
+    priority = 1008,
+    name = "proxy-rewrite",
+    schema = schema,
+}
+
+if core.ctx and core.ctx.register_var then
+    core.ctx.register_var("proxy_rewrite_regex_uri_captures", function(ctx)
+        return ctx.proxy_rewrite_regex_uri_captures
+    end)
+end
+
+local function is_grouped(headers)
+    return type(headers.add) == "table" or type(headers.set) == "table" or type(headers.remove) == "table"
+end
+
+local function check_flat_headers(headers)
+    for name, value in pairs(headers) do
+        if type(name) ~= "string" then
+            return false, "invalid type as header field"
+        end
+        if type(value) ~= "string" and type(value) ~= "number" then
+            return false, "invalid type as header value"
+        end
+        if #name == 0 then
+            return false, "invalid field length in header"
+        end
+        if find(name, "[^%w!#$%%&'*+%-.^_`|~]") then
+            return false, "invalid field character in header"
+        end
+        if find(tostring(value), "[%z\1-\8\10-\31\127]") then
+            return false, "invalid value character in header"
+        end
+    end
+    return true
+end
+
+local function check_regex_uri(list)
+    if #list % 2 ~= 0 then
+        return false, "The length of regex_uri should be an even number"
+    end
+    for i = 1, #list, 2 do
+        local pattern, replacement = list[i], list[i + 1]
+        if not is_reference(pattern) then
+            local _, _, err = ngx.re.sub("/fake_uri", pattern, is_reference(replacement) and "" or replacement, "jo")
+            if err then
+                return false, "invalid regex_uri(" .. pattern .. ", " .. replacement .. "): " .. err
+            end
+        end
+    end
+    return true
+end
+
+function M.check_schema(conf)
+    local ok, err = core.schema.check(schema, conf)
+    if not ok then
+        return false, err
+    end
+    if conf.regex_uri then
+        ok, err = check_regex_uri(conf.regex_uri)
+        if not ok then
+            return false, err
+        end
+    end
+    if conf.headers and not is_grouped(conf.headers) then
+        return check_flat_headers(conf.headers)
+    end
+    return true
+end
+
+-- The changes of headers as arrays, in a fixed order: name, value, name, value.
+local function sorted_pairs(map)
+    local names, out = {}, {}
+    for name in pairs(map or {}) do
+        names[#names + 1] = name
+    end
+    table.sort(names)
+    for _, name in ipairs(names) do
+        out[#out + 1] = name
+        out[#out + 1] = map[name]
+    end
+    return out
+end
+
+local operations = setmetatable({}, {__mode = "k"})
+
+local function header_operations(headers)
+    local op = operations[headers]
+    if not op then
+        if is_grouped(headers) then
+            op = {add = sorted_pairs(headers.add), set = sorted_pairs(headers.set), remove = headers.remove or {}}
+        else
+            op = {add = {}, set = sorted_pairs(headers), remove = {}}
+        end
+        operations[headers] = op
+    end
+    return op
+end
+
+local current_captures
+
+local function capture(m)
+    return current_captures and current_captures[tonumber(m[1] or m[2])] or ""
+end
+
+-- "$1", "${1}": captures of regex_uri; then variables. A number in the configuration stays as it is.
+local function resolve_value(value, ctx)
+    if type(value) ~= "string" or not find(value, "$", 1, true) then
+        return value
+    end
+    if find(value, "%$%{?%d") then
+        current_captures = ctx.proxy_rewrite_regex_uri_captures
+        value = ngx.re.gsub(value, [[(?<!\\)\$(?:\{(\d+)\}|(\d+))]], capture, "jo")
+        current_captures = nil
+    end
+    return (core.utils.resolve_var(value, ctx.var))
+end
+
+local function encode_control(c)
+    return format("%%%02X", byte(c))
+end
+
+-- Query strings keep their delimiters; what could end the request line does not pass.
+local function escape_control(text)
+    return (gsub(text, "[%z\1-\32\127]", encode_control))
+end
+
+local function escape_question_mark(text)
+    return (gsub(text, "%?", "%%3F"))
+end
+
+-- The part of the URI that `conf` asks for, and whether a "?" in it begins a query (and is not part of a decoded path).
+local function new_uri(conf, ctx)
+    local uri = ctx.var.uri
+    local query = ""
+    if conf.use_real_request_uri_unsafe then
+        uri = ctx.var.real_request_uri or ctx.var.request_uri
+        local at = find(uri, "?", 1, true)
+        query = at and sub(uri, at) or ""
+    end
+    if conf.uri then
+        uri = core.utils.resolve_var(conf.uri, ctx.var, escape_question_mark)
+        if query ~= "" then
+            uri = find(uri, "?", 1, true) and uri .. "&" .. sub(query, 2) or uri .. query
+        end
+        return uri, true
+    end
+    if not conf.regex_uri then
+        return uri, false
+    end
+    local splits = not find(uri, "?", 1, true)
+    for i = 1, #conf.regex_uri, 2 do
+        local pattern, replacement = conf.regex_uri[i], conf.regex_uri[i + 1]
+        local captures, err = ngx.re.match(uri, pattern, "jo")
+        if err then
+            return nil, "failed to match the uri " .. ctx.var.uri .. " (" .. pattern .. ")  : " .. err
+        end
+        if captures then
+            ctx.proxy_rewrite_regex_uri_captures = captures
+            local replaced, _, bad = ngx.re.sub(uri, pattern, replacement, "jo")
+            if not replaced then
+                return nil, "failed to substitute the uri " .. ctx.var.uri .. " (" .. pattern .. ") with " .. replacement ..
+                    " : " .. bad
+            end
+            return replaced, splits
+        end
+    end
+    return uri, splits
+end
+
+local function set_uri(conf, ctx, uri, splits)
+    if conf.use_real_request_uri_unsafe then
+        ctx.var.upstream_uri = uri
+        return
+    end
+    local at = splits and find(uri, "?", 1, true)
+    local path, query
+    if at then
+        path, query = core.utils.uri_safe_encode(sub(uri, 1, at - 1)), escape_control(sub(uri, at))
+    else
+        path, query = core.utils.uri_safe_encode(uri), ""
+    end
+    ngx.req.set_uri(path)
+    if ctx.var.is_args == "?" then
+        ctx.var.upstream_uri = path .. query .. (at and "&" or "?") .. (ctx.var.args or "")
+    else
+        ctx.var.upstream_uri = path .. query
+    end
+end
+
+local function add_header(ctx, name, value)
+    if type(value) == "table" then
+        for _, one in ipairs(value) do
+            core.request.add_header(ctx, name, resolve_value(one, ctx))
+        end
+    else
+        core.request.add_header(ctx, name, resolve_value(value, ctx))
+    end
+end
+
+local function set_header(ctx, name, value)
+    if type(value) == "table" then
+        local values = {}
+        for i, one in ipairs(value) do
+            values[i] = resolve_value(one, ctx)
+        end
+        core.request.set_header(ctx, name, values)
+    else
+        core.request.set_header(ctx, name, resolve_value(value, ctx))
+    end
+end
+
+local function change_headers(conf, ctx)
+    local op = header_operations(conf.headers)
+    local add, set, remove = op.add, op.set, op.remove
+    for i = 1, #add, 2 do
+        add_header(ctx, add[i], add[i + 1])
+    end
+    for i = 1, #set, 2 do
+        set_header(ctx, set[i], set[i + 1])
+    end
+    for i = 1, #remove do
+        core.request.set_header(ctx, remove[i], nil)
+    end
+end
+
+function M.rewrite(conf, ctx)
+    if conf.host then
+        ctx.var.upstream_host = conf.host
+    end
+    local uri, splits = new_uri(conf, ctx)
+    if not uri then
+        core.log.error(splits)
+        return 500, {error_msg = splits}
+    end
+    set_uri(conf, ctx, uri, splits)
+    if conf.headers then
+        change_headers(conf, ctx)
+    end
+    if conf.method then
+        ngx.req.set_method(ngx["HTTP_" .. conf.method])
+    end
+end
+
+return M

@@ -1,0 +1,108 @@
+-- Random bytes from OpenSSL, and identifiers made of them.
+local ffi = require("ffi")
+local bit = require("bit")
+
+local byte, char, format, sub = string.byte, string.char, string.format, string.sub
+local floor = math.floor
+
+pcall(ffi.cdef, "int RAND_bytes(unsigned char *buf, int num);")
+
+local crypto = ffi.C
+if not pcall(function() return ffi.C.RAND_bytes end) then
+    crypto = ffi.load("libcrypto.so.3")
+end
+
+local M = {}
+
+-- OpenSSL is asked for a block at a time: a call for 16 bytes costs nearly as much as one for 512.
+local pool_size = 512
+local pool = ffi.new("unsigned char[?]", pool_size)
+local used = pool_size
+
+function M.bytes(n)
+    if n > 64 then
+        local buffer = ffi.new("unsigned char[?]", n)
+        if crypto.RAND_bytes(buffer, n) ~= 1 then
+            return nil, "no random numbers"
+        end
+        return ffi.string(buffer, n)
+    end
+    if used + n > pool_size then
+        if crypto.RAND_bytes(pool, pool_size) ~= 1 then
+            return nil, "no random numbers"
+        end
+        used = 0
+    end
+    local text = ffi.string(pool + used, n)
+    -- What was given out is not kept.
+    ffi.fill(pool + used, n)
+    used = used + n
+    return text
+end
+
+-- A worker must not give out what its siblings got: the pool filled before the fork is thrown away.
+function M.after_fork()
+    used = pool_size
+end
+
+local uuid_format = "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x"
+
+function M.uuid4()
+    local a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p = byte(M.bytes(16), 1, 16)
+    return format(uuid_format, a, b, c, d, e, f, bit.bor(bit.band(g, 0x0f), 0x40), h, bit.bor(bit.band(i, 0x3f), 0x80), j,
+        k, l, m, n, o, p)
+end
+
+-- seconds: the wall clock, with fractions
+function M.uuid7(seconds)
+    local ms = floor(seconds * 1000)
+    local g, h, i, j, k, l, m, n, o, p = byte(M.bytes(10), 1, 10)
+    return format(uuid_format, floor(ms / 2 ^ 40) % 256, floor(ms / 2 ^ 32) % 256, floor(ms / 2 ^ 24) % 256,
+        floor(ms / 2 ^ 16) % 256, floor(ms / 2 ^ 8) % 256, ms % 256, bit.bor(bit.band(g, 0x0f), 0x70), h,
+        bit.bor(bit.band(i, 0x3f), 0x80), j, k, l, m, n, o, p)
+end
+
+-- n characters of the alphabet, each as likely as the others.
+function M.text(n, alphabet)
+    local size = #alphabet
+    local limit = 256 - 256 % size
+    local out, count = {}, 0
+    while count < n do
+        local bytes = M.bytes(n < 64 and n or 64)
+        for i = 1, #bytes do
+            local value = byte(bytes, i)
+            if value < limit or size > 256 then
+                local at = value % size + 1
+                count = count + 1
+                out[count] = sub(alphabet, at, at)
+                if count == n then
+                    break
+                end
+            end
+        end
+    end
+    return table.concat(out)
+end
+
+local base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+-- 4 bytes of seconds since 2014-05-13, 16 random bytes, in base 62: 27 characters that sort by time.
+function M.ksuid(seconds)
+    local stamp = floor(seconds) - 1400000000
+    local raw = char(floor(stamp / 2 ^ 24) % 256, floor(stamp / 2 ^ 16) % 256, floor(stamp / 2 ^ 8) % 256, stamp % 256) ..
+        M.bytes(16)
+    local digits = {byte(raw, 1, 20)}
+    local out = {}
+    for place = 27, 1, -1 do
+        local rest = 0
+        for i = 1, 20 do
+            local value = rest * 256 + digits[i]
+            digits[i] = floor(value / 62)
+            rest = value % 62
+        end
+        out[place] = sub(base62, rest + 1, rest + 1)
+    end
+    return table.concat(out)
+end
+
+return M
