@@ -45,6 +45,10 @@ function M:safe_set(...)
     return self:set(...)
 end
 
+function M:safe_add(...)
+    return self:add(...)
+end
+
 function M:add(key, value, ttl, flags)
     if live(self, key) then
         return false, "exists", false
@@ -64,11 +68,11 @@ function M:delete(key)
 end
 
 function M:incr(key, delta, init, init_ttl)
-    if self.full then
-        return nil, "no memory", false
-    end
     self.writes = self.writes + 1
     local entry = live(self, key)
+    if self.full and not entry then
+        return nil, "no memory", false
+    end
     if not entry then
         if init == nil then
             return nil, "not found"

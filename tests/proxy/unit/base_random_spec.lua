@@ -2,7 +2,7 @@ local inflate = require("dpproxy.base.inflate").inflate
 local random = require("dpproxy.base.random")
 
 describe("base.random", function()
-    it("makes UUIDs of version 4 and 7", function()
+    it("makes UUIDs of version 4", function()
         local seen = {}
         for _ = 1, 1000 do
             local id = random.uuid4()
@@ -10,8 +10,6 @@ describe("base.random", function()
             assert.is_nil(seen[id])
             seen[id] = true
         end
-        assert.equal("018bcfe5-6800-7", random.uuid7(1700000000):sub(1, 15))
-        assert.is_true(random.uuid7(1700000000.001) < random.uuid7(1700000000.002))
     end)
     it("makes KSUIDs that sort by time", function()
         local a, b = random.ksuid(1700000000), random.ksuid(1700000001)

@@ -1,9 +1,9 @@
 -- proxy-rewrite: changes what the upstream gets: URI, method, Host and headers.
 local core = require("apisix.core")
-local is_reference = require("dpproxy.plugin.secret_text").is_reference
+local is_reference = require("apisix.core.secret_ref").is_secret_ref
 
-local ipairs, pairs, type, tonumber, tostring = ipairs, pairs, type, tonumber, tostring
-local find, sub, gsub, byte, format = string.find, string.sub, string.gsub, string.byte, string.format
+local ipairs, pairs, type = ipairs, pairs, type
+local find, sub, gsub = string.find, string.sub, string.gsub
 
 local methods = {"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "MKCOL", "COPY", "MOVE", "PROPFIND", "LOCK", "UNLOCK",
     "PATCH", "TRACE"}
@@ -56,11 +56,9 @@ local M = {
     schema = schema,
 }
 
-if core.ctx and core.ctx.register_var then
-    core.ctx.register_var("proxy_rewrite_regex_uri_captures", function(ctx)
-        return ctx.proxy_rewrite_regex_uri_captures
-    end)
-end
+core.ctx.register_var("proxy_rewrite_regex_uri_captures", function(ctx)
+    return ctx.proxy_rewrite_regex_uri_captures
+end)
 
 local function is_grouped(headers)
     return type(headers.add) == "table" or type(headers.set) == "table" or type(headers.remove) == "table"
@@ -77,10 +75,10 @@ local function check_flat_headers(headers)
         if #name == 0 then
             return false, "invalid field length in header"
         end
-        if find(name, "[^%w!#$%%&'*+%-.^_`|~]") then
+        if not core.utils.validate_header_field(name) then
             return false, "invalid field character in header"
         end
-        if find(tostring(value), "[%z\1-\8\10-\31\127]") then
+        if not core.utils.validate_header_value(value) then
             return false, "invalid value character in header"
         end
     end
@@ -149,32 +147,13 @@ local function header_operations(headers)
     return op
 end
 
-local current_captures
-
-local function capture(m)
-    return current_captures and current_captures[tonumber(m[1] or m[2])] or ""
-end
-
 -- "$1", "${1}": captures of regex_uri; then variables. A number in the configuration stays as it is.
 local function resolve_value(value, ctx)
     if type(value) ~= "string" or not find(value, "$", 1, true) then
         return value
     end
-    if find(value, "%$%{?%d") then
-        current_captures = ctx.proxy_rewrite_regex_uri_captures
-        value = ngx.re.gsub(value, [[(?<!\\)\$(?:\{(\d+)\}|(\d+))]], capture, "jo")
-        current_captures = nil
-    end
+    value = core.utils.resolve_var_with_captures(value, ctx.proxy_rewrite_regex_uri_captures)
     return (core.utils.resolve_var(value, ctx.var))
-end
-
-local function encode_control(c)
-    return format("%%%02X", byte(c))
-end
-
--- Query strings keep their delimiters; what could end the request line does not pass.
-local function escape_control(text)
-    return (gsub(text, "[%z\1-\32\127]", encode_control))
 end
 
 local function escape_question_mark(text)
@@ -228,7 +207,7 @@ local function set_uri(conf, ctx, uri, splits)
     local at = splits and find(uri, "?", 1, true)
     local path, query
     if at then
-        path, query = core.utils.uri_safe_encode(sub(uri, 1, at - 1)), escape_control(sub(uri, at))
+        path, query = core.utils.uri_safe_encode(sub(uri, 1, at - 1)), core.utils.escape_uri_control_chars(sub(uri, at))
     else
         path, query = core.utils.uri_safe_encode(uri), ""
     end

@@ -1,7 +1,7 @@
 -- redirect: answers with a Location, to https or to another URI.
 local core = require("apisix.core")
 local plugin = require("apisix.plugin")
-local is_reference = require("dpproxy.plugin.secret_text").is_reference
+local is_reference = require("apisix.core.secret_ref").is_secret_ref
 
 local type = type
 local find, sub = string.find, string.sub

@@ -40,7 +40,7 @@ local nanoid_alphabet = "-_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQ
 
 local makers = {
     uuid = random.uuid4,
-    uuidv7 = function() return random.uuid7(ngx.now()) end,
+    uuidv7 = core.utils.generate_uuid_v7,
     nanoid = function() return random.text(21, nanoid_alphabet) end,
     ksuid = function() return random.ksuid(ngx.now()) end,
     range_id = function(conf) return random.text(conf.range_id.length, conf.range_id.char_set) end,

@@ -1,7 +1,7 @@
 -- response-rewrite: changes what the client gets: status, headers and body.
 local core = require("apisix.core")
 local decoders = require("apisix.utils.content-decode")
-local is_reference = require("dpproxy.plugin.secret_text").is_reference
+local is_reference = require("apisix.core.secret_ref").is_secret_ref
 local vars = require("dpproxy.plugin.vars")
 
 local ipairs, pairs, type = ipairs, pairs, type

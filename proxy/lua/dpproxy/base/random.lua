@@ -1,43 +1,26 @@
--- Random bytes from OpenSSL, and identifiers made of them.
-local ffi = require("ffi")
+-- Random bytes, a block of them at a time, and identifiers made of them.
 local bit = require("bit")
+local crypto = require("dpproxy.base.crypto")
 
 local byte, char, format, sub = string.byte, string.char, string.format, string.sub
 local floor = math.floor
 
-pcall(ffi.cdef, "int RAND_bytes(unsigned char *buf, int num);")
-
-local crypto = ffi.C
-if not pcall(function() return ffi.C.RAND_bytes end) then
-    crypto = ffi.load("libcrypto.so.3")
-end
-
 local M = {}
 
--- OpenSSL is asked for a block at a time: a call for 16 bytes costs nearly as much as one for 512.
+-- OpenSSL is asked for a block: a call for 16 bytes costs nearly as much as one for 512.
 local pool_size = 512
-local pool = ffi.new("unsigned char[?]", pool_size)
+local pool = ""
 local used = pool_size
 
 function M.bytes(n)
     if n > 64 then
-        local buffer = ffi.new("unsigned char[?]", n)
-        if crypto.RAND_bytes(buffer, n) ~= 1 then
-            return nil, "no random numbers"
-        end
-        return ffi.string(buffer, n)
+        return crypto.random_bytes(n)
     end
     if used + n > pool_size then
-        if crypto.RAND_bytes(pool, pool_size) ~= 1 then
-            return nil, "no random numbers"
-        end
-        used = 0
+        pool, used = crypto.random_bytes(pool_size), 0
     end
-    local text = ffi.string(pool + used, n)
-    -- What was given out is not kept.
-    ffi.fill(pool + used, n)
     used = used + n
-    return text
+    return sub(pool, used - n + 1, used)
 end
 
 -- A worker must not give out what its siblings got: the pool filled before the fork is thrown away.
@@ -51,15 +34,6 @@ function M.uuid4()
     local a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p = byte(M.bytes(16), 1, 16)
     return format(uuid_format, a, b, c, d, e, f, bit.bor(bit.band(g, 0x0f), 0x40), h, bit.bor(bit.band(i, 0x3f), 0x80), j,
         k, l, m, n, o, p)
-end
-
--- seconds: the wall clock, with fractions
-function M.uuid7(seconds)
-    local ms = floor(seconds * 1000)
-    local g, h, i, j, k, l, m, n, o, p = byte(M.bytes(10), 1, 10)
-    return format(uuid_format, floor(ms / 2 ^ 40) % 256, floor(ms / 2 ^ 32) % 256, floor(ms / 2 ^ 24) % 256,
-        floor(ms / 2 ^ 16) % 256, floor(ms / 2 ^ 8) % 256, ms % 256, bit.bor(bit.band(g, 0x0f), 0x70), h,
-        bit.bor(bit.band(i, 0x3f), 0x80), j, k, l, m, n, o, p)
 end
 
 -- n characters of the alphabet, each as likely as the others.
