@@ -1,0 +1,39 @@
+-- Which worker owns the watch: a key in shared memory that expires unless its owner renews it. No ngx in here.
+local M = {}
+
+local lease_mt = {}
+lease_mt.__index = lease_mt
+
+-- opts: {dict =, id = number (pid), ttl = seconds}
+function M.new(opts)
+    return setmetatable({dict = opts.dict, id = opts.id, ttl = opts.ttl or 1.5, name = opts.name or "config-owner",
+        owner = false}, lease_mt)
+end
+
+-- Call it a few times per ttl -> is it ours, did that change
+function lease_mt:tick()
+    local before = self.owner
+    if before then
+        if self.dict:get(self.name) == self.id then
+            self.dict:set(self.name, self.id, self.ttl)
+        else
+            self.owner = false -- it expired while this worker was busy; somebody may have had it since
+        end
+    else
+        self.owner = self.dict:add(self.name, self.id, self.ttl) == true
+    end
+    return self.owner, self.owner ~= before
+end
+
+function lease_mt:holds()
+    return self.owner and self.dict:get(self.name) == self.id
+end
+
+function lease_mt:release()
+    if self.dict:get(self.name) == self.id then
+        self.dict:delete(self.name)
+    end
+    self.owner = false
+end
+
+return M

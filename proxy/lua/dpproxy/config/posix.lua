@@ -1,0 +1,103 @@
+-- The few system calls that Lua has no name for: durable files, a clock that never jumps.
+local ffi = require("ffi")
+
+ffi.cdef [[
+int open(const char *path, int flags, ...);
+long write(int fd, const void *data, size_t size);
+int fsync(int fd);
+int close(int fd);
+int rename(const char *from, const char *to);
+int unlink(const char *path);
+char *strerror(int error);
+struct dpproxy_timespec { long seconds; long nanoseconds; };
+int clock_gettime(int clock, struct dpproxy_timespec *time);
+]]
+
+local C = ffi.C
+
+local M = {}
+
+local O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_DIRECTORY, O_NOFOLLOW, O_CLOEXEC = 0, 1, 64, 128, 65536, 131072, 524288
+if ffi.arch == "arm64" then
+    O_DIRECTORY, O_NOFOLLOW = 16384, 32768
+end
+local EINTR, EEXIST = 4, 17
+
+local function failure(what)
+    return nil, what .. ": " .. ffi.string(C.strerror(ffi.errno()))
+end
+
+local function write_all(fd, data)
+    local from, left = ffi.cast("const char *", data), #data
+    while left > 0 do
+        local written = tonumber(C.write(fd, from, left))
+        if written < 0 then
+            if ffi.errno() ~= EINTR then
+                return failure("write")
+            end
+        else
+            from, left = from + written, left - written
+        end
+    end
+    return true
+end
+
+-- A new file with that content, for its owner only, on disk when this returns.
+function M.write_new(path, data)
+    local flags = bit.bor(O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW, O_CLOEXEC)
+    local fd = C.open(path, flags, ffi.cast("int", 384)) -- 0600
+    if fd < 0 and ffi.errno() == EEXIST then
+        C.unlink(path) -- left by one that was killed
+        fd = C.open(path, flags, ffi.cast("int", 384))
+    end
+    if fd < 0 then
+        return failure("open")
+    end
+    local ok, err = write_all(fd, data)
+    if ok and C.fsync(fd) ~= 0 then
+        ok, err = failure("fsync")
+    end
+    if C.close(fd) ~= 0 and ok then
+        ok, err = failure("close")
+    end
+    if not ok then
+        C.unlink(path)
+        return nil, err
+    end
+    return true
+end
+
+function M.rename(from, to)
+    if C.rename(from, to) ~= 0 then
+        return failure("rename")
+    end
+    return true
+end
+
+function M.unlink(path)
+    return C.unlink(path) == 0
+end
+
+-- Makes renames in a folder durable.
+function M.sync_folder(path)
+    local fd = C.open(path, bit.bor(O_RDONLY, O_DIRECTORY, O_CLOEXEC))
+    if fd < 0 then
+        return failure("open")
+    end
+    local ok, err = true, nil
+    if C.fsync(fd) ~= 0 then
+        ok, err = failure("fsync")
+    end
+    C.close(fd)
+    return ok, err
+end
+
+local timespec = ffi.new("struct dpproxy_timespec")
+
+-- Seconds that only grow.
+function M.monotonic()
+    C.clock_gettime(1, timespec)
+    return tonumber(timespec.seconds) + tonumber(timespec.nanoseconds) / 1e9
+end
+
+return M

@@ -1,0 +1,108 @@
+-- The last good configuration on disk: two generations, each with a digest over all of it. Written beside, synced, then
+-- renamed. No ngx.
+local crypto = require("dpproxy.base.crypto")
+local posix = require("dpproxy.config.posix")
+local record = require("dpproxy.config.record")
+
+local match, format, sub = string.match, string.format, string.sub
+
+local M = {}
+
+local newest, older, temporary, bad = "/config.snapshot", "/config.snapshot.1", "/config.snapshot.new", "/config.snapshot.bad"
+
+local function digest_of(data)
+    return (crypto.sha256(data):gsub(".", function(c) return format("%02x", c:byte()) end))
+end
+
+-- state: {valid = {path -> rec}, rejected =, at =, prefix =}
+function M.encode(state, time)
+    local list = {}
+    for _, map in ipairs({state.valid, state.rejected}) do
+        for _, rec in pairs(map) do
+            list[#list + 1] = rec
+        end
+    end
+    table.sort(list, function(a, b) return a.slot < b.slot end)
+    local body = record.encode_all(list)
+    local head = format("%d %s %d %d %d %s\n", state.at.revision, state.at.cluster ~= "" and state.at.cluster or "-",
+        time, #list, #body,
+        state.prefix)
+    return "dpproxy configuration 1 " .. digest_of(head .. body) .. "\n" .. head .. body
+end
+
+-- text -> state | nil, err
+function M.decode(text)
+    local digest, at = match(text, "^dpproxy configuration 1 (%x+)\n()")
+    if not digest then
+        return nil, "not a snapshot"
+    end
+    local rest = sub(text, at)
+    if digest_of(rest) ~= digest then
+        return nil, "wrong digest"
+    end
+    local revision, cluster, time, count, size, prefix, body_at = match(rest, "^(%d+) (%S+) (%d+) (%d+) (%d+) ([^\n]*)\n()")
+    local list = revision and #rest - body_at + 1 == tonumber(size) and record.decode_all(rest, body_at)
+    if not list or #list ~= tonumber(count) then
+        return nil, "not readable"
+    end
+    local state = {
+        valid = {}, rejected = {}, ops = list, time = tonumber(time), prefix = prefix,
+        at = {revision = tonumber(revision), cluster = cluster ~= "-" and cluster or "", source = "disk"},
+    }
+    for _, rec in ipairs(list) do
+        state[rec.op == "V" and "valid" or "rejected"][rec.path] = rec
+    end
+    return state
+end
+
+-- Makes the present newest the older one and state the newest -> size | nil, err
+function M.write(folder, state, time)
+    local text = M.encode(state, time)
+    local ok, err = posix.write_new(folder .. temporary, text)
+    if not ok then
+        return nil, err
+    end
+    posix.rename(folder .. newest, folder .. older) -- there may be none
+    ok, err = posix.rename(folder .. temporary, folder .. newest)
+    if not ok then
+        return nil, err
+    end
+    ok, err = posix.sync_folder(folder)
+    if not ok then
+        return nil, err
+    end
+    return #text
+end
+
+local function read_file(path)
+    local file = io.open(path, "rb")
+    if not file then
+        return nil
+    end
+    local text = file:read("*a")
+    file:close()
+    return text
+end
+
+-- -> state | nil ; problems are told to `complain(message)`, once for each file that is not good
+function M.load(folder, prefix, complain)
+    for _, name in ipairs({newest, older}) do
+        local path = folder .. name
+        local text = read_file(path)
+        if text then
+            local state, err = M.decode(text)
+            if not state then
+                complain("config: the snapshot " .. path .. " is damaged (" .. err .. "), an older one is tried")
+                if name == newest then
+                    -- Out of the way, so that the next one written does not push the good one out.
+                    posix.rename(path, folder .. bad)
+                end
+            elseif state.prefix == prefix then
+                return state
+            end
+        end
+    end
+    return nil
+end
+
+return M
