@@ -1,0 +1,161 @@
+-- The control API (spec 6.3), for people and scripts on this machine.
+local core_response = require("apisix.core.response")
+local json = require("dpproxy.base.json")
+local loader = require("dpproxy.plugin.loader")
+local store = require("dpproxy.config.store")
+
+local ngx = ngx
+local ipairs, pairs, pcall, require = ipairs, pairs, pcall, require
+
+local M = {}
+
+-- Items without what is ours alone; keys of certificates are nobody's business here.
+local function shown(item)
+    return {
+        key = item.key, value = item.value, createdIndex = item.createdIndex, modifiedIndex = item.modifiedIndex,
+        clean_handlers = {}, has_domain = false, update_count = 0,
+    }
+end
+
+local function list_of(kind)
+    return function()
+        local list = json.as_array({})
+        for i, item in ipairs((store.list(kind))) do
+            list[i] = shown(item)
+        end
+        return 200, list
+    end
+end
+
+local function one_of(kind, what)
+    return function(id)
+        local item = store.get(kind, id)
+        if not item then
+            return 404, {error_msg = what .. " id: " .. id .. " not found"}
+        end
+        return 200, shown(item)
+    end
+end
+
+local function plugin_metadata(name)
+    local item = store.get("plugin_metadata", name)
+    if not item then
+        return 404, {error_msg = "plugin metadata[" .. name .. "] not found"}
+    end
+    return 200, item.value
+end
+
+local function plugin_metadatas()
+    local list = json.as_array({})
+    for i, item in ipairs((store.list("plugin_metadata"))) do
+        list[i] = item.value
+    end
+    return 200, list
+end
+
+local function rejected()
+    return 200, json.as_array(store.rejected())
+end
+
+local function collect_garbage()
+    collectgarbage()
+    return 200
+end
+
+local function reload_plugins()
+    local ok, err = loader.reload()
+    if ok == false or (ok == nil and err) then
+        return 503, {error_msg = err}
+    end
+    return 200, "done"
+end
+
+local function health()
+    local ok, module = pcall(require, "dpproxy.health")
+    if not ok or not module.control then
+        return 200, json.as_array({})
+    end
+    return 200, json.as_array(module.control())
+end
+
+local function health_of(kind, id)
+    local _, all = health()
+    for _, each in ipairs(all) do
+        if each.name == "/apisix/" .. kind .. "/" .. id or each.src_id == id and each.src_type == kind then
+            return 200, each
+        end
+    end
+    return 404, {error_msg = "no checker for " .. kind .. "[" .. id .. "]"}
+end
+
+local function schema()
+    local ok, module = pcall(require, "dpproxy.schema.control")
+    if not ok then
+        return 404, {error_msg = "no schema"}
+    end
+    return 200, module.all()
+end
+
+local exact = {
+    ["GET /v1/routes"] = list_of("routes"),
+    ["GET /v1/services"] = list_of("services"),
+    ["GET /v1/upstreams"] = list_of("upstreams"),
+    ["GET /v1/plugin_metadatas"] = plugin_metadatas,
+    ["GET /v1/schema"] = schema,
+    ["GET /v1/healthcheck"] = health,
+    ["GET /v1/rejected"] = rejected,
+    ["GET /v1/config_status"] = function() return 200, store.status() end,
+    ["POST /v1/gc"] = collect_garbage,
+    ["PUT /v1/plugins/reload"] = reload_plugins,
+}
+
+local by_id = {
+    ["GET /v1/route"] = one_of("routes", "route"),
+    ["GET /v1/service"] = one_of("services", "service"),
+    ["GET /v1/upstream"] = one_of("upstreams", "upstream"),
+    ["GET /v1/plugin_metadata"] = plugin_metadata,
+}
+
+-- Plugins' own: control_api() -> array of {methods =, uris =, handler =}
+local function of_plugins(method, uri)
+    for _, plugin in pairs(loader.by_name and loader.by_name() or {}) do
+        for _, each in ipairs(plugin.control_api and plugin.control_api() or {}) do
+            for _, path in ipairs(each.uris or {each.uri}) do
+                local prefix = path:match("^(.*)%*$")
+                if path == uri or (prefix and uri:sub(1, #prefix) == prefix) then
+                    for _, allowed in ipairs(each.methods or {method}) do
+                        if allowed == method then
+                            return each.handler
+                        end
+                    end
+                end
+            end
+        end
+    end
+    return nil
+end
+
+function M.run()
+    store.refresh()
+    local method, uri = ngx.req.get_method(), ngx.var.uri
+    local handler = exact[method .. " " .. uri]
+    if handler then
+        return core_response.exit(handler())
+    end
+    local kind, id = uri:match("^/v1/healthcheck/([^/]+)/(.+)$")
+    if kind and method == "GET" then
+        return core_response.exit(health_of(kind, id))
+    end
+    local path, short_key = uri:match("^(/v1/[^/]+)/(.+)$")
+    handler = path and by_id[method .. " " .. path]
+    if handler then
+        return core_response.exit(handler(short_key))
+    end
+    handler = of_plugins(method, uri)
+    if handler then
+        return core_response.exit(handler({}))
+    end
+    return core_response.exit(404)
+end
+
+return M

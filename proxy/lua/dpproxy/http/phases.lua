@@ -1,0 +1,72 @@
+-- What nginx.conf calls, one function per phase. Everything is loaded in the master, before the first fork.
+require("resty.core")
+
+local node = require("dpproxy.base.node")
+local local_conf = require("apisix.core.config_local")
+local store = require("dpproxy.config.store")
+local loader = require("dpproxy.plugin.loader")
+local routes = require("dpproxy.http.routes")
+local request = require("dpproxy.http.request")
+local balancer = require("dpproxy.http.balancer")
+local response = require("dpproxy.http.response")
+local upstream = require("dpproxy.http.upstream")
+local control = require("dpproxy.http.control")
+local status = require("dpproxy.http.status")
+local tls = require("dpproxy.tls")
+
+local ngx = ngx
+
+local M = {}
+
+-- Who has something to do at start, in this order (docs/internals/proxy.md).
+local starters = {store, loader}
+for _, name in ipairs({"dpproxy.plugin.consumer", "dpproxy.upstream", "dpproxy.health"}) do
+    local ok, module = pcall(require, name)
+    if ok then
+        starters[#starters + 1] = module
+    elseif not tostring(module):find("module '" .. name .. "' not found", 1, true) then
+        error(module)
+    end
+end
+for _, module in ipairs({tls, routes, upstream, request, response, status}) do
+    starters[#starters + 1] = module
+end
+
+local function call_all(name, ...)
+    for _, module in ipairs(starters) do
+        if type(module) == "table" and module[name] then
+            module[name](...)
+        end
+    end
+end
+
+function M.init(path)
+    local conf = node.load(path)
+    local_conf.set(conf)
+    call_all("init", conf)
+end
+
+function M.init_worker()
+    -- Several workers must not make the same choices.
+    math.randomseed(ngx.worker.pid() + ngx.now() * 1000)
+    call_all("init_worker", node.get())
+end
+
+function M.exit_worker()
+    call_all("exit_worker", node.get())
+end
+
+M.access = request.access
+M.resume = request.resume
+M.balancer = balancer.run
+M.header_filter = response.header_filter
+M.body_filter = response.body_filter
+M.log = response.log
+M.client_hello = tls.client_hello
+M.certificate = tls.certificate
+M.control = control.run
+M.status = status.alive
+M.ready = status.ready
+M.metrics = status.metrics
+
+return M

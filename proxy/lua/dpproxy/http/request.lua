@@ -1,0 +1,141 @@
+-- The access phase: from a request to the upstream it goes to (docs/internals/proxy.md, "The request, phase by phase").
+local core_ctx = require("apisix.core.ctx")
+local core_response = require("apisix.core.response")
+local forwarded = require("dpproxy.http.forwarded")
+local merge = require("dpproxy.plugin.merge")
+local routes = require("dpproxy.http.routes")
+local runtime = require("dpproxy.plugin.runtime")
+local store = require("dpproxy.config.store")
+local tablepool = require("apisix.core.tablepool")
+local tls = require("dpproxy.tls")
+local upstream = require("dpproxy.http.upstream")
+local uri = require("dpproxy.http.uri")
+
+local ngx = ngx
+local ngx_var = ngx.var
+local ngx_exec, ngx_log, ERR = ngx.exec, ngx.log, ngx.ERR
+local get_method = ngx.req.get_method
+
+local M = {}
+
+local rewrites_uri
+
+function M.init(conf)
+    rewrites_uri = uri.init(conf)
+    forwarded.init(conf)
+end
+
+local no_route = {error_msg = "404 Route Not Found"}
+local req = {} -- reused: nothing yields between filling it and the match
+
+local function match(ctx)
+    req.uri, req.host, req.http_host = uri.for_match(ctx), ngx_var.host, ngx_var.http_host
+    req.method, req.remote_addr, req.vars = get_method(), ngx_var.remote_addr, ctx.var
+    local item, matched = routes.match(req)
+    if not item then
+        return nil
+    end
+    -- The router reuses its table; plugins and the log phase still want it.
+    local own = ctx.dpproxy_matched
+    for k, v in pairs(matched) do
+        if not own then
+            own = tablepool.fetch("matched", 0, 4)
+            ctx.dpproxy_matched = own
+        end
+        own[k] = v
+    end
+    ctx.curr_req_matched = own or matched
+    return item
+end
+
+local function new_ctx()
+    local ctx = tablepool.fetch("api_ctx", 0, 32)
+    ngx.ctx.api_ctx = ctx
+    core_ctx.set_vars_meta(ctx)
+    return ctx
+end
+
+local function websocket(ctx, conf)
+    local upgrade = ngx_var.http_upgrade
+    if upgrade and conf.value.enable_websocket then
+        ctx.var.upstream_upgrade = upgrade
+        ctx.var.upstream_connection = ngx_var.http_connection
+    end
+end
+
+-- Another location of nginx goes on; its access phase finds the ctx through $dpproxy_ctx, since ngx.exec drops ngx.ctx.
+local parked, parked_next = {}, 0
+
+local function go_to(location, ctx)
+    parked_next = parked_next + 1
+    parked[parked_next] = ctx
+    ngx_var.dpproxy_ctx = parked_next
+    return ngx_exec(location)
+end
+
+function M.resume()
+    local number = tonumber(ngx_var.dpproxy_ctx)
+    local ctx = number and parked[number]
+    if not ctx then
+        return core_response.exit(500)
+    end
+    parked[number] = nil
+    ngx.ctx.api_ctx = ctx
+end
+
+local function proxy(ctx)
+    local scheme = upstream.finish(ctx)
+    if scheme == "grpc" or scheme == "grpcs" then
+        return go_to("@grpc_pass", ctx)
+    end
+    local var = ctx.var._cache
+    local mirror = var.upstream_mirror_uri
+    if mirror and mirror ~= "" then
+        return go_to("@mirrored", ctx)
+    end
+    local zone = var.upstream_cache_zone
+    if zone and zone ~= "" then
+        return go_to("@cached", ctx)
+    end
+end
+
+function M.access()
+    if ngx.is_subrequest then
+        return
+    end
+    store.refresh()
+    local ctx = new_ctx()
+    if rewrites_uri then
+        uri.rewrite(ctx)
+    end
+    if tls.mutual and not tls.client_is_known(ctx) then
+        return core_response.exit(400)
+    end
+    forwarded.check()
+
+    local item = match(ctx)
+    if not item then
+        runtime.global_rules("rewrite", ctx)
+        runtime.global_rules("access", ctx)
+        return core_response.exit(404, no_route)
+    end
+    ctx.matched_route = item
+    local conf, status, message = merge.route(item, store)
+    if not conf then
+        ngx_log(ERR, "route ", item.short_key, ": ", message)
+        return core_response.exit(status)
+    end
+    runtime.enter(ctx, item, conf)
+    runtime.global_rules("rewrite", ctx)
+    runtime.run("rewrite", ctx)
+    conf = runtime.merge_consumer(ctx) or conf
+    runtime.global_rules("access", ctx)
+    runtime.run("access", ctx)
+    ctx.dpproxy_conf = conf
+    websocket(ctx, conf)
+    upstream.prepare(ctx, conf)
+    runtime.run("before_proxy", ctx)
+    return proxy(ctx)
+end
+
+return M

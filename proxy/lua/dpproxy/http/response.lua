@@ -1,0 +1,63 @@
+-- What happens after the upstream has answered: header and body filters, the log phase.
+local core_ctx = require("apisix.core.ctx")
+local runtime = require("dpproxy.plugin.runtime")
+local tablepool = require("apisix.core.tablepool")
+local upstream = require("dpproxy.http.upstream")
+
+local ngx = ngx
+local ngx_header = ngx.header
+local str_sub, str_byte = string.sub, string.byte
+local FIVE = str_byte("5")
+
+local M = {}
+
+local server_header, always_show_status
+
+function M.init(conf)
+    server_header = conf.apisix.enable_server_tokens and "APISIX/" .. conf.dpproxy.apisix_version or "APISIX"
+    always_show_status = conf.apisix.show_upstream_status_in_response_header
+end
+
+local function show_upstream_status(ctx)
+    local text = ngx.var.upstream_status
+    if not text then
+        return
+    end
+    if always_show_status or str_byte(str_sub(text, -3)) == FIVE then
+        ngx_header["X-APISIX-Upstream-Status"] = text
+    end
+end
+
+function M.header_filter()
+    ngx_header["Server"] = server_header
+    local ctx = ngx.ctx.api_ctx
+    if not ctx then
+        return
+    end
+    if ctx._apisix_proxied and (always_show_status or ngx.status >= 500) then
+        show_upstream_status(ctx)
+    end
+    runtime.filters("header_filter", ctx)
+end
+
+function M.body_filter()
+    local ctx = ngx.ctx.api_ctx
+    if ctx then
+        runtime.filters("body_filter", ctx)
+    end
+end
+
+function M.log()
+    local ngx_ctx = ngx.ctx
+    local ctx = ngx_ctx.api_ctx
+    if not ctx then
+        return
+    end
+    runtime.filters("log", ctx)
+    upstream.done(ctx)
+    ngx_ctx.api_ctx = nil
+    core_ctx.release_vars(ctx)
+    tablepool.release("api_ctx", ctx)
+end
+
+return M

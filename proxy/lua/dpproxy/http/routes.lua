@@ -1,0 +1,48 @@
+-- The router of this worker, kept in step with the store.
+local store = require("dpproxy.config.store")
+local router_lib = require("dpproxy.router")
+
+local ngx = ngx
+local ipairs = ipairs
+
+local M = {}
+
+local router
+
+local function service_of(id)
+    return store.get("services", id)
+end
+
+local function upsert(item)
+    local ok, err = router:upsert(item)
+    if not ok then
+        ngx.log(ngx.ERR, "route ", item.short_key, " is not routed: ", err)
+    end
+end
+
+local function route_changed(new, _, short_key)
+    if new then
+        upsert(new)
+    else
+        router:remove(short_key)
+    end
+end
+
+local function service_changed(_, _, short_key)
+    router:service_changed(short_key)
+end
+
+function M.init(conf)
+    router = router_lib.new(conf.apisix.router.http, {service_of = service_of})
+    for _, item in ipairs((store.list("routes"))) do
+        upsert(item)
+    end
+    store.subscribe("routes", route_changed)
+    store.subscribe("services", service_changed)
+end
+
+function M.match(req)
+    return router:match(req)
+end
+
+return M
