@@ -125,6 +125,9 @@ enum sqlb_outcome sqlb_my_judge_stmt(struct sqlb_conn *conn, MYSQL_STMT *stmt, s
 {
 	char text[KS_ERR_TEXT_MAX];
 
+	/* While rows are fetched the library tells errors of the connection, and of the server, only there. */
+	if (mysql_stmt_errno(stmt) == 0)
+		return sqlb_my_judge_conn(conn, err);
 	/* A dropped connection takes the text with it. */
 	snprintf(text, sizeof(text), "%s", mysql_stmt_error(stmt));
 	return sqlb_my_judge(conn, mysql_stmt_errno(stmt), text, err);

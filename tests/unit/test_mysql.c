@@ -642,6 +642,50 @@ static void a_transaction_cut_at_any_byte_loses_and_doubles_nothing(void)
 	cut_everywhere(append_with_lease, 200);
 }
 
+static bool count_row(void *ctx, const struct sqlb_row *row)
+{
+	(void)row;
+	++*(int *)ctx;
+	return true;
+}
+
+/* In pages, which come with more bytes than the library takes at once. */
+static void a_read_that_is_cut_says_why(void)
+{
+	struct side direct = begin(), side;
+	struct relay relay = {0};
+	char through[URL_MAX];
+	int count = 0, answers, cuts = 0;
+	bool more;
+
+	for (int64_t position = 1; position <= 300; position++)
+		OK(append_as(direct.conn, position, 7, position));
+	relay.listen_fd = listen_somewhere(&relay.at_port);
+	pthread_create(&relay.thread, NULL, relay_run, &relay);
+	url_at(through, "kineshim", relay.at_port, "");
+	side = side_open(through);
+	OK(ops->read_rows(side.conn, 0, -1, 1 << 30, count_row, &count, &more, &err));
+	CU_ASSERT_EQUAL(count, 300);
+	relay_arm(&relay, -1, -1); /* how much there is to cut */
+	OK(ops->read_rows(side.conn, 0, -1, 1 << 30, count_row, &count, &more, &err));
+	atomic_store(&relay.armed, false);
+	answers = atomic_load(&relay.seen_to_client);
+	for (int cut = 0; cut < answers; cut += answers / 60 + 1, cuts++) {
+		relay_arm(&relay, -1, cut);
+		CU_ASSERT_EQUAL(ops->read_rows(side.conn, 0, -1, 1 << 30, count_row, &count, &more, &err), SQLB_AWAY);
+		CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "(error 2013)"));
+		if (!strstr(err.text, "(error 2013)"))
+			printf("# cut after %d of %d bytes: %s\n", cut, answers, err.text);
+		OK(ops->read_rows(side.conn, 0, -1, 1 << 30, count_row, &count, &more, &err));
+	}
+	printf("# %d cuts of %d bytes\n", cuts, answers);
+	side_close(&side);
+	atomic_store(&relay.stop, true);
+	pthread_join(relay.thread, NULL);
+	close(relay.listen_fd);
+	end(&direct);
+}
+
 /* ---- sessions and servers that die ---- */
 
 struct disturber {
@@ -1467,6 +1511,7 @@ static const struct tap_test tests[] = {
 	{"a_server_that_stops_answering_leaves_doubt_that_can_be_settled",
 	 a_server_that_stops_answering_leaves_doubt_that_can_be_settled},
 	{"an_append_cut_at_any_byte_loses_and_doubles_nothing", an_append_cut_at_any_byte_loses_and_doubles_nothing},
+	{"a_read_that_is_cut_says_why", a_read_that_is_cut_says_why},
 	{"a_transaction_cut_at_any_byte_loses_and_doubles_nothing",
 	 a_transaction_cut_at_any_byte_loses_and_doubles_nothing},
 	{"sessions_ended_during_appends_lose_and_double_nothing",
