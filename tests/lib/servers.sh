@@ -535,7 +535,7 @@ galera_init() {
 
 	galera_provider >/dev/null || return 1
 	for node in 1 2 3; do
-		my_as_user mkdir "$dir/$node" || return 1
+		my_as_user mkdir -p "$dir/$node" || return 1
 	done
 	my_make_data "$dir/1" || return 1
 	for node in 2 3; do

@@ -177,17 +177,18 @@ static void strike_sessions(struct hand *hand)
 static void strike_disk(struct hand *hand)
 {
 	struct etcdc *etcd = open_client(hand->run, any_instance(hand), true, 2000);
+	unsigned number = draw(&hand->random, 1000);
 	int64_t end_ns;
 
-	record_fault(hand->run, "disk", "full");
-	tool(hand, "fill", 0);
+	record_fault(hand->run, "disk", "full (%u)", number);
+	tool(hand, "fill", number);
 	end_ns = now_ns() + some_ms(hand, 1000, 4000) * 1000000;
 	while (now_ns() < end_ns && pause_for(hand, 5))
 		record_large_put(hand->run, etcd);
 	etcdc_close(etcd);
-	tool(hand, "free", 0);
+	tool(hand, "free", number);
 	say("the disk has room again");
-	tool(hand, "start", 0);
+	tool(hand, "start", number);
 }
 
 /* ---- Connections ---- */
