@@ -138,6 +138,7 @@ describe("upstream.resolve", function()
         local value = {nodes = {["10.0.0.1:1"] = 1, ["10.0.0.2:2"] = 1}, checks = {active = {}}}
         local health, sick, reports = 1, nil, {}
         local checker = {
+            has_passive = true,
             health_version = function() return health end,
             usable = function(_, host) return host ~= sick end,
             report = function(_, host, port, kind, status)
@@ -171,6 +172,14 @@ describe("upstream.resolve", function()
         upstream.failed(ctx, "next", 500)
         assert.same({{"10.0.0.2", 2, "timeout"}, {"10.0.0.2", 2, "tcp"}, {"10.0.0.2", 2, "http", 500}},
             {reports[#reports - 2], reports[#reports - 1], reports[#reports]})
+        ctx.var.upstream_header_time = "0.001, -"
+        upstream.done(ctx, 502)
+        assert.same({"10.0.0.2", 2, "tcp"}, reports[#reports])
+        ctx = ctx_of("u9", 1)
+        upstream.pick(ctx, upstream.resolve(ctx, value))
+        ctx.var.upstream_header_time = "-, 0.001"
+        upstream.done(ctx, 504)
+        assert.same({"10.0.0.2", 2, "http", 504}, reports[#reports])
         upstream.setup({checker = function() return nil end})
     end)
     it("allocates nothing per request", function()

@@ -372,45 +372,95 @@ local function same_nodes(a, b)
     return true
 end
 
--- A service of DNS discovery, "name" or "name:port" -> nodes: SRV records, or all addresses. The table stays the same while they
--- do.
-function M:service(service_name)
-    local now = self.clock()
-    local entry = self.lists:get(service_name)
-    if entry and now < entry.expires then
+-- SRV records -> nodes. In SRV the lowest priority comes first, with us the highest; the root as target means "not here".
+local function nodes_of_srv(records, port)
+    local nodes = {}
+    for _, record in ipairs(records) do
+        if record.target ~= "" then
+            local weight, priority = max(record.weight, 1), -record.priority
+            nodes[#nodes + 1] = {host = record.target, port = port or record.port, weight = weight, priority = priority}
+        end
+    end
+    return nodes
+end
+
+local function nodes_of_addresses(records, port)
+    local nodes = {}
+    for i, record in ipairs(records) do
+        nodes[i] = {host = record.address, port = port, weight = 1, priority = 0}
+    end
+    return nodes
+end
+
+local function ask_for_nodes(self, name, port, with_srv)
+    local nodes, ttl, final, records
+    if with_srv then
+        records, ttl, final = lookup(self, name, {wire.SRV})
+        nodes = records and nodes_of_srv(records, port)
+    end
+    if not with_srv or not records and final then
+        records, ttl, final = lookup(self, name, address_kinds(self))
+        nodes = records and nodes_of_addresses(records, port)
+    end
+    return nodes, ttl, final
+end
+
+-- Several nodes of a name; the table stays the same while they do.
+local function nodes_for(self, key, name, port, with_srv)
+    local entry = self.lists:get(key)
+    if entry and self.clock() < entry.expires then
         return entry.nodes, entry.reason
     end
-    local name, port = nodes_of.parse_addr(service_name)
-    local nodes = {}
-    local records, ttl, final = lookup(self, name, {wire.SRV})
-    if records then
-        for _, record in ipairs(records) do
-            if record.target ~= "" then -- the root as target: no such service here
-                -- In SRV the lowest priority comes first, with us the highest.
-                local weight, priority = max(record.weight, 1), -record.priority
-                nodes[#nodes + 1] = {host = record.target, port = port or record.port, weight = weight, priority = priority}
-            end
-        end
-    elseif final then
-        records, ttl, final = lookup(self, name, address_kinds(self))
-        for i, record in ipairs(records or {}) do
-            nodes[i] = {host = record.address, port = port, weight = 1, priority = 0}
-        end
-    end
-    now = self.clock()
-    if records then
+    local nodes, ttl_or_err, final = ask_for_nodes(self, name, port, with_srv)
+    local now = self.clock()
+    if nodes then
         sort(nodes, by_place)
         if entry and same_nodes(entry.nodes, nodes) then
             nodes = entry.nodes
         end
-        entry = {nodes = nodes, expires = now + lifetime(self, ttl), known_at = now}
+        entry = {nodes = nodes, expires = now + lifetime(self, ttl_or_err), known_at = now}
     elseif not final and entry and entry.nodes and now - entry.known_at < STALE then
         entry = {nodes = entry.nodes, expires = now + FAILURE_TTL, known_at = entry.known_at}
     else
-        entry = {reason = ttl, expires = now + (final and max(1, final) or FAILURE_TTL)}
+        entry = {reason = ttl_or_err, expires = now + max(FAILURE_TTL, final or 0)}
     end
-    self.lists:set(service_name, entry)
+    self.lists:set(key, entry)
     return entry.nodes, entry.reason
+end
+
+-- A service of DNS discovery, "name" or "name:port" -> nodes: SRV records, or all addresses.
+function M:service(service_name)
+    local name, port = nodes_of.parse_addr(service_name)
+    return nodes_for(self, service_name, name, port, true)
+end
+
+-- All of a domain's addresses, for plugins. -> array | nil, err
+function M:all(name)
+    if nodes_of.is_ip(name) then
+        return {name}
+    end
+    local _, hosts = files_of(self, self.clock())
+    local known = hosts[lower(name)]
+    if known then
+        return {known}
+    end
+    local nodes, err = nodes_for(self, "all " .. name, name, nil, false)
+    if not nodes then
+        return nil, err
+    end
+    local list = {}
+    for i, node in ipairs(nodes) do
+        list[i] = node.host
+    end
+    return list
+end
+
+-- The same by the gateway's own client (M.default, set by dpproxy.upstream.runtime).
+function M.resolve(name)
+    if not M.default then
+        return nil, "no resolver"
+    end
+    return M.default:all(name)
 end
 
 return M

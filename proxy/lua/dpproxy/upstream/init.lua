@@ -5,6 +5,7 @@ local generations = require("dpproxy.upstream.generations")
 local nodes_of = require("dpproxy.upstream.nodes")
 local picker = require("dpproxy.upstream.picker")
 
+local find = string.find
 local type, getmetatable, setmetatable, pairs = type, getmetatable, setmetatable, pairs
 
 local M = {scheme_port = nodes_of.scheme_port, host_with_port = nodes_of.host_with_port}
@@ -18,7 +19,7 @@ local env = {
     address = function(domain) -- domain -> address | nil, err
         return nil, "no resolver for " .. domain
     end,
-    checker = nil, -- fn(key, version, upstream) -> health checker | nil
+    checker = nil, -- fn(key, version, upstream) -> health checker | nil (not yet) | false (none)
     discover = nil, -- fn(upstream_value) -> nodes | nil, err
     log = function() end, -- fn(level, message)
 }
@@ -145,13 +146,16 @@ function M.resolve(ctx, value)
     return up
 end
 
+-- The entry's health checker. It is asked for again when the upstream or its health has changed: checks may have ended meanwhile.
 local function checker_of(entry, up)
     if not up.checks or not env.checker then
         return nil
     end
-    if entry.checked ~= up then
-        entry.checker = env.checker(entry.key, entry.version, up)
-        entry.checked = entry.checker and up or nil
+    local checker = entry.checker
+    if entry.checked ~= up or checker and checker:health_version() ~= entry.health then
+        checker = env.checker(entry.key, entry.version, up)
+        entry.checker = checker or nil
+        entry.checked = checker ~= nil and up or nil
     end
     return entry.checker
 end
@@ -226,6 +230,12 @@ function M.failed(ctx, state, status)
     end
 end
 
+-- Did the last server of this request send a header? "0.001, -" has one time for each try.
+local function no_header(ctx)
+    local times = ctx.var.upstream_header_time
+    return times == nil or find(times, "-%s*$") ~= nil
+end
+
 -- At the request's end, in log: the node is let go of, and its status reported. Without a pick it does nothing.
 function M.done(ctx, status)
     local chosen = ctx.balancer_picker
@@ -236,7 +246,12 @@ function M.done(ctx, status)
     ctx.balancer_picker, ctx.balancer_tried = nil, nil
     local checker = ctx.balancer_checker
     if checker then
-        checker:report(ctx.balancer_ip, ctx.balancer_port, "http", status)
+        if (status == 502 or status == 504) and no_header(ctx) then
+            -- The last try's failure, which no failed() was called for.
+            checker:report(ctx.balancer_ip, ctx.balancer_port, status == 504 and "timeout" or "tcp")
+        elseif checker.has_passive then
+            checker:report(ctx.balancer_ip, ctx.balancer_port, "http", status)
+        end
         ctx.balancer_checker = nil
     end
 end

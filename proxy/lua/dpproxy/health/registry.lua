@@ -1,0 +1,171 @@
+-- Which upstreams are checked, for all workers: the worker that sees an upstream's first request writes it here, the one that
+-- probes reads it, whichever that is. In the shared dictionary: "hc:names" (JSON array of names), "hc:c:<name>" (JSON record),
+-- "hc:gen" (grows with every change). Changes are made under a lock; who does not get it comes again with the next request. No
+-- ngx in here.
+local checker = require("dpproxy.health.checker")
+local json = require("dpproxy.base.json")
+local settings = require("dpproxy.health.settings")
+local state = require("dpproxy.health.state")
+
+local concat, ipairs, match, tonumber, tostring = table.concat, ipairs, string.match, tonumber, tostring
+
+local M = {}
+local mt = {__index = M}
+
+local LOCK_SECONDS = 1
+M.DELETE_DELAY = 10
+
+-- env: {dict, clock, log}
+function M.new(env)
+    return setmetatable({dict = env.dict, clock = env.clock, env = env}, mt)
+end
+
+function M:names()
+    return json.decode(self.dict:get("hc:names") or "[]") or {}
+end
+
+function M:generation()
+    return self.dict:get("hc:gen") or 0
+end
+
+-- -> {name, version, ids, checks, targets, delete_at} | nil
+function M:record(name)
+    local text = self.dict:get("hc:c:" .. name)
+    return text and json.decode(text)
+end
+
+function M:checker(record)
+    return checker.new(record, self.env)
+end
+
+local function locked(self, fn, ...)
+    if not self.dict:add("hc:lock", 1, LOCK_SECONDS) then
+        return nil, "busy"
+    end
+    local ok, result, err = pcall(fn, self, ...)
+    self.dict:delete("hc:lock")
+    if not ok then
+        return nil, result
+    end
+    return result, err
+end
+
+local function write(self, record)
+    local text, err = json.encode(record)
+    if not text then
+        return nil, err
+    end
+    local ok
+    ok, err = self.dict:set("hc:c:" .. record.name, text)
+    if not ok then
+        return nil, err
+    end
+    self.dict:incr("hc:gen", 1, 0)
+    return true
+end
+
+local function add_name(self, name)
+    local names = self:names()
+    for _, each in ipairs(names) do
+        if each == name then
+            return true
+        end
+    end
+    names[#names + 1] = name
+    return self.dict:set("hc:names", json.encode(json.as_array(names)))
+end
+
+-- Texts like "12#3" count by the number that they begin with; the newer configuration wins.
+local function number_of(version)
+    return tonumber(match(tostring(version), "^%d+")) or 0
+end
+
+local function store(self, record, old)
+    -- What a target has been through stays while it is a target, whatever else changes.
+    if old then
+        local wanted = {}
+        for _, target in ipairs(record.targets) do
+            wanted[target.id] = true
+        end
+        local before = self:checker(old)
+        for _, target in ipairs(before.targets) do
+            if not wanted[target.id] then
+                state.forget(self.dict, target)
+            end
+        end
+        before:touch()
+    end
+    local ok, err = add_name(self, record.name)
+    if ok then
+        ok, err = write(self, record)
+    end
+    return ok, err
+end
+
+-- Sees to it that the upstream is checked as it is now. -> checker | nil, err
+function M:ensure(name, version, up)
+    local targets = settings.targets(up)
+    local ids = {}
+    for i, target in ipairs(targets) do
+        ids[i] = target.id
+    end
+    local record = {name = name, version = version, ids = concat(ids, "\n"), checks = up.checks, targets = targets}
+    local old = self:record(name)
+    local same = old and not old.delete_at and old.version == version and old.ids == record.ids
+    local newer = old and number_of(old.version) > number_of(version)
+    if not same and not newer then
+        local ok, err = locked(self, store, record, old)
+        if not ok then
+            return nil, err
+        end
+    end
+    return self:checker(record)
+end
+
+local function set_delete_at(self, name, when)
+    local record = self:record(name)
+    if record and record.delete_at ~= when then
+        record.delete_at = when
+        -- Who still has requests for it takes it in again.
+        self:checker(record):touch()
+        return write(self, record)
+    end
+    return true
+end
+
+-- The upstream is gone, or not checked any more: its state goes a while later, in case it comes back.
+function M:leave(name)
+    return locked(self, set_delete_at, name, self.clock() + M.DELETE_DELAY)
+end
+
+function M:stay(name)
+    return locked(self, set_delete_at, name, nil)
+end
+
+local function remove(self, name)
+    local record = self:record(name)
+    local names = {}
+    for _, each in ipairs(self:names()) do
+        if each ~= name then
+            names[#names + 1] = each
+        end
+    end
+    self.dict:set("hc:names", json.encode(json.as_array(names)))
+    if record then
+        local old = self:checker(record)
+        for _, target in ipairs(old.targets) do
+            state.forget(self.dict, target)
+        end
+        old:touch()
+        self.dict:expire(old.version_key, 3600)
+    end
+    self.dict:delete("hc:c:" .. name)
+    self.dict:incr("hc:gen", 1, 0)
+    return true
+end
+
+function M:remove(name)
+    return locked(self, remove, name)
+end
+
+return M
