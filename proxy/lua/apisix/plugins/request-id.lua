@@ -33,7 +33,9 @@ function M.check_schema(conf)
 end
 
 function M.init()
-    random.after_fork()
+    if ngx.get_phase() ~= "init" then
+        random.use_pool()
+    end
 end
 
 local nanoid_alphabet = "-_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"

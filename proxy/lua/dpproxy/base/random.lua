@@ -7,13 +7,15 @@ local floor = math.floor
 
 local M = {}
 
--- OpenSSL is asked for a block: a call for 16 bytes costs nearly as much as one for 512.
+-- OpenSSL is asked for a block: a call for 16 bytes costs nearly as much as one for 512. Not before use_pool(): what the master
+-- had left of a block when it forked, every worker would give out.
 local pool_size = 512
 local pool = ""
 local used = pool_size
+local pools = false
 
 function M.bytes(n)
-    if n > 64 then
+    if n > 64 or not pools then
         return crypto.random_bytes(n)
     end
     if used + n > pool_size then
@@ -23,9 +25,9 @@ function M.bytes(n)
     return sub(pool, used - n + 1, used)
 end
 
--- A worker must not give out what its siblings got: the pool filled before the fork is thrown away.
-function M.after_fork()
-    used = pool_size
+-- For a worker, after the fork.
+function M.use_pool()
+    pools = true
 end
 
 local uuid_format = "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x"

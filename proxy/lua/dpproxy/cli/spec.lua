@@ -23,11 +23,7 @@ end
 
 local not_here = "dpproxy has no such part"
 
-M.plugins = {
-    "real-ip", "cors", "request-id", "fault-injection", "serverless-pre-function", "ip-restriction", "basic-auth", "jwt-auth",
-    "key-auth", "consumer-restriction", "proxy-cache", "proxy-mirror", "proxy-rewrite", "limit-conn", "limit-count", "limit-req",
-    "traffic-split", "redirect", "response-rewrite", "prometheus", "http-logger", "serverless-post-function",
-}
+M.plugins = require("dpproxy.plugin.defaults").names()
 
 M.keys = {
     apisix = {

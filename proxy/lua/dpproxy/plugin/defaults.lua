@@ -14,6 +14,7 @@ M.http = {
     {"key-auth", 2500},
     {"consumer-restriction", 2400},
     {"proxy-cache", 1085},
+    {"proxy-mirror", 1010},
     {"proxy-rewrite", 1008},
     {"limit-conn", 1003},
     {"limit-count", 1002},
