@@ -23,7 +23,7 @@ import time
 import urllib.request
 
 TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-DPPROXY = os.environ.get("DPPROXY", os.path.join(TOP, "build", "proxy", "launcher", "dpproxy"))
+DPPROXY = os.environ.get("DPPROXY", os.path.join(TOP, "build", "proxy", "dpproxy"))
 MODULES = "/usr/lib/nginx/modules"
 TICK = os.sysconf("SC_CLK_TCK")
 
