@@ -78,12 +78,16 @@ local function drop(self, ops, op, map, path)
     end
 end
 
+function model_mt:knows(path)
+    return self.valid[path] ~= nil or self.rejected[path] ~= nil
+end
+
 function model_mt:delete(ops, path)
     local kind = kinds.split(path)
     if not kind then
         return
     end
-    if not self.valid[path] and not self.rejected[path] then
+    if not self:knows(path) then
         ops[#ops + 1] = {op = "U", path = path}
         return
     end

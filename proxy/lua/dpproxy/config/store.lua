@@ -7,6 +7,7 @@ local transport = require("dpproxy.etcd.transport")
 local kinds = require("dpproxy.config.kinds")
 local lease = require("dpproxy.config.lease")
 local posix = require("dpproxy.config.posix")
+local reader = require("dpproxy.config.reader")
 local shared = require("dpproxy.config.shared")
 local snapshot = require("dpproxy.config.snapshot")
 local status = require("dpproxy.config.status")
@@ -115,31 +116,7 @@ end
 
 -- Takes in what was published since -> did anything change
 function M.refresh()
-    local head = self.store:number("head")
-    if head == self.head then
-        return false
-    end
-    local before = self.seq
-    local list = self.seq > 0 and self.store:since(self.seq)
-    if list then
-        self.head = head
-        for _, txn in ipairs(list) do
-            self.mine:apply(txn.ops)
-            self.seq = txn.seq
-        end
-    elseif head > 0 then
-        local records, err = self.store:read_all()
-        if not records then
-            log("error", "config: " .. err)
-            return false
-        end
-        self.head = head
-        self.seq = records.seq
-        self.mine:replace(records)
-    else
-        self.head = head
-    end
-    return self.seq ~= before
+    return self.reader:refresh()
 end
 
 function M.get(kind, short_key)
@@ -168,8 +145,8 @@ end
 
 function M.status()
     local now = self.numbers:read()
-    now.loaded = self.seq > 0
-    now.seq = self.seq
+    now.loaded = self.reader.seq > 0
+    now.seq = self.reader.seq
     now.shared_bytes = ngx.shared.dpproxy_config:capacity()
     now.shared_free_bytes = ngx.shared.dpproxy_config:free_space()
     return now
@@ -274,6 +251,7 @@ function M.init_worker(node)
         M.init(node)
     end
     self.mine = tables.new({check = check, prefix = self.settings.prefix, log = log})
+    self.reader = reader.new({store = self.store, tables = self.mine, log = log})
     self.lease = lease.new({dict = self.state, id = ngx.worker.pid()})
     M.refresh()
     assert(ngx.timer.every(tick_interval, function(premature)

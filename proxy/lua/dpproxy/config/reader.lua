@@ -1,0 +1,50 @@
+-- Keeps a worker's tables at what is published in shared memory: by transactions, or from the base when the worker is new or too
+-- far behind. No ngx in here.
+local M = {}
+
+local reader_mt = {}
+reader_mt.__index = reader_mt
+
+-- opts: {store = dpproxy.config.shared, tables = dpproxy.config.tables, log = fn(level, message)}
+function M.new(opts)
+    return setmetatable({store = opts.store, tables = opts.tables, log = opts.log, seq = 0, head = -1}, reader_mt)
+end
+
+local function read_all(self, head)
+    local records, err = self.store:read_all()
+    if not records then
+        self.log("error", "config: " .. err)
+        return false
+    end
+    self.head, self.seq = head, records.seq
+    self.tables:replace(records)
+    return true
+end
+
+-- Takes in what was published since -> did anything change. One read when nothing did.
+function reader_mt:refresh()
+    local head = self.store:number("head")
+    if head == self.head then
+        return false
+    end
+    if head == 0 then
+        self.head = head
+        return false
+    end
+    if self.seq == 0 then
+        return read_all(self, head)
+    end
+    local list = self.store:since(self.seq)
+    if not list then
+        return read_all(self, head)
+    end
+    self.head = head
+    local before = self.seq
+    for _, txn in ipairs(list) do
+        self.seq = txn.seq
+        self.tables:apply(txn.ops)
+    end
+    return self.seq ~= before
+end
+
+return M
