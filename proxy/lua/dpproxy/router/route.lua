@@ -8,6 +8,7 @@ local bit = require("bit")
 local expr = require("dpproxy.router.expr")
 local ffi = require("ffi")
 local ipmatch = require("dpproxy.router.ipmatch")
+local clear = require("table.clear")
 
 local band, bor, lshift = bit.band, bit.bor, bit.lshift
 local type, ipairs, pcall, tostring, setmetatable = type, ipairs, pcall, tostring, setmetatable
@@ -131,6 +132,27 @@ local function host_accepts(hosts, req, matched)
     return false
 end
 
+-- May this request take the route? What its owner wrote may fail: then the answer is no.
+-- caller's `req` or the router's `matched`: both are as before afterwards.
+local function run_predicates(route, req, matched, guard)
+    local uri, method, host, http_host = req.uri, req.method, req.host, req.http_host
+    local remote_addr, vars, matched_host = req.remote_addr, req.vars, matched._host
+    guard.busy = guard.busy + 1
+    local ok, answer = true, true
+    if route.vars then
+        ok, answer = pcall(route.vars, vars)
+    end
+    if ok and answer and route.filter then
+        ok, answer = pcall(route.filter, vars, req)
+    end
+    guard.busy = guard.busy - 1
+    req.uri, req.method, req.host, req.http_host = uri, method, host, http_host
+    req.remote_addr, req.vars = remote_addr, vars
+    clear(matched)
+    matched._host = matched_host
+    return ok, answer
+end
+
 -- May this request take the route? What its owner wrote may fail (then: no), and may yield (it reads the body).
 function M.accepts(route, req, matched, guard)
     if route.methods ~= 0 and band(route.methods, method_bits[req.method] or 0) == 0 then
@@ -146,15 +168,7 @@ function M.accepts(route, req, matched, guard)
     if not route.vars and not route.filter then
         return true
     end
-    guard.busy = guard.busy + 1
-    local ok, answer = true, true
-    if route.vars then
-        ok, answer = pcall(route.vars, req.vars)
-    end
-    if ok and answer and route.filter then
-        ok, answer = pcall(route.filter, req.vars, req)
-    end
-    guard.busy = guard.busy - 1
+    local ok, answer = run_predicates(route, req, matched, guard)
     if not ok then
         if guard.on_error then
             guard.on_error(route.item, answer)

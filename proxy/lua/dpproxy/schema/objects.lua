@@ -1,6 +1,7 @@
 -- What an object from etcd may be. Defaults are filled in and the id is set while checking.
 --
---   check(kind, value, short_key, opts) -> true | false, err
+--   check(kind, value, short_key, opts) -> true | false, err         opts: what configure() was given, if left out
+--   configure(opts)                     for this process, by whoever loads the plugins
 --   opts.plugin_schema(name, conf, kind) -> true | false, err | "unknown"
 --                                       the plugin's own check; kind may be "credentials". Without it, any object will do.
 --   opts.warn(message)                  told of what is accepted and has no effect (unknown plugins, errors of disabled ones)
@@ -215,14 +216,20 @@ local function check_value(kind, value, short_key, opts)
     return ok, err
 end
 
-local no_opts = {}
+local configured = {}
+
+function M.configure(opts)
+    for name, fn in pairs(opts) do
+        configured[name] = fn
+    end
+end
 
 function M.check(kind, value, short_key, opts)
     if type(value) ~= "table" then
         return false, "an object is expected, got " .. type(value)
     end
     short_key = tostring(short_key or "")
-    local ok, err = check_value(kind, value, short_key, opts or no_opts)
+    local ok, err = check_value(kind, value, short_key, opts or configured)
     if not ok then
         return false, err
     end

@@ -1,0 +1,149 @@
+-- Routes by path: exact ones by hash, then prefixes from the longest to the shortest; each has a list in the order in which its
+-- routes are asked: higher priority, longer path as it was written, earlier created, earlier in the route's own list.
+--
+--   new(guard) -> p       guard: {busy = number of predicates that are running, and may yield; on_error =}
+--   p:add(entry) ; p:remove(entry)
+--       entry: {path =, literal =, check =, index =, route = {priority =, order =, and the predicates}}
+--   p:match(req, matched) -> entry | nil
+local prefixes = require("dpproxy.router.prefixes")
+local accepts = require("dpproxy.router.route").accepts
+
+local insert, remove, setmetatable = table.insert, table.remove, setmetatable
+
+local M = {}
+local Paths = {}
+Paths.__index = Paths
+
+function M.new(guard)
+    return setmetatable({guard = guard, exact = {}, prefixes = prefixes.new(), count = 0}, Paths)
+end
+
+local function before(a, b)
+    local a_route, b_route = a.route, b.route
+    if a_route.priority ~= b_route.priority then
+        return a_route.priority > b_route.priority
+    elseif #a.path ~= #b.path then
+        return #a.path > #b.path
+    elseif a_route.order ~= b_route.order then
+        return a_route.order < b_route.order
+    end
+    return a.index < b.index
+end
+
+-- The place of an entry in a list that is in order.
+local function place(list, entry)
+    local low, high = 1, #list + 1
+    while low < high do
+        local middle = (low + high - (low + high) % 2) / 2
+        if before(list[middle], entry) then
+            low = middle + 1
+        else
+            high = middle
+        end
+    end
+    return low
+end
+
+-- A list that a suspended request may be walking is not changed: the change goes to a copy.
+local function writable(self, list)
+    if self.guard.busy == 0 then
+        return list
+    end
+    local copy = {}
+    for i = 1, #list do
+        copy[i] = list[i]
+    end
+    return copy
+end
+
+function Paths:add(entry)
+    local literal = entry.literal
+    self.count = self.count + 1
+    if literal == entry.path then
+        local list = self.exact[literal]
+        list = list and writable(self, list) or {}
+        insert(list, place(list, entry), entry)
+        self.exact[literal] = list
+        return
+    end
+    local node = self.prefixes:get(literal)
+    if not node then
+        self.prefixes:add(literal, {entry})
+        return
+    end
+    node.value = writable(self, node.value)
+    insert(node.value, place(node.value, entry), entry)
+end
+
+local function without(self, list, entry)
+    local i = place(list, entry)
+    -- entries that compare equal are neighbours
+    while list[i] and list[i] ~= entry do
+        i = i + 1
+    end
+    if not list[i] then
+        return list
+    end
+    list = writable(self, list)
+    remove(list, i)
+    self.count = self.count - 1
+    return list
+end
+
+function Paths:remove(entry)
+    local literal = entry.literal
+    if literal == entry.path then
+        local list = self.exact[literal]
+        if list then
+            list = without(self, list, entry)
+            self.exact[literal] = list[1] and list or nil
+        end
+        return
+    end
+    local node = self.prefixes:get(literal)
+    if node then
+        node.value = without(self, node.value, entry)
+        if not node.value[1] then
+            self.prefixes:remove(literal)
+        end
+    end
+end
+
+local function first_of(list, req, matched, guard)
+    for i = 1, #list do
+        local entry = list[i]
+        if accepts(entry.route, req, matched, guard) then
+            local check = entry.check
+            if not check or check(req.uri, matched) then
+                matched._path = entry.path
+                return entry
+            end
+        end
+    end
+end
+
+function Paths:match(req, matched)
+    local uri, guard = req.uri, self.guard
+    local list = self.exact[uri]
+    if list then
+        local entry = first_of(list, req, matched, guard)
+        if entry then
+            return entry
+        end
+    end
+    -- Found anew for each shorter prefix: requests seldom need more than one, and a predicate may yield meanwhile.
+    local limit = #uri
+    while limit >= 0 do
+        local node = self.prefixes:find(uri, limit)
+        if not node then
+            return nil
+        end
+        local entry = first_of(node.value, req, matched, guard)
+        if entry then
+            return entry
+        end
+        limit = node.len - 1
+    end
+end
+
+return M

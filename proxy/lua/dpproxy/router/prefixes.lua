@@ -1,0 +1,118 @@
+-- Strings and the longest of them that a text starts with (or, backwards: ends with). One pass over the text with a running hash;
+-- no garbage, and a cost that depends on the text and the longest string, not on how many strings there are.
+--
+--   new(backwards) -> p
+--   p:find(text, limit) -> node | nil      the longest string of at most `limit` bytes; node: {key =, len =, value =}
+--   p:get(key) -> node | nil ; p:add(key, value) -> node ; p:remove(key)
+local bit = require("bit")
+local ffi = require("ffi")
+
+local byte, min, max = string.byte, math.min, math.max
+local tobit, cast, copy, new = bit.tobit, ffi.cast, ffi.copy, ffi.new
+local C, setmetatable = ffi.C, setmetatable
+
+ffi.cdef([[
+    int memcmp(const void *, const void *, size_t);
+]])
+
+local M = {}
+local Prefixes = {}
+Prefixes.__index = Prefixes
+
+function M.new(backwards)
+    return setmetatable({
+        backwards = backwards or false,
+        count = 0,
+        longest = 0, -- no string is longer
+        size = 15, -- of `lengths`, which starts at 0
+        lengths = new("uint32_t[?]", 16), -- how many strings have that length
+        nodes = {}, -- hash -> node, others of the same hash by node.next
+    }, Prefixes)
+end
+
+local function hash_of(self, key)
+    local h, n = 0, #key
+    for i = 1, n do
+        h = tobit(h * 31 + byte(key, self.backwards and n - i + 1 or i))
+    end
+    return h
+end
+
+function Prefixes:find(text, limit)
+    if self.count == 0 then
+        return nil
+    end
+    local lengths, nodes, backwards, size = self.lengths, self.nodes, self.backwards, #text
+    local best = (limit >= 0 and lengths[0] > 0) and nodes[0] or nil
+    while best and best.len > 0 do
+        best = best.next
+    end
+    local h = 0
+    for i = 1, min(size, limit, self.longest) do
+        h = tobit(h * 31 + byte(text, backwards and size - i + 1 or i))
+        if lengths[i] > 0 then
+            local node = nodes[h]
+            while node do
+                if node.len == i and C.memcmp(cast("const char *", text) + (backwards and size - i or 0), node.key, i) == 0 then
+                    best = node
+                    break
+                end
+                node = node.next
+            end
+        end
+    end
+    return best
+end
+
+function Prefixes:get(key)
+    local node = self.nodes[hash_of(self, key)]
+    while node and node.key ~= key do
+        node = node.next
+    end
+    return node
+end
+
+local function make_room(self, len)
+    if len > self.size then
+        local size = max(len, self.size * 2)
+        local lengths = new("uint32_t[?]", size + 1)
+        copy(lengths, self.lengths, (self.size + 1) * 4)
+        self.lengths, self.size = lengths, size
+    end
+end
+
+-- For a key that is not there yet.
+function Prefixes:add(key, value)
+    local len, h = #key, hash_of(self, key)
+    make_room(self, len)
+    local node = {key = key, len = len, value = value, next = self.nodes[h]}
+    self.nodes[h] = node
+    self.lengths[len] = self.lengths[len] + 1
+    self.longest = max(self.longest, len)
+    self.count = self.count + 1
+    return node
+end
+
+function Prefixes:remove(key)
+    local h = hash_of(self, key)
+    local node, before = self.nodes[h], nil
+    while node and node.key ~= key do
+        node, before = node.next, node
+    end
+    if not node then
+        return
+    end
+    if before then
+        before.next = node.next
+    else
+        self.nodes[h] = node.next
+    end
+    local lengths = self.lengths
+    lengths[node.len] = lengths[node.len] - 1
+    while self.longest > 0 and lengths[self.longest] == 0 do
+        self.longest = self.longest - 1
+    end
+    self.count = self.count - 1
+end
+
+return M
