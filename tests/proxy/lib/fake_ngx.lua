@@ -219,7 +219,7 @@ local exit_mark = setmetatable({}, {__tostring = function() return "ngx.exit" en
 M.exit_mark = exit_mark
 
 -- request: {method =, uri =, args = "a=1", headers = {name = value}, body =, body_file =, vars = {name = value}}
--- -> fake: {logs =, printed = text, exited = code, request_headers =, response_headers =, sleeps =, timers =, now =, request =, phase =}
+-- -> fake: {logs =, printed = text, exited = code, request_headers =, response_headers =, sleeps =, timers =, now =, phase =}
 function M.install(request)
     request = request or {}
     request.vars = request.vars or {}
@@ -292,7 +292,7 @@ function M.install(request)
         end,
         exit = function(code)
             fake.exited = code
-            error(exit_mark, 0)
+            coroutine.yield(exit_mark)
         end,
         get_phase = function() return fake.phase end,
         now = function() return fake.now end,
@@ -344,6 +344,28 @@ function M.install(request)
             start_time = function() return fake.now end,
         },
     }
+    fake.ngx = _G.ngx
+
+    -- Another request over the same ngx, which modules that are loaded already hold.
+    function fake.next(next_request)
+        for k in pairs(request) do
+            request[k] = nil
+        end
+        for k, v in pairs(next_request or {}) do
+            request[k] = v
+        end
+        request.vars = request.vars or {}
+        for k in pairs(fake.request_headers) do
+            fake.request_headers[k] = nil
+        end
+        for name, value in pairs(request.headers or {}) do
+            fake.request_headers[name:lower()] = value
+        end
+        for k in pairs(fake.response_headers) do
+            fake.response_headers[k] = nil
+        end
+        fake.printed, fake.exited, fake.ngx.status, fake.ngx.ctx = "", nil, nil, {}
+    end
     return fake
 end
 
@@ -356,16 +378,17 @@ function M.unload()
     end
 end
 
--- Runs fn as a phase of nginx: ngx.exit ends it. -> true, results | false when it was ended so
+-- Runs fn as a phase of nginx: ngx.exit ends it, as nginx does it, by not coming back. -> true, results | false when it
+-- was ended so
 function M.run(fn, ...)
-    local results = {pcall(fn, ...)}
-    if results[1] then
-        return unpack(results)
+    local results = {coroutine.resume(coroutine.create(fn), ...)}
+    if not results[1] then
+        error(results[2], 0)
     end
     if results[2] == exit_mark then
         return false
     end
-    error(results[2], 0)
+    return unpack(results)
 end
 
 return M

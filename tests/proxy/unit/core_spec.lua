@@ -93,7 +93,8 @@ describe("core.ctx.var", function()
     it("reads GraphQL", function()
         start({method = "POST", body = [[
             # a comment with }
-            query getRepo($owner: String = "a\"}") @dir(x: {a: [1]}) { alias: owner(name: "x}") { name } repo ...F ... on T { z } }
+            query getRepo($owner: String = "a\"}") @dir(x: {a: [1]}) {
+                alias: owner(name: "x}") { name } repo ...F ... on T { z } }
             fragment F on T { q }]]})
         assert.equal("getRepo", ctx.var.graphql_name)
         assert.equal("query", ctx.var.graphql_operation)
@@ -336,12 +337,15 @@ describe("core.json, log, schema, env, encryption", function()
         start()
         core.log.warn("x: ", core.json.delay_encode({a = 1}), core.json.delay_encode({f = print}, true))
         assert.truthy(fake.logs[1].text:find('x: {"a":1}{"f":"', 1, true))
-        assert.equal('{"a":1,"b":{"c":2,"d":[]}}', core.json.stably_encode({b = {d = setmetatable({}, core.json.array_mt), c = 2}, a = 1}))
+        local none = setmetatable({}, core.json.array_mt)
+        assert.equal('{"a":1,"b":{"c":2,"d":[]}}', core.json.stably_encode({b = {d = none, c = 2}, a = 1}))
         assert.same({a = 1}, core.json.decode('{"a":1,"b":null}', {null_as_nil = true}))
     end)
     it("check schemas, fill defaults, let secret references pass", function()
         start()
-        local schema = {type = "object", properties = {n = {type = "integer", default = 3}, s = {type = "string", minLength = 50}}}
+        local schema = {type = "object", properties = {
+            n = {type = "integer", default = 3}, s = {type = "string", minLength = 50},
+        }}
         local conf = {s = "$env://X"}
         assert.is_true((core.schema.check(schema, conf)))
         assert.equal(3, conf.n)

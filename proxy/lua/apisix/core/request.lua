@@ -18,22 +18,19 @@ local function current(ctx)
     return ctx or ngx.ctx.api_ctx
 end
 
--- "X-Foo" -> "http_x_foo", remembered: header names come from configuration and code. x_forwarded_for and cookie are joined by
--- nginx when there are several lines; their first line is found in the headers' table.
-local var_names = {}
+-- "X-Foo" -> "http_x_foo", remembered: header names come from configuration and code.
+local var_names, direct = {}, {}
 local var_names_count = 0
 
 local function var_name(header)
     local name = var_names[header]
-    if name == nil then
-        local lower = str_gsub(str_lower(header), "-", "_")
-        name = "http_" .. lower
-        if lower == "x_forwarded_for" or lower == "cookie" or str_find(lower, "[^%w_]") then
-            name = false
+    if not name then
+        if var_names_count >= 4096 then
+            var_names, direct, var_names_count = {}, {}, 0
         end
-        if var_names_count > 4096 then
-            var_names, var_names_count = {}, 0
-        end
+        name = "http_" .. str_gsub(str_lower(header), "-", "_")
+        -- When there are several lines, nginx joins those of these two; the first line is found in the headers' table.
+        direct[header] = name ~= "http_x_forwarded_for" and name ~= "http_cookie" and not str_find(name, "[^%w_]")
         var_names[header] = name
         var_names_count = var_names_count + 1
     end
@@ -48,7 +45,7 @@ end
 -- One header's value; the first, when it was sent several times.
 function M.header(_, name)
     local var = var_name(name)
-    if var then
+    if direct[name] then
         return ngx.var[var]
     end
     local value = get_headers(0)[name]
@@ -61,7 +58,7 @@ end
 local function forget_header(ctx, name)
     local vars = ctx and rawget(ctx, "var")
     if vars then
-        vars["http_" .. str_gsub(str_lower(name), "-", "_")] = nil
+        vars[var_name(name)] = nil
     end
 end
 

@@ -25,7 +25,7 @@ int EVP_EncodeBlock(unsigned char *t, const unsigned char *f, int n);
 int EVP_DecodeBlock(unsigned char *t, const unsigned char *f, int n);
 
 struct evp_cipher_ctx_st *EVP_CIPHER_CTX_new(void);
-void EVP_CIPHER_CTX_free(struct evp_cipher_ctx_st *ctx);
+int EVP_CIPHER_CTX_reset(struct evp_cipher_ctx_st *ctx);
 const struct evp_cipher_st *EVP_aes_128_cbc(void);
 const struct evp_cipher_st *EVP_aes_256_cbc(void);
 int EVP_CipherInit_ex(struct evp_cipher_ctx_st *ctx, const struct evp_cipher_st *cipher, struct engine_st *impl,
@@ -44,7 +44,7 @@ int EVP_PKEY_get_base_id(const struct evp_pkey_st *pkey);
 int EVP_PKEY_get_bits(const struct evp_pkey_st *pkey);
 
 struct evp_md_ctx_st *EVP_MD_CTX_new(void);
-void EVP_MD_CTX_free(struct evp_md_ctx_st *ctx);
+int EVP_MD_CTX_reset(struct evp_md_ctx_st *ctx);
 int EVP_DigestVerifyInit(struct evp_md_ctx_st *ctx, struct evp_pkey_ctx_st **pctx, const struct evp_md_st *type,
     struct engine_st *e, struct evp_pkey_st *pkey);
 int EVP_DigestVerify(struct evp_md_ctx_st *ctx, const unsigned char *sig, size_t siglen, const unsigned char *tbs, size_t tbslen);
@@ -70,6 +70,12 @@ local M = {}
 -- Filled and turned into a string without a yield in between.
 local digest_buf = ffi_new("unsigned char[64]")
 local digest_len = ffi_new("unsigned int[1]")
+-- One of each, reset after use: what OpenSSL allocates is invisible to Lua's collector, which would come too late.
+local cipher_ctx = C.EVP_CIPHER_CTX_new()
+local md_ctx = C.EVP_MD_CTX_new()
+if cipher_ctx == nil or md_ctx == nil then
+    error("out of memory")
+end
 local err_buf = ffi_new("char[256]")
 
 -- what -> nil, "what: OpenSSL's reason"
@@ -203,18 +209,17 @@ local function aes_cbc(key, iv, data, encrypt)
     if #iv < 16 then
         return nil, "an initial vector must have 16 bytes"
     end
-    local ctx = C.EVP_CIPHER_CTX_new()
-    if ctx == nil then
-        return failure("aes")
-    end
-    ctx = ffi_gc(ctx, C.EVP_CIPHER_CTX_free)
     local out = ffi_new("unsigned char[?]", #data + 32)
     local len = ffi_new("int[1]")
-    if C.EVP_CipherInit_ex(ctx, cipher, nil, key, iv, encrypt) ~= 1 or C.EVP_CipherUpdate(ctx, out, len, data, #data) ~= 1 then
-        return failure("aes")
+    local n = 0
+    local ok = C.EVP_CipherInit_ex(cipher_ctx, cipher, nil, key, iv, encrypt) == 1
+        and C.EVP_CipherUpdate(cipher_ctx, out, len, data, #data) == 1
+    if ok then
+        n = len[0]
+        ok = C.EVP_CipherFinal_ex(cipher_ctx, out + n, len) == 1
     end
-    local n = len[0]
-    if C.EVP_CipherFinal_ex(ctx, out + n, len) ~= 1 then
+    C.EVP_CIPHER_CTX_reset(cipher_ctx) -- forgets the key
+    if not ok then
         return failure("aes")
     end
     return ffi_string(out, n + len[0])
@@ -229,24 +234,27 @@ function M.aes_cbc_decrypt(key, iv, data)
     return aes_cbc(key, iv, data, 0)
 end
 
--- PEM text of a public key or a certificate -> key | nil, err
+local function read_key(bio, is_certificate)
+    if not is_certificate then
+        return C.PEM_read_bio_PUBKEY(bio, nil, nil, nil)
+    end
+    local cert = C.PEM_read_bio_X509(bio, nil, nil, nil)
+    if cert == nil then
+        return nil
+    end
+    local key = C.X509_get_pubkey(cert)
+    C.X509_free(cert)
+    return key
+end
+
+-- PEM text of a public key or a certificate -> key, freed by the collector | nil, err
 function M.public_key(pem)
     local bio = C.BIO_new_mem_buf(pem, #pem)
     if bio == nil then
         return failure("public key")
     end
-    bio = ffi_gc(bio, C.BIO_free)
-    local key
-    if str_find(pem, "BEGIN CERTIFICATE", 1, true) then
-        local cert = C.PEM_read_bio_X509(bio, nil, nil, nil)
-        if cert == nil then
-            return failure("public key")
-        end
-        key = C.X509_get_pubkey(cert)
-        C.X509_free(cert)
-    else
-        key = C.PEM_read_bio_PUBKEY(bio, nil, nil, nil)
-    end
+    local key = read_key(bio, str_find(pem, "BEGIN CERTIFICATE", 1, true) ~= nil)
+    C.BIO_free(bio)
     if key == nil then
         return failure("public key")
     end
@@ -279,25 +287,40 @@ local function ecdsa_der(signature, coordinate)
     if #signature ~= 2 * coordinate then
         return nil, "wrong length of the signature"
     end
-    local sig = C.ECDSA_SIG_new()
-    if sig == nil then
-        return failure("signature")
-    end
-    sig = ffi_gc(sig, C.ECDSA_SIG_free)
     local r = C.BN_bin2bn(str_sub(signature, 1, coordinate), coordinate, nil)
     local s = C.BN_bin2bn(str_sub(signature, coordinate + 1), coordinate, nil)
-    if r == nil or s == nil or C.ECDSA_SIG_set0(sig, r, s) ~= 1 then
+    local sig = C.ECDSA_SIG_new()
+    if r == nil or s == nil or sig == nil or C.ECDSA_SIG_set0(sig, r, s) ~= 1 then
         C.BN_free(r)
         C.BN_free(s)
+        C.ECDSA_SIG_free(sig)
         return failure("signature")
     end
+    -- r and s are the signature's now
     local buf = ffi_new("unsigned char[?]", 2 * coordinate + 16)
-    local at = ffi_new("unsigned char *[1]", buf)
-    local n = C.i2d_ECDSA_SIG(sig, at)
+    local n = C.i2d_ECDSA_SIG(sig, ffi_new("unsigned char *[1]", buf))
+    C.ECDSA_SIG_free(sig)
     if n <= 0 then
         return failure("signature")
     end
     return ffi_string(buf, n)
+end
+
+local pkey_ctx = ffi_new("struct evp_pkey_ctx_st *[1]") -- belongs to md_ctx
+
+local function digest_verify(alg, key, signature, data)
+    if C.EVP_DigestVerifyInit(md_ctx, pkey_ctx, alg.md and digests[alg.md] or nil, nil, key) ~= 1 then
+        return failure("verify")
+    end
+    if alg.pss and (C.EVP_PKEY_CTX_set_rsa_padding(pkey_ctx[0], RSA_PKCS1_PSS_PADDING) <= 0
+            or C.EVP_PKEY_CTX_set_rsa_pss_saltlen(pkey_ctx[0], RSA_PSS_SALTLEN_DIGEST) <= 0) then
+        return failure("verify")
+    end
+    if C.EVP_DigestVerify(md_ctx, signature, #signature, data, #data) ~= 1 then
+        C.ERR_clear_error()
+        return nil, "signature mismatch"
+    end
+    return true
 end
 
 local function verify_with_key(alg, key, signature, data)
@@ -312,26 +335,9 @@ local function verify_with_key(alg, key, signature, data)
             return nil, err
         end
     end
-    local ctx = C.EVP_MD_CTX_new()
-    if ctx == nil then
-        return failure("verify")
-    end
-    ctx = ffi_gc(ctx, C.EVP_MD_CTX_free)
-    local pctx = ffi_new("struct evp_pkey_ctx_st *[1]")
-    local md = alg.md and digests[alg.md] or nil
-    if C.EVP_DigestVerifyInit(ctx, pctx, md, nil, key) ~= 1 then
-        return failure("verify")
-    end
-    if alg.pss and (C.EVP_PKEY_CTX_set_rsa_padding(pctx[0], RSA_PKCS1_PSS_PADDING) <= 0
-            or C.EVP_PKEY_CTX_set_rsa_pss_saltlen(pctx[0], RSA_PSS_SALTLEN_DIGEST) <= 0) then
-        return failure("verify")
-    end
-    local rc = C.EVP_DigestVerify(ctx, signature, #signature, data, #data)
-    if rc ~= 1 then
-        C.ERR_clear_error()
-        return nil, "signature mismatch"
-    end
-    return true
+    local ok, err = digest_verify(alg, key, signature, data)
+    C.EVP_MD_CTX_reset(md_ctx)
+    return ok, err
 end
 
 -- Is this the signature of data by JOSE's algorithm `name`? key: a secret for HS*, what public_key() gave for the others.

@@ -1,0 +1,317 @@
+-- Runs plugins: which ones a request has, phase by phase. A plugin that returns (code, body) ends the request; one that
+-- throws ends its own request with 500 and a traceback in the log. A plugin that loops forever cannot be stopped: LuaJIT
+-- has no interrupt in compiled code, and nginx' workers are single threads.
+local consumer_of = require("dpproxy.plugin.consumer")
+local core = require("apisix.core")
+local loader = require("dpproxy.plugin.loader")
+local merge = require("dpproxy.plugin.merge")
+local plans = require("dpproxy.plugin.plan")
+local secrets = require("dpproxy.plugin.secrets")
+
+local ngx = ngx
+local log = core.log
+local respond = core.response.exit
+local xpcall, pcall, error, setmetatable = xpcall, pcall, error, setmetatable
+local traceback = debug.traceback
+
+local M = {}
+
+local store
+
+-- opts.store: dpproxy.config.store, or what stands in for it
+function M.init(opts)
+    store = opts.store
+    secrets.init(opts)
+    consumer_of.init(opts)
+end
+
+local function get_store()
+    if not store then
+        M.init({store = require("dpproxy.config.store")})
+    end
+    return store
+end
+
+-- Which plugins
+
+local filtered = setmetatable({}, {__mode = "k"}) -- conf -> {generation =, plugins =}
+
+local function plugins_of(conf)
+    local entry = filtered[conf]
+    if entry and entry.generation == loader.generation then
+        local plugins = entry.plugins
+        if not plugins.dynamic or not plans.outdated(plugins, conf.value.plugins) then
+            return plugins
+        end
+    end
+    local plugins = plans.build(conf.value.plugins)
+    filtered[conf] = {generation = loader.generation, plugins = plugins}
+    return plugins
+end
+
+-- conf: from merge. -> {plugin, conf, …}, shared by all requests: read only
+function M.filter(ctx, conf)
+    local plugins = plugins_of(conf)
+    ctx.plugins = plugins
+    return plugins
+end
+
+-- One phase
+
+-- `_meta.filter` decides once per request, in the first phase that asks.
+local function passes(ctx, guard)
+    local results = ctx._meta_filter
+    if not results then
+        results = {}
+        ctx._meta_filter = results
+    end
+    local result = results[guard]
+    if result == nil then
+        result = guard.filter(ctx.var)
+        results[guard] = result
+    end
+    return result
+end
+
+local function prepare(ctx, conf, plugin, guard)
+    if guard.filter and not passes(ctx, guard) then
+        return false
+    end
+    if guard.pre_function then
+        local ok, err = pcall(guard.pre_function, conf, ctx)
+        if not ok then
+            log.error("pre_function execution for plugin ", plugin.name, " failed: ", err)
+        end
+    end
+    return true
+end
+
+local function end_request(plugin, guard, code, body)
+    code = code or 200
+    if code >= 400 then
+        log.warn(plugin.name, " exits with http status code ", code)
+        if guard and guard.error_response then
+            body = guard.error_response
+        end
+    end
+    return respond(code, body)
+end
+
+-- May end the request.
+local function run_steps(steps, ctx)
+    local skipped = ctx._skip_plugins
+    for i = 1, steps.n, 4 do
+        local conf, plugin, guard = steps[i + 1], steps[i + 2], steps[i + 3]
+        if not (skipped and skipped[plugin.name]) and (not guard or prepare(ctx, conf, plugin, guard)) then
+            ctx._plugin_name = plugin.name
+            local code, body = steps[i](conf, ctx)
+            ctx._plugin_name = nil
+            skipped = ctx._skip_plugins
+            if code or body then
+                return end_request(plugin, guard, code, body)
+            end
+        end
+    end
+end
+
+local function failed(ctx, phase, err)
+    log.error("plugin [", ctx._plugin_name or "?", "] failed in ", phase, ": ", err)
+    ctx._plugin_name = nil
+end
+
+-- Results are of no interest here, and one plugin's failure must not keep another from releasing what it holds.
+local function run_all(phase, steps, ctx)
+    local skipped = ctx._skip_plugins
+    for i = 1, steps.n, 4 do
+        local conf, plugin, guard = steps[i + 1], steps[i + 2], steps[i + 3]
+        if not (skipped and skipped[plugin.name]) then
+            ctx._plugin_name = plugin.name
+            local ok, err = true, nil
+            if guard then
+                ok, err = xpcall(prepare, traceback, ctx, conf, plugin, guard)
+            end
+            if not ok then
+                failed(ctx, phase, err)
+            elseif not guard or err then
+                ok, err = xpcall(steps[i], traceback, conf, ctx)
+                if not ok then
+                    failed(ctx, phase, err)
+                end
+            end
+            ctx._plugin_name = nil
+        end
+    end
+end
+
+-- The header is not sent yet: the client shall see 500, and nothing of the upstream's body.
+local function fail_header(ctx)
+    ctx._plugin_failed = true
+    ngx.status = 500
+    core.response.clear_header_as_body_modified()
+    ngx.header.content_length = 0
+end
+
+local filters = {header_filter = true, body_filter = true, delayed_body_filter = true}
+
+local function run_filter(phase, steps, ctx)
+    if ctx._plugin_failed then
+        if phase == "body_filter" then
+            ngx.arg[1] = nil
+        end
+        return
+    end
+    local ok, err = xpcall(run_steps, traceback, steps, ctx)
+    if ok then
+        return
+    end
+    failed(ctx, phase, err)
+    if phase ~= "header_filter" then
+        error("a plugin failed in " .. phase, 0) -- nginx closes the connection: half a body must not look whole
+    end
+    fail_header(ctx)
+end
+
+-- phase: rewrite, access, before_proxy, header_filter, body_filter, delayed_body_filter, log. plugins: those of the
+-- request when not given. -> did any plugin run
+function M.run(phase, ctx, plugins)
+    plugins = plugins or ctx.plugins
+    if not plugins then
+        return false
+    end
+    local steps = plugins.plan[phase]
+    if not steps then
+        return false
+    end
+    if phase == "log" then
+        run_all(phase, steps, ctx)
+        return true
+    elseif filters[phase] then
+        run_filter(phase, steps, ctx)
+        return true
+    end
+    local ok, err = xpcall(run_steps, traceback, steps, ctx)
+    if not ok then
+        failed(ctx, phase, err)
+        respond(500)
+    end
+    return true
+end
+
+-- Global rules
+
+local global -- {version =, generation =, conf =, plugins =, variants = route conf -> plugins}
+
+local function report_duplicate(name)
+    log.error("Found ", name, " configured across different global rules. Removing it from execution list")
+end
+
+local function global_of()
+    local version = get_store().version("global_rules")
+    if not global or global.version ~= version then
+        local items = store.list("global_rules")
+        local conf = merge.global_rules(items, version, report_duplicate)
+        global = {version = version, conf = conf, empty = #items == 0}
+    end
+    if global.generation ~= loader.generation or global.plugins.dynamic
+            and plans.outdated(global.plugins, global.conf.value.plugins) then
+        global.generation = loader.generation
+        global.plugins = plans.build(global.conf.value.plugins)
+        global.variants = setmetatable({}, {__mode = "k"})
+    end
+    return global
+end
+
+-- Without the plugins that the route itself has, for those plugins that prefer that.
+local function variant_of(rules, route)
+    local plugins = rules.plugins
+    if not plugins.prefer_route or not route then
+        return plugins
+    end
+    local variant = rules.variants[route]
+    if not variant then
+        local without = plans.preferred(rules.conf.value.plugins, route.value.plugins)
+        variant = without and plans.build(rules.conf.value.plugins, without) or plugins
+        rules.variants[route] = variant
+    end
+    return variant
+end
+
+-- The set is chosen in rewrite, and in access again, since the consumer may have changed the route's plugins; later
+-- phases keep it.
+function M.global_rules(phase, ctx)
+    if phase == "rewrite" or phase == "access" then
+        local rules = global_of()
+        ctx.global_plugins = not rules.empty and variant_of(rules, ctx.matched_route) or nil
+        ctx.global_conf = rules.conf
+    end
+    local plugins = ctx.global_plugins
+    if not plugins or not plugins.plan[phase] then
+        return
+    end
+    local conf_type, conf_id, conf_version = ctx.conf_type, ctx.conf_id, ctx.conf_version
+    local conf = ctx.global_conf
+    ctx.conf_type, ctx.conf_id, ctx.conf_version = conf.type, conf.id, conf.version
+    M.run(phase, ctx, plugins)
+    ctx.conf_type, ctx.conf_id, ctx.conf_version = conf_type, conf_id, conf_version
+end
+
+-- The whole way
+
+-- Puts into ctx what plugins read of a matched route. conf: from merge.route
+function M.begin(ctx, conf)
+    local value, service = conf.value, conf.service
+    ctx.matched_route = conf
+    ctx.conf_type, ctx.conf_id, ctx.conf_version = conf.type, conf.id, conf.version
+    ctx.route_id, ctx.route_name = value.id, value.name
+    if service then
+        ctx.service_id, ctx.service_name = service.value.id, service.value.name
+    end
+end
+
+-- After the route's rewrite phase: the consumer that an auth plugin attached brings its plugins. -> conf
+function M.merge_consumer(ctx, conf)
+    local consumer = ctx.consumer
+    if not consumer then
+        return conf
+    end
+    local group
+    if consumer.group_id then
+        group = get_store().get("consumer_groups", consumer.group_id)
+        if not group then
+            log.error("failed to fetch consumer group config by id: ", consumer.group_id)
+            respond(503)
+            return conf
+        end
+    end
+    local entry = merge.consumer(conf, consumer, group, loader.is_auth)
+    ctx.conf_type, ctx.conf_id, ctx.conf_version = entry.type, entry.id, entry.version
+    if not entry.changed then
+        return conf
+    end
+    local merged = entry.conf
+    ctx.matched_route = merged
+    M.filter(ctx, merged)
+    if merged.late then
+        M.run("rewrite", ctx, plugins_of(merged.late))
+    end
+    return merged
+end
+
+-- rewrite and access of a request with a route; what is left is to choose a node, and before_proxy. -> conf
+function M.access(ctx, conf)
+    M.begin(ctx, conf)
+    M.global_rules("rewrite", ctx)
+    M.run("rewrite", ctx, M.filter(ctx, conf))
+    conf = M.merge_consumer(ctx, conf)
+    M.global_rules("access", ctx)
+    M.run("access", ctx)
+    return conf
+end
+
+-- The other phases: global rules first, then the route's plugins.
+function M.phase(phase, ctx)
+    M.global_rules(phase, ctx)
+    M.run(phase, ctx)
+end
+
+return M
