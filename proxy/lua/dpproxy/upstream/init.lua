@@ -10,6 +10,10 @@ local type, getmetatable, setmetatable, pairs = type, getmetatable, setmetatable
 
 local M = {scheme_port = nodes_of.scheme_port, host_with_port = nodes_of.host_with_port}
 
+-- For ngx.exit in the balancer phase, when there is no other node: nginx' NGX_BUSY, which ends the request with 502. (Without
+-- OpenResty's patch of nginx a status as argument ends it with 500.)
+M.GIVE_UP = -3
+
 -- Each scheme has a cache: the ports that nodes leave out depend on it, and a plugin may change it for a request.
 local CACHE_ENTRIES = 16384
 local UNNAMED_ENTRIES = 128

@@ -1,0 +1,628 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""
+Upstreams behind real nginx: algorithms, retries, DNS and health checks, with servers and a DNS server of our own. Prints TAP. The
+cases' names are those of the specification's section on upstreams (C1 ...). Only Python's standard library is used.
+"""
+
+import collections
+import concurrent.futures
+import functools
+import http.client
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import zlib
+
+WAIT = float(os.environ.get("KS_WAIT", "10"))  # seconds, for anything that must happen
+TOP = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
+HERE = os.path.join(TOP, "tests", "proxy", "upstream")
+MODULES = "/usr/lib/nginx/modules"
+
+
+class Failed(Exception):
+    pass
+
+
+def must(condition, *why):
+    if not condition:
+        raise Failed(" ".join(str(part) for part in why))
+
+
+def until(condition, what, limit=WAIT):
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.03)
+    raise Failed("in vain: " + what)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Server:
+    """An HTTP server that does as it is told: mode "ok", a status, "hang", "reset", "garbage"; down() refuses connections."""
+
+    def __init__(self, name, ip="127.0.0.1", port=None):
+        self.name, self.ip, self.port, self.mode, self.delay = name, ip, port or 0, "ok", 0
+        self.requests, self.probes, self.open = [], [], set()
+        self.lock = threading.Lock()
+        self.listener = None
+        self.up()
+
+    def up(self):
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((self.ip, self.port))
+        listener.listen(128)
+        self.listener, self.port = listener, listener.getsockname()[1]
+        threading.Thread(target=self.accept, args=(listener,), daemon=True).start()
+
+    def down(self):
+        # shutdown wakes accept(); close alone would leave the port open until the next connection
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.listener = None
+        with self.lock:
+            for conn in list(self.open):
+                try:
+                    conn.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+
+    def accept(self, listener):
+        while True:
+            try:
+                conn, _ = listener.accept()
+            except OSError:
+                return
+            with self.lock:
+                self.open.add(conn)
+            threading.Thread(target=self.serve, args=(conn,), daemon=True).start()
+
+    def serve(self, conn):
+        try:
+            file = conn.makefile("rb")
+            while True:
+                line = file.readline(65536)
+                if not line:
+                    return
+                headers = {}
+                while True:
+                    header = file.readline(65536).decode("latin-1").strip()
+                    if not header:
+                        break
+                    name, _, value = header.partition(":")
+                    headers[name.lower()] = value.strip()
+                length = int(headers.get("content-length", "0"))
+                body = file.read(length) if length else b""
+                if not self.answer(conn, line.decode("latin-1").split(), headers, body):
+                    return
+        except (OSError, ValueError):
+            pass
+        finally:
+            with self.lock:
+                self.open.discard(conn)
+            conn.close()
+
+    def answer(self, conn, line, headers, body):
+        mode = self.mode
+        probe = "probe" in line[1]
+        with self.lock:
+            (self.probes if probe else self.requests).append((line[0], line[1], headers, body))
+        if mode == "hang":
+            time.sleep(3)
+            return False
+        if mode == "reset":
+            conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return False
+        if mode == "garbage":
+            conn.sendall(b"\x00\xff garbage\r\n\r\n")
+            return False
+        if self.delay and not probe:
+            time.sleep(self.delay)
+        status = 200 if mode == "ok" else mode
+        text = self.name.encode()
+        conn.sendall(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(text), text))
+        return True
+
+
+class Dns:
+    """A DNS server: records {name: [addresses]}, ttl 1; a name that is not there does not exist. Names in
+    `silent` get no answer at all."""
+
+    def __init__(self):
+        self.records, self.silent, self.queries, self.tcp_only, self.ids = {}, set(), [], set(), set()
+        self.port = free_port()
+        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.udp.bind(("127.0.0.1", self.port))
+        self.tcp = socket.socket()
+        self.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.tcp.bind(("127.0.0.1", self.port))
+        self.tcp.listen(16)
+        threading.Thread(target=self.serve_udp, daemon=True).start()
+        threading.Thread(target=self.serve_tcp, daemon=True).start()
+
+    def respond(self, query, over_tcp):
+        at, labels = 12, []
+        while query[at]:
+            labels.append(query[at + 1:at + 1 + query[at]].decode())
+            at += query[at] + 1
+        name, kind = ".".join(labels).lower(), struct.unpack(">H", query[at + 1:at + 3])[0]
+        self.queries.append((name, kind, over_tcp))
+        self.ids.add(query[:2])
+        question = query[12:at + 5]
+        found = self.records.get(name)
+        if found is None:
+            return query[:2] + struct.pack(">HHHHH", 0x8183, 1, 0, 0, 0) + question
+        if name in self.tcp_only and not over_tcp:
+            return query[:2] + struct.pack(">HHHHH", 0x8380, 1, 0, 0, 0) + question
+        answers = [b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 1, 4) + socket.inet_aton(a) for a in found] if kind == 1 else []
+        return query[:2] + struct.pack(">HHHHH", 0x8180, 1, len(answers), 0, 0) + question + b"".join(answers)
+
+    def serve_udp(self):
+        while True:
+            query, peer = self.udp.recvfrom(4096)
+            answer = self.respond(query, False)
+            if self.queries[-1][0] not in self.silent:
+                self.udp.sendto(b"\0\0" + query[2:], peer)  # a forger's try comes first
+                self.udp.sendto(answer, peer)
+
+    def serve_tcp(self):
+        while True:
+            conn, _ = self.tcp.accept()
+            size = struct.unpack(">H", conn.recv(2, socket.MSG_WAITALL))[0]
+            answer = self.respond(conn.recv(size, socket.MSG_WAITALL), True)
+            conn.sendall(struct.pack(">H", len(answer)) + answer)
+            conn.close()
+
+
+class Gateway:
+    def __init__(self, dns):
+        self.dir = tempfile.mkdtemp(prefix="dpproxy-upstream-")
+        self.port = free_port()
+        settings = {"apisix": {"dns_resolver": ["127.0.0.1:%d" % dns.port], "resolver_timeout": 1}}
+        with open(os.path.join(HERE, "nginx.conf.in")) as file:
+            text = file.read()
+        for name, value in (("modules", MODULES), ("dir", self.dir), ("lua", os.path.join(TOP, "proxy", "lua")), ("test", HERE),
+                            ("port", self.port), ("settings", json.dumps(settings))):
+            text = text.replace("@%s@" % name, str(value))
+        self.conf = os.path.join(self.dir, "nginx.conf")
+        with open(self.conf, "w") as file:
+            file.write(text)
+        self.process = None
+
+    def start(self):
+        command = ["nginx", "-p", self.dir, "-c", self.conf, "-e", os.path.join(self.dir, "start.log")]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        until(self.answers, "nginx answers")
+
+    def answers(self):
+        must(self.process.poll() is None, "nginx has ended:", self.log()[-2000:])
+        try:
+            return self.get("/none").status == 404
+        except OSError:
+            return False
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(10)
+
+    def log(self):
+        text = ""
+        for name in ("start.log", "error.log"):
+            path = os.path.join(self.dir, name)
+            if os.path.exists(path):
+                with open(path, errors="replace") as file:
+                    text += file.read()
+        return text
+
+    def request(self, method, path, body=None, headers=None, timeout=10):
+        conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            conn.request(method, path, body, headers or {})
+            response = conn.getresponse()
+            response.text = response.read().decode("latin-1")
+            return response
+        finally:
+            conn.close()
+
+    def get(self, path, **more):
+        return self.request("GET", path, **more)
+
+    def put(self, name, **upstream):
+        self.request("PUT", "/_conf/upstreams/" + name, json.dumps(upstream))
+
+    def health(self, name):
+        for each in json.loads(self.get("/_health").text):
+            if each["name"] == "/apisix/upstreams/" + name:
+                return {node["port"]: node["status"] for node in each["nodes"]}
+        return {}
+
+    def many(self, path, count, at_once=1, **more):
+        """How often each server answered, and the workers that took part."""
+        with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+            responses = list(pool.map(lambda i: self.get(path.replace("{i}", str(i)), **more), range(count)))
+        seen = collections.Counter(r.text if r.status == 200 else r.status for r in responses)
+        seen.workers = {r.getheader("X-Worker") for r in responses}
+        return seen
+
+
+def nodes(*servers):
+    return {"%s:%d" % (s.ip, s.port): 1 for s in servers}
+
+
+def ring_of(weights):
+    """Ketama as the specification describes it, by zlib and bisection over a sorted list: independent of the Lua one."""
+    divisor = functools.reduce(math.gcd, weights.values())
+    points = []
+    for name, weight in weights.items():
+        base, last = name.replace(":", "\0").encode(), 0
+        for _ in range(weight // divisor * 160):
+            last = zlib.crc32(base + struct.pack("<I", last))
+            points.append((last, name))
+    return sorted(points)
+
+
+def on_ring(points, key, without=()):
+    start = zlib.crc32(key.encode())
+    behind = [p for p in points if p[0] >= start] + points
+    return next(name for _, name in behind if name not in without)
+
+
+class Cases:
+    def __init__(self, gateway, dns):
+        self.gateway, self.dns = gateway, dns
+        self.a, self.b, self.c = (Server(name) for name in "abc")
+
+    def c1_weights(self):
+        g = self.gateway
+        g.put("c1", nodes={"127.0.0.1:%d" % self.a.port: 5, "127.0.0.1:%d" % self.b.port: 1, "127.0.0.1:%d" % self.c.port: 0})
+        seen = g.many("/c1/x", 600, at_once=4)
+        must(set(seen) == {"a", "b"} and abs(seen["a"] - 500) <= 6, seen)
+        must(len(seen.workers) == 2, "only one worker took part")
+
+    def c2_consistent_hash(self):
+        g = self.gateway
+        weights = {"127.0.0.1:%d" % s.port: w for s, w in ((self.a, 20), (self.b, 10), (self.c, 10))}
+        names = {"127.0.0.1:%d" % s.port: s.name for s in (self.a, self.b, self.c)}
+        g.put("c2", nodes=weights, type="chash", key="arg_k")
+        ring = ring_of(weights)
+        for i in range(150):
+            key = "key-%d" % i
+            response = g.get("/c2/x?k=" + key)
+            must(response.text == names[on_ring(ring, key)], key, response.text)
+        seen = g.many("/c2/x?k=same", 40, at_once=4)
+        must(seen == {names[on_ring(ring, "same")]: 40} and len(seen.workers) == 2, "workers differ", seen)
+        # one node refuses: only its keys go on, to the ring's next
+        self.b.down()
+        try:
+            gone = "127.0.0.1:%d" % self.b.port
+            for i in range(60):
+                key = "key-%d" % i
+                response = g.get("/c2/x?k=" + key)
+                must(response.text == names[on_ring(ring, key, (gone,))], key, response.text)
+        finally:
+            self.b.up()
+
+    def c3_hash_falls_back_to_remote_addr(self):
+        g = self.gateway
+        g.put("c3", nodes=nodes(self.a, self.b, self.c), type="chash", hash_on="header", key="X-User")
+        names = {"127.0.0.1:%d" % s.port: s.name for s in (self.a, self.b, self.c)}
+        ring = ring_of(nodes(self.a, self.b, self.c))
+        must(g.get("/c3/x").text == names[on_ring(ring, "127.0.0.1")])
+        for user in ("jack", "jill", "joe"):
+            must(g.get("/c3/x", headers={"X-User": user}).text == names[on_ring(ring, user)], user)
+        g.put("c3b", nodes=nodes(self.a, self.b, self.c), type="chash", hash_on="vars_combinations", key="$arg_a-${arg_b}")
+        must(g.get("/c3b/x?a=1&b=2").text == names[on_ring(ring, "1-2")])
+        g.put("c3c", nodes=nodes(self.a, self.b, self.c), type="chash", hash_on="cookie", key="sid")
+        must(g.get("/c3c/x", headers={"Cookie": "x=1; sid=s7"}).text == names[on_ring(ring, "s7")])
+        g.put("c3d", nodes=nodes(self.a, self.b, self.c), type="chash", hash_on="consumer")
+        must(g.get("/c3d/x", headers={"Consumer": "jack"}).text == names[on_ring(ring, "jack")])
+
+    def c4_least_conn_spares_the_slow(self):
+        g = self.gateway
+        g.put("c4", nodes=nodes(self.a, self.b), type="least_conn")
+        self.a.delay = 0.2
+        try:
+            seen = g.many("/c4/x", 150, at_once=6)
+        finally:
+            self.a.delay = 0
+        must(seen["a"] + seen["b"] == 150 and seen["b"] > 3 * seen["a"], seen)
+
+    def ewma_prefers_the_fast(self):
+        g = self.gateway
+        g.put("ewma", nodes=nodes(self.a, self.b), type="ewma")
+        self.a.delay = 0.1
+        try:
+            seen = g.many("/ewma/x", 60, at_once=2)
+        finally:
+            self.a.delay = 0
+        must(seen["a"] + seen["b"] == 60 and seen["b"] > 3 * seen["a"], seen)
+
+    def c5_priorities(self):
+        g = self.gateway
+        def node(server, priority):
+            return {"host": server.ip, "port": server.port, "weight": 1, "priority": priority}
+        g.put("c5", nodes=[node(self.a, 0), node(self.b, 0), node(self.c, -1)])
+        must(g.many("/c5/x", 20)["c"] == 0)
+        self.a.down()
+        try:
+            must(g.many("/c5/x", 10) == {"b": 10})
+            self.b.down()
+            try:
+                response = g.get("/c5/x")
+                must(response.text == "c" and len(response.getheader("X-Tries").split(",")) == 3, response.getheader("X-Tries"))
+            finally:
+                self.b.up()
+        finally:
+            self.a.up()
+
+    def c6_second_node_after_a_refusal(self):
+        g = self.gateway
+        g.put("c6", nodes=nodes(self.a, self.b))
+        self.a.down()
+        try:
+            must(g.many("/c6/x", 20) == {"b": 20})
+            # a POST that could not be sent goes on as well
+            must(all(g.request("POST", "/c6/x", "body").text == "b" for _ in range(4)))
+        finally:
+            self.a.up()
+
+    def c7_retries_and_their_deadline(self):
+        g = self.gateway
+        self.a.down()
+        try:
+            g.put("c7", nodes=nodes(self.a, self.b), retries=0)
+            must(set(g.many("/c7/x", 10)) == {"b", 502})
+            g.put("c7b", nodes=nodes(self.a), retries=2)
+            response = g.get("/c7b/x")
+            must(response.status == 502 and len(response.getheader("X-Tries").split(",")) == 3, response.getheader("X-Tries"))
+        finally:
+            self.a.up()
+        self.a.mode = self.b.mode = self.c.mode = "hang"
+        try:
+            timeout = {"connect": 1, "send": 1, "read": 0.4}
+            g.put("c7c", nodes=nodes(self.a, self.b, self.c), retries=9, retry_timeout=0.6, timeout=timeout)
+            start = time.monotonic()
+            response = g.get("/c7c/x")
+            took = time.monotonic() - start
+            must(response.status == 502 and 0.7 < took < 1.6, response.status, took)
+        finally:
+            self.a.mode = self.b.mode = self.c.mode = "ok"
+
+    def c9_pass_host(self):
+        g, a, dns = self.gateway, self.a, self.dns
+        dns.records["host.example"] = ["127.0.0.1"]
+        def host():
+            return a.requests[-1][2]["host"]
+        g.put("c9", nodes=nodes(a))
+        g.get("/c9/x", headers={"Host": "client.example"})
+        must(host() == "client.example", host())
+        g.put("c9b", nodes={"host.example:%d" % a.port: 1}, pass_host="node")
+        g.get("/c9b/x", headers={"Host": "client.example"})
+        must(host() == "host.example:%d" % a.port, host())
+        g.put("c9c", nodes=nodes(a), pass_host="rewrite", upstream_host="other.example")
+        g.get("/c9c/x", headers={"Host": "client.example"})
+        must(host() == "other.example", host())
+        # a retry to another domain asks for that one
+        dns.records["gone.example"] = ["127.0.0.1"]
+        g.put("c9d", nodes=[{"host": "gone.example", "port": free_port(), "weight": 1, "priority": 1},
+                            {"host": "host.example", "port": a.port, "weight": 1}], pass_host="node")
+        must(g.get("/c9d/x").text == "a" and host() == "host.example:%d" % a.port, host())
+
+    def c12_active_checks(self):
+        g = self.gateway
+        fast = {"interval": 1, "successes": 2}
+        for name, active in (("c12", {"type": "http", "http_path": "/probe", "healthy": fast}),
+                             ("c12t", {"type": "tcp", "healthy": fast})):
+            g.put(name, nodes=nodes(self.a, self.b), checks={"active": active}, pass_host="rewrite", upstream_host="up.example")
+            g.get("/%s/x" % name)
+        until(lambda: self.a.probes and self.b.probes, "both are probed")
+        must(self.a.probes[-1][2]["host"] == "up.example", self.a.probes[-1])
+        self.a.down()
+        try:
+            for name in ("c12", "c12t"):
+                until(lambda: g.health(name).get(self.a.port) == "unhealthy", name + ": a is unhealthy")
+                until(lambda: all(g.get("/%s/x" % name).getheader("X-Tries") == "127.0.0.1:%d" % self.b.port for _ in range(8)),
+                      name + ": only b is asked, and first")
+            self.b.down()
+            try:
+                until(lambda: g.health("c12t").get(self.b.port) == "unhealthy", "b is unhealthy too")
+                tries = {g.get("/c12t/x").getheader("X-Tries").split(",")[0] for _ in range(8)}
+                must(len(tries) == 2, "all unhealthy: all are used", tries)
+            finally:
+                self.b.up()
+        finally:
+            self.a.up()
+        for name in ("c12", "c12t"):
+            until(lambda: set(g.health(name).values()) == {"healthy"}, name + ": both are healthy again")
+            until(lambda: set(g.many("/%s/x" % name, 8)) == {"a", "b"}, name + ": both are asked again")
+        self.probes_come_from_one_worker()
+
+    def probes_come_from_one_worker(self):
+        # Two workers, one interval: two workers probing would make twice as many.
+        before = len(self.c.probes)
+        g = self.gateway
+        g.put("rate", nodes=nodes(self.c), checks={"active": {"http_path": "/probe"}})
+        for _ in range(12):
+            g.get("/rate/x")
+        time.sleep(2.5)
+        must(2 <= len(self.c.probes) - before <= 4, len(self.c.probes) - before)
+
+    def c13_passive_checks(self):
+        g = self.gateway
+        active = {"type": "tcp", "healthy": {"interval": 100}, "unhealthy": {"interval": 1}}
+        g.put("c13", nodes=nodes(self.a, self.b), checks={"active": active, "passive": {}})
+        self.a.mode = 500
+        try:
+            seen = g.many("/c13/x", 40)
+            must(seen[500] <= 8 and g.health("c13")[self.a.port] in ("unhealthy", "mostly_unhealthy", "healthy"), seen)
+            must(seen[500] >= 5, seen)
+        finally:
+            self.a.mode = "ok"
+        # active probes bring it back
+        until(lambda: g.many("/c13/x", 8)["a"], "a is back")
+        # refused connections count too
+        g.put("c13b", nodes=nodes(self.a, self.b), checks={"active": {"type": "tcp", "healthy": {"interval": 100},
+              "unhealthy": {"interval": 100}}, "passive": {"unhealthy": {"tcp_failures": 2}}})
+        self.a.down()
+        try:
+            g.many("/c13b/x", 12)
+            must(g.health("c13b")[self.a.port] == "unhealthy", g.health("c13b"))
+        finally:
+            self.a.up()
+        # without an active part there are no checks
+        g.put("c13c", nodes=nodes(self.a, self.b), checks={"passive": {}})
+        g.get("/c13c/x")
+        must(g.health("c13c") == {})
+
+    def asked(self, name):
+        return sum(1 for query in self.dns.queries if query[0] == name)
+
+    def c14_dns(self):
+        g, dns = self.gateway, self.dns
+        port = free_port()
+        one, two = Server("one", "127.0.0.2", port), Server("two", "127.0.0.3", port)
+        dns.records["moving.example"] = ["127.0.0.2"]
+        g.put("c14", nodes={"moving.example:%d" % port: 1})
+        must(g.get("/c14/x").text == "one")
+        dns.records["moving.example"] = ["127.0.0.3"]
+        start = time.monotonic()
+        until(lambda: g.many("/c14/x", 8, at_once=4) == {"two": 8}, "the record is followed")
+        must(time.monotonic() - start < 4, "it took longer than the TTL of one second by far")
+        count = self.asked("moving.example")
+        g.many("/c14/x", 50, at_once=4)
+        must(self.asked("moving.example") - count <= 4, "queries for 50 requests:", self.asked("moving.example") - count)
+        # no such domain: the other node goes on; alone it is 503
+        g.put("c14b", nodes={"none.example:%d" % port: 1, "moving.example:%d" % port: 1})
+        seen = g.many("/c14b/x", 10)
+        must(seen == {"two": 10}, seen)
+        g.put("c14c", nodes={"none.example:%d" % port: 1})
+        must(g.get("/c14c/x").status == 503)
+        # no answers: the last address is kept
+        dns.silent = {"moving.example", "unheard.example"}
+        time.sleep(1.2)
+        must(g.many("/c14/x", 8, at_once=4) == {"two": 8})
+        start = time.monotonic()
+        g.put("c14d", nodes={"unheard.example:%d" % port: 1})
+        must(g.get("/c14d/x").status == 503 and time.monotonic() - start < 3)
+        # too long for UDP
+        dns.records["long.example"] = ["127.0.0.2"] * 40
+        dns.tcp_only.add("long.example")
+        g.put("c14e", nodes={"long.example:%d" % port: 1})
+        must(g.get("/c14e/x").text == "one" and ("long.example", 1, True) in dns.queries)
+        must(len(dns.ids) > len(dns.queries) / 2, "ids repeat:", len(dns.ids), len(dns.queries))
+        one.down()
+        two.down()
+
+    def ipv6_nodes(self):
+        if not os.path.exists("/proc/net/if_inet6"):
+            return  # a container without IPv6
+        listener = socket.socket(socket.AF_INET6)
+        listener.bind(("::1", 0))
+        listener.listen(8)
+        server = Server("six")
+        threading.Thread(target=server.accept, args=(listener,), daemon=True).start()
+        port = listener.getsockname()[1]
+        g = self.gateway
+        g.put("six", nodes={"[::1]:%d" % port: 1}, checks={"active": {"http_path": "/probe"}})
+        must(g.get("/six/x").text == "six")
+        until(lambda: server.probes, "it is probed")
+        g.put("six2", nodes=[{"host": "::1", "port": port, "weight": 1}, {"host": "::1", "port": free_port(), "weight": 1}])
+        must(all(g.get("/six2/x").text == "six" for _ in range(4)))
+        listener.close()
+        server.down()
+
+    def bad_servers_harm_nobody(self):
+        g = self.gateway
+        g.put("bad", nodes=nodes(self.a, self.b), checks={"active": {"http_path": "/probe", "timeout": 0.3,
+              "unhealthy": {"http_failures": 1, "tcp_failures": 1, "timeouts": 1}}})
+        g.get("/bad/x")
+        for mode in ("garbage", "reset", "hang"):
+            self.a.mode = mode
+            try:
+                until(lambda: g.health("bad").get(self.a.port) == "unhealthy", mode + " is unhealthy")
+                until(lambda: g.many("/bad/x", 6) == {"b": 6}, mode + ": only b is asked")
+            finally:
+                self.a.mode = "ok"
+            until(lambda: g.health("bad").get(self.a.port) == "healthy", "a is healthy again")
+
+    def a_deleted_upstream_is_not_probed(self):
+        g = self.gateway
+        server = Server("gone")
+        g.put("del", nodes=nodes(server), checks={"active": {"http_path": "/probe"}})
+        g.get("/del/x")
+        until(lambda: server.probes, "it is probed")
+        g.put("del", nodes=nodes(server))
+        until(lambda: g.health("del") == {}, "it is no longer listed")
+        time.sleep(0.5)
+        count = len(server.probes)
+        time.sleep(1.5)
+        must(len(server.probes) == count, "it is probed still")
+        server.down()
+
+
+def run(name, gateway, dns):
+    start, trouble = time.monotonic(), None
+    try:
+        getattr(Cases(gateway, dns), name)()
+    except Exception:
+        trouble = traceback.format_exc()
+    return name, trouble, time.monotonic() - start
+
+
+def main():
+    names = [name for name in Cases.__dict__ if not name.startswith(("_", "probes_", "asked"))]
+    only = os.environ.get("KS_TEST_ONLY")
+    if only:
+        names = [name for name in names if only in name]
+    print("1..%d" % (len(names) + 1), flush=True)
+    dns = Dns()
+    gateway = Gateway(dns)
+    bad = 0
+    try:
+        gateway.start()
+        # They mostly wait for time to pass; each has servers of its own.
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            for number, (name, trouble, seconds) in enumerate(pool.map(lambda n: run(n, gateway, dns), names), 1):
+                print("%sok %d - %s (%.1f s)" % ("not " if trouble else "", number, name, seconds), flush=True)
+                if trouble:
+                    bad += 1
+                    print("# " + trouble.replace("\n", "\n# "), flush=True)
+        gateway.stop()
+        # Errors of ours are errors; nginx' own about refused connections and the like are what the cases are about.
+        lines = [l for l in gateway.log().split("\n") if "[error]" in l or "[alert]" in l or "[crit]" in l]
+        ours = [l for l in lines if "attempt to" in l or "traceback" in l or "stack" in l or "lua entry" in l or "health check:" in l]
+        if ours:
+            bad += 1
+            print("# " + "\n# ".join(ours[:20]))
+        print("%sok %d - nothing is thrown" % ("not " if ours else "", len(names) + 1), flush=True)
+    finally:
+        if gateway.process and gateway.process.poll() is None:
+            gateway.process.kill()
+        if bad or os.environ.get("KS_TEST_KEEP"):
+            print("# " + gateway.dir)
+            print("# " + "\n# ".join(gateway.log().split("\n")[-40:]))
+        else:
+            shutil.rmtree(gateway.dir, ignore_errors=True)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
