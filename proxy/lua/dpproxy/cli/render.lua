@@ -316,6 +316,8 @@ end
 local function write_special_locations(w, conf, zones)
     local function location(name, mirrored)
         w:open("location", name)
+        -- Lua can write a variable only where something in the configuration reads it.
+        w:set("set", "$dpproxy_ctx", "$dpproxy_ctx")
         w:lua("access_by_lua_block", "dpproxy.resume()")
         w:raw(conf.nginx_config.http_server_location_configuration_snippet)
         if #zones > 0 then

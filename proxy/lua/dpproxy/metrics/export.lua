@@ -109,6 +109,9 @@ function M.text()
     flush()
     local core = require("apisix.core")
     local store_ok, store = pcall(require, "dpproxy.config.store")
+    if store_ok then
+        store.refresh()
+    end
     local out = {}
     node_metrics.lines(out, prefix, {
         counters = node_metrics.nginx_counters(),

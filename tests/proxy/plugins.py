@@ -1,0 +1,335 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Plugins that shape traffic, in a running gateway with a real etcd and a real upstream. Prints TAP."""
+import os
+import pathlib
+import re
+import socket
+import sys
+import threading
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "lib"))
+from dpproxy import Upstream, main, request, wait_for  # noqa: E402
+
+UP = Upstream()
+OTHER = Upstream()
+MIRROR = Upstream()
+
+
+def same(wanted, got):
+    assert wanted == got, f"wanted {wanted!r}, got {got!r}"
+
+
+def route(t, route_id, plugins, **more):
+    """A route for /<route_id> and below; returns the path."""
+    value = {"uris": [f"/{route_id}", f"/{route_id}/*"], "upstream": {"type": "roundrobin", "nodes": UP.node}, "plugins": plugins}
+    value.update(more)
+    t.put(f"routes/{route_id}", value)
+    return f"/{route_id}"
+
+
+def limit_count_counts_and_says_so(t):
+    limit = {"count": 2, "time_window": 30, "rejected_code": 503}
+    path = route(t, "lc", {"limit-count": limit})
+    first = t.gateway.request(path)
+    same((200, "2", "1"), (first.status, first.headers["x-ratelimit-limit"], first.headers["x-ratelimit-remaining"]))
+    assert 29 <= float(first.headers["x-ratelimit-reset"]) <= 30, first
+    same(200, t.gateway.request(path).status)
+    third = t.gateway.request(path)
+    same((503, "2", "0"), (third.status, third.headers["x-ratelimit-limit"], third.headers["x-ratelimit-remaining"]))
+    assert float(third.headers["x-ratelimit-reset"]) <= 30, third
+
+
+def limit_count_survives_an_edit_of_the_route_not_of_the_plugin(t):
+    limit = {"count": 1, "time_window": 60}
+    path = route(t, "lc2", {"limit-count": limit})
+    same(200, t.gateway.request(path).status)
+    same(503, t.gateway.request(path).status)
+    route(t, "lc2", {"limit-count": limit}, desc="something else")
+    same(503, t.gateway.request(path).status)
+    route(t, "lc2", {"limit-count": dict(limit, count=2)})
+    same([200, 200, 503], [t.gateway.request(path).status for _ in range(3)])
+
+
+def limit_count_slides(t):
+    path = route(t, "ls", {"limit-count": {"count": 5, "time_window": 3600, "window_type": "sliding"}})
+    same([200] * 5 + [503], [t.gateway.request(path).status for _ in range(6)])
+
+
+def limit_req_lets_the_rate_through(t):
+    path = route(t, "lr", {"limit-req": {"rate": 1, "burst": 2, "key": "remote_addr", "nodelay": True}})
+    same([200, 200, 200, 503], [t.gateway.request(path).status for _ in range(4)])
+    path = route(t, "lr2", {"limit-req": {"rate": 5, "burst": 2, "key": "http_who", "rejected_msg": "slow down"}})
+    started = time.monotonic()
+    same([200, 200], [t.gateway.request(path, headers={"who": "a"}).status for _ in range(2)])
+    assert 0.15 <= time.monotonic() - started < 1, time.monotonic() - started
+    same(200, t.gateway.request(path, headers={"who": "b"}).status)
+    path = route(t, "lr3", {"limit-req": {"rate": 0.1, "burst": 0, "key": "remote_addr", "rejected_msg": "slow down"}})
+    t.gateway.request(path)
+    same(b'{"error_msg":"slow down"}\n', t.gateway.request(path).body)
+
+
+def limit_conn_frees_the_place_of_a_client_that_left(t):
+    path = route(t, "lconn", {"limit-conn": {"conn": 1, "burst": 0, "default_conn_delay": 0.1, "key": "remote_addr"}})
+    client = socket.create_connection(("127.0.0.1", t.gateway.port))
+    client.sendall(f"GET {path}?sleep=1 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    wait_for(lambda: any("sleep=1" in r["path"] for r in UP.requests), "the first request")
+    same(503, t.gateway.request(path).status)
+    client.close()
+    wait_for(lambda: t.gateway.request(path).status == 200, "the place", 5)
+
+
+def proxy_rewrite_cannot_be_used_for_injection(t):
+    path = route(t, "pr", {"proxy-rewrite": {"regex_uri": ["(?s)^/pr/(.*)", "/new/$1"],
+                                             "headers": {"set": {"X-Path": "$1"}, "add": {"X-Add": ["a", "b"]}, "remove": ["X-Gone"]},
+                                             "host": "other.example"}})
+    seen = t.gateway.request(path + "/a?b=1", headers={"X-Gone": "1"}).json()
+    same(("/new/a?b=1", "a", "other.example"), (seen["path"], seen["headers"]["x-path"], seen["headers"]["host"]))
+    same(["a", "b"], [v for k, v in seen["pairs"] if k == "x-add"])
+    assert "x-gone" not in seen["headers"], seen
+    answer = t.gateway.request(path + "/a%0d%0aEvil:%201?q=%0d%0a")
+    if answer.status == 200:
+        seen = answer.json()
+        same("/new/a%0D%0AEvil:%201?q=%0d%0a", seen["path"])
+        assert "evil" not in seen["headers"], seen
+
+
+def proxy_rewrite_merges_queries_and_changes_the_method(t):
+    path = route(t, "pr2", {"proxy-rewrite": {"uri": "/x?c=3", "method": "POST"}})
+    seen = t.gateway.request(path + "?a=1&b=2").json()
+    same(("/x?c=3&a=1&b=2", "POST"), (seen["path"], seen["method"]))
+
+
+def cors_answers_preflight_by_itself(t):
+    path = route(t, "cors", {"cors": {"allow_origins": "http://a.com,http://b.com", "allow_methods": "GET,POST",
+                                      "allow_headers": "X-A", "allow_credential": True, "max_age": 60}})
+    before = len(UP.requests)
+    answer = t.gateway.request(path, "OPTIONS", {"Origin": "http://b.com", "Access-Control-Request-Method": "GET"})
+    same(200, answer.status)
+    same(before, len(UP.requests))
+    same(("http://b.com", "GET,POST", "X-A", "60", "true", "Origin"), tuple(answer.headers.get(h) for h in (
+        "access-control-allow-origin", "access-control-allow-methods", "access-control-allow-headers", "access-control-max-age",
+        "access-control-allow-credentials", "vary")))
+    answer = t.gateway.request(path, headers={"Origin": "http://evil.com"})
+    same((200, None), (answer.status, answer.headers.get("access-control-allow-origin")))
+
+
+def cors_with_credentials_for_all_is_refused(t):
+    path = route(t, "cors2", {"cors": {"allow_origins": "http://a.com", "allow_methods": "**", "allow_headers": "**"}})
+    revision = t.etcd.put("/apisix/routes/cors2", {
+        "uris": [path], "upstream": {"type": "roundrobin", "nodes": UP.node}, "plugins": {"cors": {"allow_credential": True}}})
+    t.gateway.reached(revision)
+    # The last valid version goes on.
+    answer = t.gateway.request(path, headers={"Origin": "http://a.com"})
+    same("http://a.com", answer.headers.get("access-control-allow-origin"))
+    assert t.gateway.metric("apisix_config_rejected_objects ") >= 1
+    t.delete("routes/cors2")
+
+
+def redirect_goes_to_https(t):
+    path = route(t, "red", {"redirect": {"http_to_https": True}})
+    answer = t.gateway.request(path + "?a=1", headers={"Host": "x.com"})
+    same((301, f"https://x.com:{t.gateway.tls}/red?a=1"), (answer.status, answer.headers["location"]))
+    same(308, t.gateway.request(path, "POST", {"Host": "x.com"}).status)
+    same(200, t.gateway.request(path, headers={"X-Forwarded-Proto": "https"}).status)
+    path = route(t, "red2", {"redirect": {"regex_uri": ["^/red2/(.*)", "/to/$1"], "ret_code": 307}})
+    answer = t.gateway.request(path + "/x")
+    same((307, "/to/x"), (answer.status, answer.headers["location"]))
+
+
+def response_rewrite_filters_what_was_packed(t):
+    path = route(t, "rr", {"response-rewrite": {"filters": [{"regex": "hello", "replace": "bye", "scope": "global"}],
+                                                "headers": {"set": {"X-S": "$remote_addr"}, "remove": ["X-R"]}}})
+    answer = t.gateway.request(path + "?gzip&body=hello+hello&h=ETag:e1|X-R:r")
+    same((b"bye bye", None, None, "127.0.0.1", None), (answer.body, answer.headers.get("content-encoding"),
+         answer.headers.get("etag"), answer.headers.get("x-s"), answer.headers.get("x-r")))
+    path = route(t, "rr2", {"response-rewrite": {"status_code": 202, "body": "bmV3", "body_base64": True}})
+    answer = t.gateway.request(path + "?h=ETag:e1")
+    same((202, b"new", None), (answer.status, answer.body, answer.headers.get("etag")))
+
+
+def request_id_ip_restriction_and_fault_injection(t):
+    path = route(t, "id", {"request-id": {}})
+    answer = t.gateway.request(path)
+    same(answer.headers["x-request-id"], answer.json()["headers"]["x-request-id"])
+    same("mine", t.gateway.request(path, headers={"X-Request-Id": "mine"}).headers["x-request-id"])
+    path = route(t, "ip", {"ip-restriction": {"whitelist": ["10.0.0.0/8"]}})
+    answer = t.gateway.request(path)
+    same((403, b'{"message":"Your IP address is not allowed"}\n'), (answer.status, answer.body))
+    path = route(t, "fault", {"fault-injection": {"abort": {"http_status": 418, "body": "from $remote_addr"}}})
+    answer = t.gateway.request(path)
+    same((418, b"from 127.0.0.1"), (answer.status, answer.body))
+
+
+def serverless_functions_run(t):
+    path = route(t, "sl", {
+        "serverless-pre-function": {"phase": "rewrite", "functions": [
+            "return function(conf, ctx) require('apisix.core').request.set_header(ctx, 'X-Pre', 'yes') end"]},
+        "serverless-post-function": {"phase": "access", "functions": [
+            "return function(conf, ctx) if ctx.var.arg_stop then return 418, {stopped = true} end end"]}})
+    same("yes", t.gateway.request(path).json()["headers"]["x-pre"])
+    answer = t.gateway.request(path + "?stop=1")
+    same((418, b'{"stopped":true}\n'), (answer.status, answer.body))
+
+
+def traffic_split_divides(t):
+    t.put("upstreams/other", {"type": "roundrobin", "nodes": OTHER.node})
+    path = route(t, "ts", {"traffic-split": {"rules": [
+        {"match": [{"vars": [["http_v", "==", "2"]]}], "weighted_upstreams": [{"upstream_id": "other"}]},
+        {"match": [{"vars": [["http_v", "==", "3"]]}], "weighted_upstreams": [
+            {"upstream": {"type": "roundrobin", "nodes": OTHER.node}, "weight": 1}, {"weight": 1}]}]}})
+    same(UP.port, t.gateway.request(path).json()["port"])
+    same(OTHER.port, t.gateway.request(path, headers={"v": "2"}).json()["port"])
+    ports = [t.gateway.request(path, headers={"v": "3"}).json()["port"] for _ in range(20)]
+    assert 8 <= ports.count(OTHER.port) <= 12, ports
+
+
+def proxy_cache_on_disk(t):
+    path = route(t, "pcd", {"proxy-cache": {"cache_strategy": "disk", "cache_bypass": ["$arg_bypass"]}})
+    same("MISS", t.gateway.request(path + "?a=1").headers["apisix-cache-status"])
+    before = len(UP.requests)
+    answer = t.gateway.request(path + "?a=1")
+    same(("HIT", 200, before), (answer.headers["apisix-cache-status"], answer.status, len(UP.requests)))
+    same("BYPASS", t.gateway.request(path + "?a=1&bypass=1").headers["apisix-cache-status"])
+    same([200, 404], [t.gateway.request(path + "?a=1", "PURGE").status for _ in range(2)])
+    same("MISS", t.gateway.request(path + "?a=1").headers["apisix-cache-status"])
+    same(["MISS", "MISS"], [t.gateway.request(path + "?status=500").headers["apisix-cache-status"] for _ in range(2)])
+
+
+def proxy_cache_in_memory(t):
+    path = route(t, "pcm", {"proxy-cache": {"cache_strategy": "memory", "cache_zone": "memory_cache", "cache_ttl": 60}})
+    first = t.gateway.request(path + "?x=1")
+    same("MISS", first.headers["apisix-cache-status"])
+    second = t.gateway.request(path + "?x=1")
+    same(("HIT", first.body, "application/json"), (second.headers["apisix-cache-status"], second.body, second.headers["content-type"]))
+    same(("HIT", b""), (lambda a: (a.headers["apisix-cache-status"], a.body))(t.gateway.request(path + "?x=1", "HEAD")))
+    varies = path + "?h=Vary:Accept-Language"
+    for language in ("de", "en"):
+        same("MISS", t.gateway.request(varies, headers={"Accept-Language": language}).headers["apisix-cache-status"])
+    for language in ("de", "en"):
+        answer = t.gateway.request(varies, headers={"Accept-Language": language})
+        same(("HIT", language), (answer.headers["apisix-cache-status"], answer.json()["headers"]["accept-language"]))
+    for value in ("Cache-Control:private", "Set-Cookie:a=b"):
+        same(["MISS", "MISS"], [t.gateway.request(path + "?h=" + value).headers["apisix-cache-status"] for _ in range(2)])
+    same([200, 404], [t.gateway.request(path + "?x=1", "PURGE").status for _ in range(2)])
+
+
+def http_logger_sends_batches(t):
+    log = t.keep(Upstream())
+    t.put("services/svc", {})
+    path = route(t, "hl", {"http-logger": {"uri": f"http://127.0.0.1:{log.port}/log", "batch_max_size": 2, "inactive_timeout": 1,
+                                           "include_req_body": True, "include_resp_body": True, "auth_header": "Basic x"}},
+                 service_id="svc")
+    t.gateway.request(path + "?a=1", "POST", body="sent")
+
+    def entries():
+        import json
+        return [e for r in list(log.requests) for e in json.loads(r["body"])]
+    wait_for(lambda: len(entries()) == 1, "the record", 5)
+    entry = entries()[0]
+    same("Basic x", log.requests[0]["headers"]["authorization"])
+    same(("/hl?a=1", "POST", "sent", 200, "hl", "127.0.0.1"), (entry["request"]["uri"], entry["request"]["method"],
+         entry["request"]["body"], entry["response"]["status"], entry["route_id"], entry["client_ip"]))
+    assert '"method": "POST"' in entry["response"]["body"], entry
+    assert entry["latency"] >= entry["upstream_latency"] >= 0 or entry["apisix_latency"] == 0, entry
+    same(f"127.0.0.1:{UP.port}", entry["upstream"])
+
+
+def proxy_mirror_copies(t):
+    path = route(t, "pm", {"proxy-mirror": {"host": f"http://127.0.0.1:{MIRROR.port}"}})
+    same(200, t.gateway.request(path + "/x?y=1", "POST", body="copy").status)
+    wait_for(lambda: MIRROR.requests, "the copy", 5)
+    same(("/pm/x?y=1", "POST", "copy"), tuple(MIRROR.requests[0][k] for k in ("path", "method", "body")))
+
+
+SAMPLE = re.compile(r'^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)$')
+
+
+def check_exposition(text):
+    """What promtool would complain about: -> {name: {labels}} of the samples."""
+    assert text.endswith("\n")
+    types, names, seen = {}, {}, set()
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split(" ")
+            assert name not in types, line
+            types[name] = kind
+        elif not line.startswith("# HELP "):
+            match = SAMPLE.match(line)
+            assert match, line
+            name, labels, value = match.groups()
+            float(value)
+            assert (name, labels) not in seen, line
+            seen.add((name, labels))
+            base = re.sub("_(bucket|count|sum)$", "", name)
+            family = base if types.get(base) == "histogram" else name
+            assert family in types, line
+            names.setdefault(name, []).append(dict(re.findall(r'([a-zA-Z0-9_]+)="((?:[^"\\]|\\.)*)"', labels or "")))
+    return names
+
+
+def metrics_have_apisix_names(t):
+    path = route(t, "prom", {"prometheus": {}}, host="prom.example", name="named")
+    for _ in range(3):
+        same(200, t.gateway.request(path, headers={"Host": "prom.example"}).status)
+    same(404, t.gateway.request("/nowhere").status)
+    start = 'apisix_http_status{code="200",route="prom",'
+    wait_for(lambda: t.gateway.metric(start) == 3, "the counter", 5)
+    names = check_exposition(t.gateway.metrics())
+    same({"code", "route", "matched_uri", "matched_host", "service", "consumer", "node", "request_type", "request_llm_model",
+          "llm_model", "response_source"}, set(names["apisix_http_status"][0]))
+    status = [s for s in names["apisix_http_status"] if s["route"] == "prom"][0]
+    same(("/prom", "prom.example", "127.0.0.1", "upstream"),
+         (status["matched_uri"], status["matched_host"], status["node"], status["response_source"]))
+    same({"type", "route", "service", "consumer", "node", "request_type", "request_llm_model", "llm_model", "le"},
+         set(names["apisix_http_latency_bucket"][0]))
+    same(["1", "2", "5", "10", "20", "50", "100", "200", "500", "1000", "2000", "5000", "10000", "30000", "60000", "+Inf"],
+         [s["le"] for s in names["apisix_http_latency_bucket"] if s["route"] == "prom" and s["type"] == "request"])
+    same({"request", "upstream", "apisix"}, {s["type"] for s in names["apisix_http_latency_sum"] if s["route"] == "prom"})
+    same({"ingress", "egress"}, {s["type"] for s in names["apisix_bandwidth"]})
+    same({"active", "accepted", "handled", "reading", "writing", "waiting"},
+         {s["state"] for s in names["apisix_nginx_http_current_connections"]})
+    assert {"routes", "services", "ssls", "consumers", "global_rules", "upstreams", "stream_routes", "protos", "prev_index",
+            "max_modify_index", "x_etcd_index"} <= {s["key"] for s in names["apisix_etcd_modify_indexes"]}
+    for name in ("http_requests_total", "etcd_reachable", "node_info", "shared_dict_capacity_bytes", "shared_dict_free_space_bytes",
+                 "config_revision", "config_age_seconds", "config_source"):
+        assert "apisix_" + name in names, name
+    same(1.0, t.gateway.metric('apisix_config_source{source="etcd"}'))
+    before = t.gateway.metric('apisix_etcd_modify_indexes{key="x_etcd_index"}')
+    route(t, "prom2", {})
+    assert t.gateway.metric('apisix_etcd_modify_indexes{key="x_etcd_index"}') > before
+
+
+def metrics_lose_nothing_of_several_workers(t):
+    path = route(t, "many", {"prometheus": {}})
+    threads = [threading.Thread(target=lambda: [t.gateway.request(path) for _ in range(25)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wait_for(lambda: t.gateway.metric('apisix_http_status{code="200",route="many",') == 200, "200 requests", 5)
+    same(200.0, t.gateway.metric('apisix_http_latency_count{type="request",route="many",'))
+
+
+def metrics_say_that_etcd_is_away(t):
+    same(1.0, t.gateway.metric("apisix_etcd_reachable "))
+    t.etcd.stop()
+    wait_for(lambda: t.gateway.metric("apisix_etcd_reachable ") == 0, "etcd_reachable 0", 15)
+    same(200, t.gateway.request("/prom2").status)
+    t.etcd.start()
+    wait_for(lambda: t.gateway.metric("apisix_etcd_reachable ") == 1, "etcd_reachable 1", 15)
+
+
+TESTS = [
+    limit_count_counts_and_says_so, limit_count_survives_an_edit_of_the_route_not_of_the_plugin, limit_count_slides,
+    limit_req_lets_the_rate_through, limit_conn_frees_the_place_of_a_client_that_left, proxy_rewrite_cannot_be_used_for_injection,
+    proxy_rewrite_merges_queries_and_changes_the_method, cors_answers_preflight_by_itself, cors_with_credentials_for_all_is_refused,
+    redirect_goes_to_https, response_rewrite_filters_what_was_packed, request_id_ip_restriction_and_fault_injection,
+    serverless_functions_run, traffic_split_divides, proxy_cache_on_disk, proxy_cache_in_memory, http_logger_sends_batches,
+    proxy_mirror_copies, metrics_have_apisix_names, metrics_lose_nothing_of_several_workers, metrics_say_that_etcd_is_away,
+]
+
+if __name__ == "__main__":
+    # Whose X-Forwarded-Proto counts.
+    main(TESTS, {"apisix": {"trusted_addresses": ["127.0.0.1"]}})
