@@ -42,7 +42,7 @@ function M.new(mode, opts)
         any_host = paths.new(guard), -- routes without hosts; in the other modes: all
         hosts = {}, -- exact host -> paths
         wildcards = prefixes.new(true), -- what follows the star -> paths
-        routes = {}, -- short key -> compiled route, with its entries, the hosts that it has, and the service that gives them
+        routes = {}, -- short key -> compiled route; its `entries` are entry, paths, host or false, entry, …
         by_service = {}, -- service id -> set of short keys of routes that take their hosts from there
         last_order = 0,
         matched = {},
@@ -104,12 +104,12 @@ end
 
 local function add_entry(self, route, path, index, host)
     local literal, check = parse_path(path, self.with_parameter)
-    local entry = {
-        path = path, literal = literal, check = check, index = index, route = route,
-        host = host, where = host and paths_for(self, host) or self.any_host,
-    }
-    entry.where:add(entry)
-    route.entries[#route.entries + 1] = entry
+    local entry = paths.entry(route, path, literal, check, index)
+    local where = host and paths_for(self, host) or self.any_host
+    where:add(entry)
+    local entries = route.entries
+    local n = #entries
+    entries[n + 1], entries[n + 2], entries[n + 3] = entry, where, host or false
 end
 
 local function add_entries(self, route, list)
@@ -130,9 +130,11 @@ local function add_entries(self, route, list)
 end
 
 local function remove_entries(self, route)
-    for _, entry in ipairs(route.entries) do
-        entry.where:remove(entry)
-        drop_if_empty(self, entry.host, entry.where)
+    local entries = route.entries
+    for i = 1, #entries, 3 do
+        local entry, where, host = entries[i], entries[i + 1], entries[i + 2]
+        where:remove(entry)
+        drop_if_empty(self, host, where)
     end
 end
 
@@ -230,10 +232,10 @@ local function match_hosts(self, req, matched)
     local host = req.host
     local exact = self.hosts[host]
     if exact then
-        local entry = exact:match(req, matched)
-        if entry then
+        local item = exact:match(req, matched)
+        if item then
             matched._host = host
-            return entry
+            return item
         end
     end
     local wildcards = self.wildcards
@@ -246,10 +248,10 @@ local function match_hosts(self, req, matched)
         if not node then
             return nil
         end
-        local entry = node.value:match(req, matched)
-        if entry then
+        local item = node.value:match(req, matched)
+        if item then
             matched._host = node.host
-            return entry
+            return item
         end
         limit = node.len - 1
     end
@@ -258,16 +260,17 @@ end
 function Router:match(req, matched)
     matched = matched or self.matched
     clear(matched)
-    local entry
+    local item
     if self.by_host and req.host then
-        entry = match_hosts(self, req, matched)
+        item = match_hosts(self, req, matched)
     end
-    entry = entry or self.any_host:match(req, matched)
-    if not entry then
+    item = item or self.any_host:match(req, matched)
+    if not item then
+        matched._host = nil -- of a candidate
         return nil, matched
     end
     matched._method = req.method
-    return entry.route.item, matched
+    return item, matched
 end
 
 return M

@@ -2,15 +2,27 @@
 -- routes are asked: higher priority, longer path as it was written, earlier created, earlier in the route's own list.
 --
 --   new(guard) -> p       guard: {busy = number of predicates that are running, and may yield; on_error =}
+--   entry(route, path, literal, check, index) -> entry       route: {item =, priority =, order =, and the predicates}
 --   p:add(entry) ; p:remove(entry)
---       entry: {path =, literal =, check =, index =, route = {priority =, order =, and the predicates}}
---   p:match(req, matched) -> entry | nil
+--   p:match(req, matched) -> item | nil
+local bit = require("bit")
 local prefixes = require("dpproxy.router.prefixes")
-local accepts = require("dpproxy.router.route").accepts
+local routes = require("dpproxy.router.route")
 
-local insert, remove, setmetatable = table.insert, table.remove, setmetatable
+local accepts, method_bits = routes.accepts, routes.method_bits
+local band, insert, remove, setmetatable = bit.band, table.insert, table.remove, setmetatable
 
 local M = {}
+
+-- An entry is an array: with ten thousand routes a match waits for memory, and this is less of it. What a match needs comes
+-- first; it does not look at the route itself unless there are predicates besides methods.
+local ITEM, METHODS, CHECK, PATH, PREDICATES, ROUTE, LITERAL, INDEX = 1, 2, 3, 4, 5, 6, 7, 8
+
+function M.entry(route, path, literal, check, index)
+    local predicates = (route.addresses or route.hosts or route.vars or route.filter) and route
+    return {route.item, route.methods, check or false, path, predicates or false, route, literal, index}
+end
+
 local Paths = {}
 Paths.__index = Paths
 
@@ -19,15 +31,15 @@ function M.new(guard)
 end
 
 local function before(a, b)
-    local a_route, b_route = a.route, b.route
+    local a_route, b_route = a[ROUTE], b[ROUTE]
     if a_route.priority ~= b_route.priority then
         return a_route.priority > b_route.priority
-    elseif #a.path ~= #b.path then
-        return #a.path > #b.path
+    elseif #a[PATH] ~= #b[PATH] then
+        return #a[PATH] > #b[PATH]
     elseif a_route.order ~= b_route.order then
         return a_route.order < b_route.order
     end
-    return a.index < b.index
+    return a[INDEX] < b[INDEX]
 end
 
 -- The place of an entry in a list that is in order.
@@ -57,9 +69,9 @@ local function writable(self, list)
 end
 
 function Paths:add(entry)
-    local literal = entry.literal
+    local literal = entry[LITERAL]
     self.count = self.count + 1
-    if literal == entry.path then
+    if literal == entry[PATH] then
         local list = self.exact[literal]
         list = list and writable(self, list) or {}
         insert(list, place(list, entry), entry)
@@ -91,8 +103,8 @@ local function without(self, list, entry)
 end
 
 function Paths:remove(entry)
-    local literal = entry.literal
-    if literal == entry.path then
+    local literal = entry[LITERAL]
+    if literal == entry[PATH] then
         local list = self.exact[literal]
         if list then
             list = without(self, list, entry)
@@ -112,12 +124,15 @@ end
 local function first_of(list, req, matched, guard)
     for i = 1, #list do
         local entry = list[i]
-        if accepts(entry.route, req, matched, guard) then
-            local check = entry.check
-            if not check or check(req.uri, matched) then
-                matched._path = entry.path
-                return entry
+        local methods, predicates, check = entry[METHODS], entry[PREDICATES], entry[CHECK]
+        if (methods == 0 or band(methods, method_bits[req.method] or 0) ~= 0)
+            and (not predicates or accepts(predicates, req, matched, guard))
+            and (not check or check(req.uri, matched)) then
+            matched._path = entry[PATH]
+            if not predicates or not predicates.hosts then
+                matched._host = nil -- of an earlier candidate
             end
+            return entry[ITEM]
         end
     end
 end
@@ -126,9 +141,9 @@ function Paths:match(req, matched)
     local uri, guard = req.uri, self.guard
     local list = self.exact[uri]
     if list then
-        local entry = first_of(list, req, matched, guard)
-        if entry then
-            return entry
+        local item = first_of(list, req, matched, guard)
+        if item then
+            return item
         end
     end
     -- Found anew for each shorter prefix: requests seldom need more than one, and a predicate may yield meanwhile.
@@ -138,9 +153,9 @@ function Paths:match(req, matched)
         if not node then
             return nil
         end
-        local entry = first_of(node.value, req, matched, guard)
-        if entry then
-            return entry
+        local item = first_of(node.value, req, matched, guard)
+        if item then
+            return item
         end
         limit = node.len - 1
     end

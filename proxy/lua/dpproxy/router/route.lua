@@ -1,8 +1,9 @@
--- One route, compiled: its predicates. What it is placed under (paths, hosts) is the routers' matter.
+-- One route, compiled: its predicates, `methods` as bits (0: any). What it is placed under (paths, hosts) is the routers' matter.
 --
 --   compile(value) -> {methods, addresses, vars, filter, …} | nil, err
 --   set_hosts(route, hosts)             for routers in which a host is a predicate
---   accepts(route, req, matched, guard) -> bool
+--   accepts(route, req, matched, guard) -> bool            all but the methods, which are cheap enough for the caller
+--   method_bits: name -> bit
 --   check(value) -> true | nil, err
 local bit = require("bit")
 local expr = require("dpproxy.router.expr")
@@ -10,7 +11,7 @@ local ffi = require("ffi")
 local ipmatch = require("dpproxy.router.ipmatch")
 local clear = require("table.clear")
 
-local band, bor, lshift = bit.band, bit.bor, bit.lshift
+local bor, lshift = bit.bor, bit.lshift
 local type, ipairs, pcall, tostring, setmetatable = type, ipairs, pcall, tostring, setmetatable
 local loadstring, setfenv = loadstring, setfenv
 local find, lower, sub, byte = string.find, string.lower, string.sub, string.byte
@@ -20,9 +21,9 @@ ffi.cdef([[
     int memcmp(const void *, const void *, size_t);
 ]])
 
-local M = {}
-
 local method_bits = {}
+local M = {method_bits = method_bits}
+
 for i, name in ipairs({"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE", "PURGE"}) do
     method_bits[name] = lshift(1, i - 1)
 end
@@ -155,13 +156,9 @@ end
 
 -- May this request take the route? What its owner wrote may fail (then: no), and may yield (it reads the body).
 function M.accepts(route, req, matched, guard)
-    if route.methods ~= 0 and band(route.methods, method_bits[req.method] or 0) == 0 then
-        return false
-    end
     if route.addresses and not route.addresses:match(req.remote_addr) then
         return false
     end
-    matched._host = nil -- of an earlier candidate
     if route.hosts and not host_accepts(route.hosts, req, matched) then
         return false
     end
