@@ -54,15 +54,11 @@ describe("defaults", function()
         for _, entry in ipairs(require("dpproxy.plugin.defaults").http) do
             assert.is_true(entry[2] < before, entry[1])
             before = entry[2]
-            local file = io.open("proxy/lua/apisix/plugins/" .. entry[1] .. ".lua")
-            if file then
-                file:close()
-                local plugin = require("apisix.plugins." .. entry[1])
-                assert.equal(entry[2], plugin.priority)
-                assert.equal(entry[1], plugin.name)
-                assert.is_table(plugin.schema)
-                assert.is_function(plugin.check_schema)
-            end
+            local plugin = require("apisix.plugins." .. entry[1])
+            assert.equal(entry[2], plugin.priority)
+            assert.equal(entry[1], plugin.name)
+            assert.is_table(plugin.schema)
+            assert.is_function(plugin.check_schema)
         end
     end)
 end)
@@ -401,6 +397,35 @@ describe("ip-restriction", function()
         refuses("ip-restriction", {whitelist = {"1.2.3.4"}, blacklist = {"1.2.3.4"}})
         refuses("ip-restriction", {whitelist = {"nonsense"}})
         refuses("ip-restriction", {blacklist = {}})
+    end)
+end)
+
+describe("real-ip", function()
+    local function address_of(conf, request)
+        request.vars = request.vars or {}
+        local plugin, checked = start("real-ip", conf, request)
+        plugin.rewrite(checked, ctx)
+        return ctx.var.remote_addr, fake.request.vars.dpproxy_forwarded_for
+    end
+    it("believes trusted peers", function()
+        local conf = {source = "http_x_forwarded_for", trusted_addresses = {"127.0.0.0/8", "10.0.0.0/8"}}
+        local headers = {["x-forwarded-for"] = "1.1.1.1, 2.2.2.2,10.0.0.1"}
+        assert.same({"10.0.0.1", "1.1.1.1, 2.2.2.2,10.0.0.1, 10.0.0.1"}, {address_of(conf, {headers = headers})})
+        assert.equal("127.0.0.1", ctx.var.realip_remote_addr)
+        conf.recursive, conf._meta = true, nil
+        assert.equal("2.2.2.2", (address_of(conf, {headers = headers})))
+        conf._meta = nil
+        assert.equal("9.9.9.9", (address_of(conf, {headers = headers, vars = {remote_addr = "9.9.9.9"}})))
+    end)
+    it("takes other sources, and no nonsense", function()
+        assert.equal("1.2.3.4", (address_of({source = "http_x_real"}, {headers = {x_real = "1.2.3.4:5678"}})))
+        assert.equal("5678", ctx.var.remote_port)
+        assert.equal("::1", (address_of({source = "arg_ip"}, {args = "ip=%5B::1%5D:80"})))
+        for _, bad in ipairs({"nonsense", "1.2.3.4:0", "1.2.3", ""}) do
+            assert.equal("127.0.0.1", (address_of({source = "arg_ip"}, {args = "ip=" .. bad})))
+        end
+        refuses("real-ip", {})
+        refuses("real-ip", {source = "a", trusted_addresses = {"x"}})
     end)
 end)
 

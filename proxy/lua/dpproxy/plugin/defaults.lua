@@ -3,12 +3,14 @@
 local M = {}
 
 M.http = {
+    {"real-ip", 23000},
     {"request-id", 12015},
     {"fault-injection", 11000},
     {"serverless-pre-function", 10000},
     {"cors", 4000},
     {"ip-restriction", 3000},
     {"uri-blocker", 2900},
+    {"hmac-auth", 2530},
     {"basic-auth", 2520},
     {"jwt-auth", 2510},
     {"key-auth", 2500},

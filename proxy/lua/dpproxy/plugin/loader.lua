@@ -105,7 +105,7 @@ end
 -- names: as in the configuration file; nil: all that are built in. opts.init: run the plugins' init(), which may start timers; by
 -- default everywhere but in the master's init phase (see init_worker). -> {by_name =, sorted =}
 function M.load(names, opts)
-    names = names or require("dpproxy.plugin.builtin")
+    names = names or require("dpproxy.plugin.defaults").names()
     for name, plugin in pairs(M.by_name) do
         unload(name, plugin)
     end

@@ -1,0 +1,119 @@
+-- real-ip: takes the client's address from a header or another variable, when the peer is trusted.
+--
+-- nginx' own idea of the connection stays (its access log, allow and deny): what changes is what routes' plugins see, and what
+-- upstreams are told.
+local core = require("apisix.core")
+
+local ipairs, type = ipairs, type
+
+local schema = {
+    type = "object",
+    properties = {
+        trusted_addresses = {type = "array", items = {anyOf = core.schema.ip_def}, minItems = 1},
+        source = {type = "string", minLength = 1},
+        recursive = {type = "boolean", default = false},
+    },
+    required = {"source"},
+}
+
+local M = {
+    version = 0.1,
+    priority = 23000,
+    name = "real-ip",
+    schema = schema,
+}
+
+local matchers = setmetatable({}, {__mode = "k"})
+
+function M.check_schema(conf)
+    local ok, err = core.schema.check(schema, conf)
+    if not ok then
+        return false, err
+    end
+    for _, address in ipairs(conf.trusted_addresses or {}) do
+        if not core.ip.validate_cidr_or_ip(address) then
+            return false, "invalid ip address: " .. address
+        end
+    end
+    return true
+end
+
+local function is_trusted(conf, address)
+    local list = conf.trusted_addresses
+    local matcher = matchers[list]
+    if not matcher then
+        matcher = core.ip.create_ip_matcher(list)
+        if not matcher then
+            return false
+        end
+        matchers[list] = matcher
+    end
+    return matcher:match(address) and true or false
+end
+
+-- X-Forwarded-For: each proxy adds the address that it saw at the end.
+local function from_forwarded_for(conf, ctx)
+    local header = core.request.headers(ctx)["X-Forwarded-For"]
+    if type(header) == "table" then
+        header = header[#header]
+    end
+    if not header then
+        return nil
+    end
+    local addresses = {}
+    for address in header:gmatch("[^,%s]+") do
+        addresses[#addresses + 1] = address
+    end
+    local last = #addresses
+    if conf.recursive and conf.trusted_addresses then
+        while last > 1 and is_trusted(conf, addresses[last]) do
+            last = last - 1
+        end
+    end
+    return addresses[last]
+end
+
+-- "1.2.3.4", "1.2.3.4:80", "::1", "[::1]:80" -> address, port | nil
+local function parse(text)
+    local host, port = core.utils.parse_addr(text)
+    if not host or not (core.utils.parse_ipv4(host) or core.utils.parse_ipv6(host)) then
+        return nil
+    end
+    if port and (port < 1 or port > 65535) then
+        return nil
+    end
+    return host:match("^%[(.*)%]$") or host, port
+end
+
+function M.rewrite(conf, ctx)
+    local peer = ctx.var.remote_addr
+    if conf.trusted_addresses and not is_trusted(conf, peer) then
+        return
+    end
+    local text
+    if conf.source == "http_x_forwarded_for" then
+        text = from_forwarded_for(conf, ctx)
+    else
+        text = ctx.var[conf.source]
+    end
+    if not text then
+        core.log.warn("missing real address")
+        return
+    end
+    local address, port = parse(tostring(text))
+    if not address then
+        core.log.warn("bad address: ", text)
+        return
+    end
+    if not ctx.var.realip_remote_addr then
+        ctx.var.realip_remote_addr = peer
+    end
+    ctx.var.realip_remote_port = ctx.var.remote_port
+    ctx.var.remote_addr = address
+    ctx.var.remote_port = port and tostring(port) or ""
+    ngx.var.dpproxy_real_ip = address
+    local forwarded = ngx.var.http_x_forwarded_for
+    ngx.var.dpproxy_forwarded_for = forwarded and forwarded ~= "" and forwarded .. ", " .. address or address
+end
+
+return M
