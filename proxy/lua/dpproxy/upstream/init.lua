@@ -164,6 +164,25 @@ local function checker_of(entry, up)
     return entry.checker
 end
 
+-- Apart from picker_of: a function that has a closure is not compiled by LuaJIT.
+local function build_picker(entry, up, checker, health_version)
+    local made, err = picker.new(up, entry.version, {
+        random = env.random,
+        clock = env.clock,
+        dict = env.dict,
+        key = type(entry.key) == "string" and entry.key or nil,
+        old = entry.picker,
+        health = checker and function(host, port)
+            return checker:usable(host, port)
+        end,
+    })
+    if not made then
+        return nil, err
+    end
+    entry.picker, entry.picked, entry.health = made, up, health_version
+    return made
+end
+
 local function picker_of(ctx, up)
     local mt = getmetatable(up)
     local entry = mt and mt.dpproxy_entry
@@ -176,23 +195,10 @@ local function picker_of(ctx, up)
         up, entry = resolved, getmetatable(resolved).dpproxy_entry
     end
     local checker = checker_of(entry, up)
-    local health = checker and checker:health_version() or 0
+    local health_version = checker and checker:health_version() or 0
     ctx.balancer_checker = checker
-    if entry.picked ~= up or entry.health ~= health then
-        local made, err = picker.new(up, entry.version, {
-            random = env.random,
-            clock = env.clock,
-            dict = env.dict,
-            key = type(entry.key) == "string" and entry.key or nil,
-            old = entry.picker,
-            health = checker and function(host, port)
-                return checker:usable(host, port)
-            end,
-        })
-        if not made then
-            return nil, err
-        end
-        entry.picker, entry.picked, entry.health = made, up, health
+    if entry.picked ~= up or entry.health ~= health_version then
+        return build_picker(entry, up, checker, health_version)
     end
     return entry.picker
 end
