@@ -109,6 +109,12 @@ struct hash_record {
 	uint32_t hash;
 };
 
+/*
+ * A fault that nobody played: an instance found that a compaction had taken the entry that it had applied last, and loaded
+ * everything again.
+ */
+#define OVERTAKEN "overtaken"
+
 struct fault_record {
 	char kind[HISTORY_NAME];
 	int64_t at_ns;

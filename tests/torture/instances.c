@@ -195,6 +195,22 @@ static unsigned rss_of(pid_t pid)
 	return (unsigned)(kib / 1024);
 }
 
+void instances_overtaken(struct run *run)
+{
+	for (unsigned i = 0; i < run->options.instances; i++) {
+		char path[600], line[1000];
+		FILE *file;
+
+		snprintf(path, sizeof(path), "%s/%s.log", run->options.dir, run->instances[i].name);
+		file = fopen(path, "re");
+		while (file && fgets(line, sizeof(line), file))
+			if (strstr(line, "the log no longer holds the entry at position"))
+				record_fault(run, OVERTAKEN, "%s", run->instances[i].name);
+		if (file)
+			fclose(file);
+	}
+}
+
 void *instances_care(void *arg)
 {
 	struct run *run = arg;

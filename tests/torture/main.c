@@ -176,6 +176,7 @@ static bool torture(struct run *run)
 	for (unsigned i = 0; i <= run->options.instances; i++)
 		instance_stop(run, i);
 	instances_close(run);
+	instances_overtaken(run);
 	return last && history_write_end(run->history, last);
 }
 

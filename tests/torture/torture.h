@@ -106,6 +106,8 @@ void instance_stop(struct run *run, unsigned number);
 void instance_pause(struct run *run, unsigned number, bool paused);
 /* Looks after them until stop_care: one that ended by itself is a complaint, and started again. */
 void *instances_care(void *run);
+/* Writes down which instances say in their logs that they were overtaken by a compaction. */
+void instances_overtaken(struct run *run);
 
 /* ---- clients.c, watchers.c ---- */
 

@@ -601,6 +601,25 @@ static void compaction_that_was_passed_is_found(void)
 	expect("a watcher was told of a compaction that it had passed");
 }
 
+/* Such a watcher begins again from there. But all else that it had passed is still wrong. */
+static void watchers_of_an_overtaken_instance_read_everything_again(void)
+{
+	struct watch_record again = {.kind = WATCH_COMPACTED, .watcher = 1, .revision = 1};
+
+	set_up();
+	history_add_watch(&history, &again);
+	expect("a watcher was told of a compaction that it had passed");
+	set_up();
+	history_add_fault(&history, &(struct fault_record){.kind = OVERTAKEN});
+	history_add_watch(&history, &again);
+	expect_nothing();
+	set_up();
+	history_add_fault(&history, &(struct fault_record){.kind = OVERTAKEN});
+	again.revision = 3;
+	history_add_watch(&history, &again);
+	expect("a watcher was told of a compaction that it had passed");
+}
+
 /* ---- Leases, hashes, the rest ---- */
 
 static void early_expiry_is_found(void)
@@ -794,6 +813,8 @@ int main(void)
 			{"watcher_that_begins_again_too_late_is_found", watcher_that_begins_again_too_late_is_found},
 			{"cancelled_watcher_is_found", cancelled_watcher_is_found},
 			{"compaction_that_was_passed_is_found", compaction_that_was_passed_is_found},
+			{"watchers_of_an_overtaken_instance_read_everything_again",
+			 watchers_of_an_overtaken_instance_read_everything_again},
 			{"early_expiry_is_found", early_expiry_is_found},
 			{"key_that_outlives_its_lease_is_found", key_that_outlives_its_lease_is_found},
 			{"key_attached_after_the_end_is_found", key_attached_after_the_end_is_found},
