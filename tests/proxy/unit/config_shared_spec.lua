@@ -277,7 +277,21 @@ describe("config.shared", function()
         local worker = new_worker(store)
         worker.reader:refresh()
         assert.equal("a=2", content(worker))
-        assert.equal(1, store:number("dirty")) -- the new one will write the base anew
+        assert.equal(0, store:number("dirty"))
+    end)
+
+    it("says so when it lost its place while it wrote", function()
+        local dict = faulty_dict.new()
+        local store = shared.new({dict = dict})
+        local old = assert(store:writer(store:next_epoch()))
+        dict.before = function(operation, key)
+            if operation == "safe_set" and key == "s:1" then
+                dict.before = nil
+                assert(store:writer(store:next_epoch()):publish({put(1, "routes/a", 2)}, at(2)))
+            end
+        end
+        assert.is_nil((old:publish({put(1, "routes/a", 1)}, at(1))))
+        assert.equal(1, store:number("dirty")) -- the present writer must write the base anew
     end)
 
     it("refuses a commit in a place that is taken", function()

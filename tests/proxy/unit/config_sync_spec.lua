@@ -251,6 +251,50 @@ describe("config.sync", function()
         assert.equal(upstreams + 1, tables:version("upstreams"))
     end)
 
+    it("writes the base anew when a writer that lost its place wrote into it", function()
+        local world = new_world({workers = 2})
+        assert(world:run_for(5, all_have(world, "routes", "2", 1)))
+        world.etcd:delete("/apisix/routes/1")
+        assert(world:run_for(1, all_have(world, "routes", "1", nil)))
+        local stale = require("dpproxy.config.record").encode({
+            op = "V", slot = 2, order = 2, create = 2, mod = 2, seq = 1, path = "routes/2", text = json(-1),
+        })
+        world.dict:safe_set("s:2", stale)
+        world.dict:safe_set("s:9", (stale:gsub("routes/2", "routes/8")))
+        world.dict:set("top", 9)
+        world.dict:set("dirty", 1)
+        world:run_for(5)
+        local young = world:start_worker()
+        world:run_for(1)
+        assert.equal(1, #young.tables:list("routes"))
+        assert.equal(1, young.tables:get("routes", "2").value.n)
+        assert.equal(0, world.store:number("dirty"))
+    end)
+
+    it("judges again when the checks have changed", function()
+        local bad = 1
+        local function check(_, value)
+            return value.n ~= bad, "n is bad"
+        end
+        local world = new_world({workers = 2, sync = {check = check}})
+        world.etcd:put("/apisix/routes/3", json(2))
+        assert(world:run_for(5, all_have(world, "routes", "3", 2)))
+        assert.equal(2, world.status:read().rejected)
+        local events = count(world)
+        bad = 2
+        world.etcd.up = false -- nothing has to be asked for it
+        world.etcd:cut()
+        world.dict:set("recheck", 1)
+        assert(world:run_for(5, all_have(world, "routes", "2", 1)))
+        assert.equal(4, events.n)
+        local list = world.workers[2].tables:rejected_list()
+        assert.same({1, "/apisix/routes/3", "n is bad"}, {#list, list[1].key, list[1].reason})
+        assert.equal(2, world.workers[2].tables:get("routes", "3").value.n)
+        world.dict:set("recheck", 1)
+        world:run_for(5)
+        assert.equal(4, events.n)
+    end)
+
     it("works with a password, also when tokens are forgotten", function()
         local world = new_world({workers = 2, user = "u", password = "p"})
         world.etcd.user, world.etcd.password = "u", "p"

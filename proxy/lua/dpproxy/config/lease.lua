@@ -4,10 +4,12 @@ local M = {}
 local lease_mt = {}
 lease_mt.__index = lease_mt
 
--- opts: {dict =, id = number (pid), ttl = seconds}
+-- opts: {dict =, id = pid, ttl = seconds, is_dead = fn(pid) -> bool | nil}
 function M.new(opts)
-    return setmetatable({dict = opts.dict, id = opts.id, ttl = opts.ttl or 1.5, name = opts.name or "config-owner",
-        owner = false}, lease_mt)
+    return setmetatable({
+        dict = opts.dict, id = opts.id, ttl = opts.ttl or 1.5, name = opts.name or "config-owner", owner = false,
+            is_dead = opts.is_dead,
+    }, lease_mt)
 end
 
 -- Call it a few times per ttl -> is it ours, did that change
@@ -20,6 +22,10 @@ function lease_mt:tick()
             self.owner = false -- it expired while this worker was busy; somebody may have had it since
         end
     else
+        local holder = self.is_dead and self.dict:get(self.name)
+        if holder and self.is_dead(holder) and self.dict:get(self.name) == holder then
+            self.dict:delete(self.name) -- no need to wait until it expires
+        end
         self.owner = self.dict:add(self.name, self.id, self.ttl) == true
     end
     return self.owner, self.owner ~= before

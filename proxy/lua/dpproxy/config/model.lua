@@ -98,6 +98,35 @@ function model_mt:delete(ops, path)
     drop(self, ops, "r", self.rejected, path)
 end
 
+-- The object is this now, and valid (value) or not (reason).
+local function judge(self, ops, kv, now, value, reason)
+    local path, text = kv.path, kv.text
+    local kind = kinds.split(path)
+    local valid, rejected = self.valid[path], self.rejected[path]
+    if value then
+        local order = valid and valid.order
+        if not valid then
+            order = (self.orders[kind] or 0) + 1
+            self.orders[kind] = order
+            self.objects = self.objects + 1
+        end
+        local rec = {
+            op = "V", slot = valid and valid.slot or new_slot(self), order = order, create = kv.create, mod = kv.mod,
+            path = path, text = text,
+        }
+        self.valid[path] = rec
+        ops[#ops + 1] = rec
+        drop(self, ops, "r", self.rejected, path)
+    else
+        local rec = {
+            op = "R", slot = rejected and rejected.slot or new_slot(self), create = kv.create, mod = kv.mod,
+            since = rejected and rejected.since or now, path = path, text = text, reason = reason,
+        }
+        self.rejected[path] = rec
+        ops[#ops + 1] = rec
+    end
+end
+
 -- kv: {path =, text =, create =, mod =}. same_history: its revisions can be compared with those that are known.
 function model_mt:put(ops, kv, now, same_history)
     local path, text = kv.path, kv.text
@@ -117,33 +146,12 @@ function model_mt:put(ops, kv, now, same_history)
         return
     end
     local value, reason = M.decode(self.check, kind, short_key, text)
-    if value then
-        local order = valid and valid.order
-        if not valid then
-            order = (self.orders[kind] or 0) + 1
-            self.orders[kind] = order
-            self.objects = self.objects + 1
-        end
-        local rec = {
-            op = "V", slot = valid and valid.slot or new_slot(self), order = order, create = kv.create, mod = kv.mod,
-            path = path, text = text,
-        }
-        self.valid[path] = rec
-        ops[#ops + 1] = rec
-        drop(self, ops, "r", self.rejected, path)
-    else
-        if valid and same_history and valid.create ~= kv.create then
-            -- The valid one was deleted, unseen, before this one was created: it is not an older version of it.
-            self.objects = self.objects - 1
-            drop(self, ops, "v", self.valid, path)
-        end
-        local rec = {
-            op = "R", slot = rejected and rejected.slot or new_slot(self), create = kv.create, mod = kv.mod,
-            since = rejected and rejected.since or now, path = path, text = text, reason = reason,
-        }
-        self.rejected[path] = rec
-        ops[#ops + 1] = rec
+    if valid and not value and same_history and valid.create ~= kv.create then
+        -- The valid one was deleted, unseen, before this one was created: it is not an older version of it.
+        self.objects = self.objects - 1
+        drop(self, ops, "v", self.valid, path)
     end
+    judge(self, ops, kv, now, value, reason)
 end
 
 -- kvs: all of what etcd holds, ascending keys -> ops that lead there
@@ -177,8 +185,31 @@ function model_mt:replace(kvs, now, same_history)
     return ops
 end
 
--- Every record again, and every free slot emptied: after a writer that had lost its place wrote into the base.
-function model_mt:rewrite()
+-- The checks may be others than before (a plugin was loaded anew, the program is a newer one): everything is judged again.
+function model_mt:recheck(now)
+    local ops = {}
+    local list = {}
+    for path, rec in pairs(self.valid) do
+        list[#list + 1] = self.rejected[path] or rec
+    end
+    for path, rec in pairs(self.rejected) do
+        if not self.valid[path] then
+            list[#list + 1] = rec
+        end
+    end
+    table.sort(list, function(a, b) return a.slot < b.slot end)
+    for _, rec in ipairs(list) do
+        local kind, short_key = kinds.split(rec.path)
+        local value, reason = M.decode(self.check, kind, short_key, rec.text)
+        if (value ~= nil) ~= (rec.op == "V") or reason and reason ~= rec.reason then
+            judge(self, ops, {path = rec.path, text = rec.text, create = rec.create, mod = rec.mod}, now, value, reason)
+        end
+    end
+    return ops
+end
+
+-- Every record again, and every free slot up to `top` emptied: after a writer that had lost its place wrote into the base.
+function model_mt:rewrite(top)
     local ops = {}
     local used = {}
     for _, map in ipairs({self.valid, self.rejected}) do
@@ -188,7 +219,7 @@ function model_mt:rewrite()
         end
     end
     table.sort(ops, function(a, b) return a.slot < b.slot end)
-    for slot = 1, self.top do
+    for slot = 1, math.max(top, self.top) do
         if not used[slot] then
             ops[#ops + 1] = {op = "x", slot = slot, path = ""}
         end

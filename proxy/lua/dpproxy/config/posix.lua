@@ -7,7 +7,9 @@ long write(int fd, const void *data, size_t size);
 int fsync(int fd);
 int close(int fd);
 int rename(const char *from, const char *to);
+int link(const char *from, const char *to);
 int unlink(const char *path);
+int kill(int pid, int signal);
 char *strerror(int error);
 struct dpproxy_timespec { long seconds; long nanoseconds; };
 int clock_gettime(int clock, struct dpproxy_timespec *time);
@@ -21,7 +23,7 @@ local O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_DIRECTORY, O_NOFOLLOW, O_CLOEXEC = 
 if ffi.arch == "arm64" then
     O_DIRECTORY, O_NOFOLLOW = 16384, 32768
 end
-local EINTR, EEXIST = 4, 17
+local ESRCH, EINTR, EEXIST = 3, 4, 17
 
 local function failure(what)
     return nil, what .. ": " .. ffi.string(C.strerror(ffi.errno()))
@@ -74,6 +76,14 @@ function M.rename(from, to)
     return true
 end
 
+-- A second name for the same file.
+function M.link(from, to)
+    if C.link(from, to) ~= 0 then
+        return failure("link")
+    end
+    return true
+end
+
 function M.unlink(path)
     return C.unlink(path) == 0
 end
@@ -90,6 +100,11 @@ function M.sync_folder(path)
     end
     C.close(fd)
     return ok, err
+end
+
+-- Is there no such process any more?
+function M.is_dead(pid)
+    return C.kill(pid, 0) ~= 0 and ffi.errno() == ESRCH
 end
 
 local timespec = ffi.new("struct dpproxy_timespec")

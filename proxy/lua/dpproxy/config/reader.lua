@@ -21,6 +21,12 @@ local function read_all(self, head)
     return true
 end
 
+-- What could not be decoded gets another try.
+function reader_mt:reread()
+    self.head, self.seq = -1, 0
+    return self:refresh()
+end
+
 -- Takes in what was published since -> did anything change. One read when nothing did.
 function reader_mt:refresh()
     local head = self.store:number("head")

@@ -42,7 +42,7 @@ function M.new(opts)
         dict = opts.space and setmetatable({dict = opts.dict, name = opts.space}, space_mt) or opts.dict,
         log_bytes = opts.log_bytes or 4194304, log_count = opts.log_count or 1024,
     }, shared_mt)
-    for _, name in ipairs({"head", "applied", "top", "epoch", "dirty"}) do
+    for _, name in ipairs({"head", "applied", "top", "epoch", "dirty", "recheck"}) do
         self.dict:safe_add(name, 0)
     end
     self.dict:safe_add("tail", 1)
@@ -209,14 +209,7 @@ function writer_mt:owns()
     return self.dict:get("epoch") == self.epoch
 end
 
--- A writer that lost its place while it wrote may have put old records into the base: the present one must write it anew.
-function writer_mt:check_place()
-    if self:owns() then
-        return true
-    end
-    self.dict:set("dirty", 1)
-    return nil, "another worker owns the configuration now"
-end
+local lost_place = "another worker owns the configuration now"
 
 function writer_mt:apply(txn)
     local dict = self.dict
@@ -304,11 +297,10 @@ end
 
 -- ops: array of records; meta: {revision =, cluster =, source =} -> true | nil, err. All of it or nothing.
 function writer_mt:publish(ops, meta)
-    local ok, err = self:check_place()
-    if not ok then
-        return nil, err
+    if not self:owns() then
+        return nil, lost_place
     end
-    ok, err = self:redo()
+    local ok, err = self:redo()
     if not ok then
         return nil, err
     end
@@ -323,11 +315,7 @@ function writer_mt:publish(ops, meta)
         ok, err = store(self, txn, body)
     end
     if not ok then
-        if err == "exists" then
-            self:check_place()
-            return nil, "another worker owns the configuration now"
-        end
-        return nil, err
+        return nil, err == "exists" and lost_place or err
     end
     self.head = txn.seq
     self.dict:set("head", txn.seq)
@@ -335,7 +323,12 @@ function writer_mt:publish(ops, meta)
     if self:apply(txn) then
         self:trim(self.shared.log_bytes, self.shared.log_count)
     end
-    return self:check_place()
+    if not self:owns() then
+        -- It lost its place while it wrote and may have put old records into the base: the present writer must write it anew.
+        self.dict:incr("dirty", 1)
+        return nil, lost_place
+    end
+    return true
 end
 
 return M

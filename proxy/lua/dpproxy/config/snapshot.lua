@@ -8,7 +8,8 @@ local match, format, sub = string.match, string.format, string.sub
 
 local M = {}
 
-local newest, older, temporary, bad = "/config.snapshot", "/config.snapshot.1", "/config.snapshot.new", "/config.snapshot.bad"
+local newest, older, bad = "/config.snapshot", "/config.snapshot.1", "/config.snapshot.bad"
+local temporary, second_name = "/config.snapshot.new", "/config.snapshot.old"
 
 local function digest_of(data)
     return (crypto.sha256(data):gsub(".", function(c) return format("%02x", c:byte()) end))
@@ -62,7 +63,11 @@ function M.write(folder, state, time)
     if not ok then
         return nil, err
     end
-    posix.rename(folder .. newest, folder .. older) -- there may be none
+    -- The newest keeps its name until the new one takes it: at no moment is there none. (There may be none yet.)
+    posix.unlink(folder .. second_name)
+    if posix.link(folder .. newest, folder .. second_name) then
+        posix.rename(folder .. second_name, folder .. older)
+    end
     ok, err = posix.rename(folder .. temporary, folder .. newest)
     if not ok then
         return nil, err
@@ -72,6 +77,24 @@ function M.write(folder, state, time)
         return nil, err
     end
     return #text
+end
+
+-- What is published, to disk -> seq, size | nil, err
+function M.save(store, folder, prefix, time)
+    local records, err = store:read_all()
+    if not records then
+        return nil, err
+    end
+    if not records.at then
+        return nil, "nothing is published"
+    end
+    records.prefix = prefix
+    local size
+    size, err = M.write(folder, records, time)
+    if not size then
+        return nil, err
+    end
+    return records.seq, size
 end
 
 local function read_file(path)

@@ -68,7 +68,8 @@ local function open_dictionaries()
         error("nginx.conf has no lua_shared_dict dpproxy_config")
     end
     -- Another prefix is another configuration: what a reload left of the old one is not taken for it.
-    self.store = shared.new({dict = dict, space = self.settings.prefix .. "\n"})
+    self.space = self.settings.prefix .. "\n"
+    self.store = shared.new({dict = dict, space = self.space})
     self.numbers = status.new(state)
     self.state = state
 end
@@ -112,6 +113,14 @@ function M.init(node)
     self.tls = assert(transport.prepare_tls(self.settings.tls))
     open_dictionaries()
     load_snapshot()
+    -- What a reload finds, or the disk had, was judged by other checks perhaps.
+    self.store.dict:incr("recheck", 1)
+end
+
+-- The checks have changed in this worker: what was refused may be valid now, and the other way round.
+function M.recheck()
+    self.store.dict:incr("recheck", 1)
+    self.reader:reread()
 end
 
 -- Takes in what was published since -> did anything change
@@ -152,26 +161,53 @@ function M.status()
     return now
 end
 
-local function write_snapshot(now)
-    local owner, folder = self.owner, self.settings.folder
-    if not folder or not owner or not owner.model or not owner.at or owner.at.source ~= "etcd" then
+-- Is there something for the disk that it has not?
+local function snapshot_is_due()
+    local owner = self.owner
+    return self.settings.folder ~= nil and owner ~= nil and owner.writer ~= nil and owner.at ~= nil and
+        owner.at.source == "etcd" and self.state:get("config:snapshot_seq") ~= owner.writer.head
+end
+
+local function snapshot_done(seq, size)
+    if seq then
+        self.state:set("config:snapshot_seq", seq)
+        self.numbers:snapshot_written(ngx.time(), size)
+        self.snapshot_error = nil
         return
     end
-    local seq = owner.writer.head
-    if self.state:get("config:snapshot_seq") == seq then
+    self.numbers:snapshot_failed()
+    if self.snapshot_error ~= size then
+        log("error", "config: cannot write the snapshot into " .. self.settings.folder .. ": " .. tostring(size))
+        self.snapshot_error = size
+    end
+end
+
+local function write_snapshot()
+    snapshot_done(snapshot.save(self.store, self.settings.folder, self.settings.prefix, ngx.time()))
+end
+
+local function thread_result(started, seq, size)
+    if not started then
+        -- nginx.conf has no such pool: then in this thread, and requests wait.
+        return write_snapshot()
+    end
+    snapshot_done(seq, size)
+end
+
+local function write_snapshot_aside(premature)
+    if premature then
         return
     end
-    self.snapshot_time = now
-    local size, err = snapshot.write(folder, {
-        valid = owner.model.valid, rejected = owner.model.rejected, at = owner.at, prefix = self.settings.prefix,
-    }, ngx.time())
-    if not size then
-        self.numbers:snapshot_failed()
-        log("error", "config: cannot write the snapshot into " .. folder .. ": " .. err)
-        return
+    self.writing = true
+    local ok, err = pcall(function()
+        local run = ngx.run_worker_thread -- luacheck: ignore 143
+        thread_result(run("dpproxy", "dpproxy.config.snapshot_thread", "save", self.space, self.settings.folder,
+            self.settings.prefix, ngx.time()))
+    end)
+    self.writing = false
+    if not ok then
+        snapshot_done(nil, err)
     end
-    self.state:set("config:snapshot_seq", seq)
-    self.numbers:snapshot_written(ngx.time(), size)
 end
 
 local function own(premature)
@@ -220,7 +256,9 @@ end
 
 local function leave()
     if self.lease.owner then
-        write_snapshot(posix.monotonic())
+        if snapshot_is_due() then
+            write_snapshot()
+        end
         self.lease:release()
     end
 end
@@ -237,8 +275,9 @@ local function tick(premature)
     if not self.owner then
         return
     end
-    if now - (self.snapshot_time or -snapshot_interval) >= snapshot_interval then
-        write_snapshot(now)
+    if not self.writing and now - (self.snapshot_time or -snapshot_interval) >= snapshot_interval and snapshot_is_due() then
+        self.snapshot_time = now
+        ngx.timer.at(0, write_snapshot_aside)
     end
     if not self.probing and now >= (self.probe_time or now + probe_interval) then
         self.probe_time, self.probing = nil, ngx.timer.at(0, probe) and true or false
@@ -252,7 +291,7 @@ function M.init_worker(node)
     end
     self.mine = tables.new({check = check, prefix = self.settings.prefix, log = log})
     self.reader = reader.new({store = self.store, tables = self.mine, log = log})
-    self.lease = lease.new({dict = self.state, id = ngx.worker.pid()})
+    self.lease = lease.new({dict = self.state, id = ngx.worker.pid(), is_dead = posix.is_dead})
     M.refresh()
     assert(ngx.timer.every(tick_interval, function(premature)
         local ok, err = xpcall(tick, debug.traceback, premature)

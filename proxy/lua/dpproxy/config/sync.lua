@@ -16,6 +16,7 @@ local sync_mt = {}
 sync_mt.__index = sync_mt
 
 local most_events = 1000    -- of several waiting messages taken into one transaction
+local most_complaints = 20  -- about invalid objects, for one transaction
 local shortest_pause, longest_pause = 0.1, 3
 
 -- opts: client, shared, status, check, prefix, alive = fn -> bool (still the owner), clock = fn (monotonic), now = fn
@@ -58,6 +59,22 @@ local function heard(self)
     self.status:synced(self.now())
 end
 
+local function log_rejected(self, ops)
+    local count = 0
+    for _, rec in ipairs(ops) do
+        if rec.op == "R" then
+            count = count + 1
+            if count <= most_complaints then
+                self.log("error", "config: " .. self.prefix .. "/" .. rec.path ..
+                    " is invalid, its last valid version stays: " .. rec.reason)
+            end
+        end
+    end
+    if count > most_complaints then
+        self.log("error", "config: and " .. count - most_complaints .. " more invalid objects")
+    end
+end
+
 -- ops may be empty: then only the revision moves on.
 local function publish(self, ops, at)
     if #ops == 0 and self.had_configuration and self.at and self.at.source == at.source and self.at.cluster == at.cluster then
@@ -65,7 +82,7 @@ local function publish(self, ops, at)
         -- Not each one: it only spares the next owner some history.
         if at.revision ~= self.published_at and self.clock() - (self.at_time or -1) >= 1 then
             if not self.writer:owns() then
-                return self.writer:check_place()
+                return nil, "another worker owns the configuration now"
             end
             self.shared:set_at(at)
             self.published_at, self.at_time = at.revision, self.clock()
@@ -83,12 +100,7 @@ local function publish(self, ops, at)
     self.status:revision(at.revision, at.source)
     self.status:count("objects", self.model.objects)
     self.status:count("rejected", self.model:rejected_count())
-    for _, rec in ipairs(ops) do
-        if rec.op == "R" then
-            self.log("error", "config: " .. self.prefix .. "/" .. rec.path ..
-                " is invalid, its last valid version stays: " .. rec.reason)
-        end
-    end
+    log_rejected(self, ops)
     return true
 end
 
@@ -366,8 +378,7 @@ local function follow(self, stream)
             self.need_load = what == "load"
             self.status:resync()
             return true
-        elseif self.shared:number("dirty") ~= 0 then
-            self.need_rewrite = true
+        elseif self.shared:number("dirty") ~= 0 or self.shared:number("recheck") ~= 0 then
             return true
         elseif now >= self.verify_time then
             self.need_load = true
@@ -382,6 +393,18 @@ local function follow(self, stream)
     return true
 end
 
+-- What others may ask of the owner, by counting a number in shared memory up.
+local chores = {
+    {"dirty", function(self)
+        self.need_load = true
+        return not self.at or publish(self, self.model:rewrite(self.shared:number("top")), self.at)
+    end},
+    {"recheck", function(self)
+        local ops = self.model:recheck(self.now())
+        return #ops == 0 or publish(self, ops, self.at)
+    end},
+}
+
 -- One round: take over, load, watch -> true | nil, err, kind
 function sync_mt:session()
     local ok, err, kind
@@ -391,15 +414,14 @@ function sync_mt:session()
             return nil, err, "publish"
         end
     end
-    if self.need_rewrite or self.shared:number("dirty") ~= 0 then
-        self.shared.dict:set("dirty", 0)
-        self.need_rewrite, self.need_load = false, true
-        if self.at then
-            ok, err = publish(self, self.model:rewrite(), self.at)
+    for _, chore in ipairs(chores) do
+        local asked = self.shared:number(chore[1])
+        if asked ~= 0 then
+            ok, err = chore[2](self)
             if not ok then
-                self.shared.dict:set("dirty", 1)
                 return nil, err, "publish"
             end
+            self.shared.dict:incr(chore[1], -asked)
         end
     end
     if self.need_load then
@@ -434,9 +456,7 @@ function sync_mt:run()
     while self.alive() do
         local ok, err, kind = self:session()
         if not ok and self.alive() then
-            if kind == "away" then
-                self.status:reachable(false)
-            end
+            self.status:reachable(kind ~= "away" and kind ~= "protocol")
             if err ~= self.last_error or self.clock() - self.last_error_time >= 60 then
                 self.log(kind == "away" and "warn" or "error", "config: " .. tostring(err))
                 self.last_error, self.last_error_time = err, self.clock()

@@ -88,7 +88,7 @@ local function open(self, endpoint)
         return nil, err
     end
     local conn = http.wrap(sock)
-    local ms = self.timeout * 1000
+    local ms = math.min(self.timeout, 10) * 1000 -- a member that is silent for longer must not keep the others from being asked
     conn:settimeouts(ms, ms, ms)
     return conn
 end
