@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Plugins that shape traffic, in a running gateway with a real etcd and a real upstream. Prints TAP."""
-import os
+import json
 import pathlib
 import re
 import socket
@@ -10,7 +10,7 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "lib"))
-from dpproxy import Upstream, main, request, wait_for  # noqa: E402
+from dpproxy import TOP, Upstream, main, wait_for  # noqa: E402
 
 UP = Upstream()
 OTHER = Upstream()
@@ -52,6 +52,14 @@ def limit_count_survives_an_edit_of_the_route_not_of_the_plugin(t):
     same([200, 200, 503], [t.gateway.request(path).status for _ in range(3)])
 
 
+def limit_count_begins_anew(t):
+    path = route(t, "lc3", {"limit-count": {"count": 1, "time_window": 1, "rejected_code": 429, "rejected_msg": "later"}})
+    same(200, t.gateway.request(path).status)
+    answer = t.gateway.request(path)
+    same((429, b'{"error_msg":"later"}\n'), (answer.status, answer.body))
+    wait_for(lambda: t.gateway.request(path).status == 200, "the next window", 3)
+
+
 def limit_count_slides(t):
     path = route(t, "ls", {"limit-count": {"count": 5, "time_window": 3600, "window_type": "sliding"}})
     same([200] * 5 + [503], [t.gateway.request(path).status for _ in range(6)])
@@ -82,8 +90,9 @@ def limit_conn_frees_the_place_of_a_client_that_left(t):
 
 def proxy_rewrite_cannot_be_used_for_injection(t):
     path = route(t, "pr", {"proxy-rewrite": {"regex_uri": ["(?s)^/pr/(.*)", "/new/$1"],
-                                             "headers": {"set": {"X-Path": "$1"}, "add": {"X-Add": ["a", "b"]}, "remove": ["X-Gone"]},
-                                             "host": "other.example"}})
+                                             "host": "other.example",
+                                             "headers": {"set": {"X-Path": "$1"}, "add": {"X-Add": ["a", "b"]},
+                                                         "remove": ["X-Gone"]}}})
     seen = t.gateway.request(path + "/a?b=1", headers={"X-Gone": "1"}).json()
     same(("/new/a?b=1", "a", "other.example"), (seen["path"], seen["headers"]["x-path"], seen["headers"]["host"]))
     same(["a", "b"], [v for k, v in seen["pairs"] if k == "x-add"])
@@ -149,6 +158,19 @@ def response_rewrite_filters_what_was_packed(t):
     same((202, b"new", None), (answer.status, answer.body, answer.headers.get("etag")))
 
 
+def response_rewrite_takes_long_and_chunked_bodies(t):
+    path = route(t, "rr3", {"response-rewrite": {"filters": [{"regex": "x+$", "replace": "end"}]}})
+    same(b"y" * 200000 + b"end", t.gateway.request(path, "POST", headers={"X-Echo": "1"}, body=b"y" * 200000 + b"x" * 10).body)
+
+
+def real_ip_tells_the_upstream(t):
+    path = route(t, "rip", {"real-ip": {"source": "http_x_forwarded_for", "trusted_addresses": ["127.0.0.0/8"]},
+                            "ip-restriction": {"blacklist": ["9.9.9.9"]}})
+    seen = t.gateway.request(path, headers={"X-Forwarded-For": "1.1.1.1, 2.2.2.2"}).json()["headers"]
+    same(("2.2.2.2", "1.1.1.1, 2.2.2.2, 2.2.2.2"), (seen["x-real-ip"], seen["x-forwarded-for"]))
+    same(403, t.gateway.request(path, headers={"X-Forwarded-For": "9.9.9.9"}).status)
+
+
 def request_id_ip_restriction_and_fault_injection(t):
     path = route(t, "id", {"request-id": {}})
     answer = t.gateway.request(path)
@@ -202,7 +224,8 @@ def proxy_cache_in_memory(t):
     first = t.gateway.request(path + "?x=1")
     same("MISS", first.headers["apisix-cache-status"])
     second = t.gateway.request(path + "?x=1")
-    same(("HIT", first.body, "application/json"), (second.headers["apisix-cache-status"], second.body, second.headers["content-type"]))
+    same(("HIT", first.body, "application/json"),
+         (second.headers["apisix-cache-status"], second.body, second.headers["content-type"]))
     same(("HIT", b""), (lambda a: (a.headers["apisix-cache-status"], a.body))(t.gateway.request(path + "?x=1", "HEAD")))
     varies = path + "?h=Vary:Accept-Language"
     for language in ("de", "en"):
@@ -224,7 +247,6 @@ def http_logger_sends_batches(t):
     t.gateway.request(path + "?a=1", "POST", body="sent")
 
     def entries():
-        import json
         return [e for r in list(log.requests) for e in json.loads(r["body"])]
     wait_for(lambda: len(entries()) == 1, "the record", 5)
     entry = entries()[0]
@@ -292,13 +314,23 @@ def metrics_have_apisix_names(t):
          {s["state"] for s in names["apisix_nginx_http_current_connections"]})
     assert {"routes", "services", "ssls", "consumers", "global_rules", "upstreams", "stream_routes", "protos", "prev_index",
             "max_modify_index", "x_etcd_index"} <= {s["key"] for s in names["apisix_etcd_modify_indexes"]}
-    for name in ("http_requests_total", "etcd_reachable", "node_info", "shared_dict_capacity_bytes", "shared_dict_free_space_bytes",
-                 "config_revision", "config_age_seconds", "config_source"):
+    for name in ("http_requests_total", "etcd_reachable", "node_info", "shared_dict_capacity_bytes",
+                 "shared_dict_free_space_bytes", "config_revision", "config_age_seconds", "config_source"):
         assert "apisix_" + name in names, name
     same(1.0, t.gateway.metric('apisix_config_source{source="etcd"}'))
     before = t.gateway.metric('apisix_etcd_modify_indexes{key="x_etcd_index"}')
     route(t, "prom2", {})
     assert t.gateway.metric('apisix_etcd_modify_indexes{key="x_etcd_index"}') > before
+
+
+def the_dashboard_shows_metrics_that_exist(t):
+    path = route(t, "dash", {"prometheus": {}})
+    t.gateway.request(path)
+    wait_for(lambda: t.gateway.metric('apisix_http_status{code="200",route="dash",') == 1, "the counter", 5)
+    names = set(check_exposition(t.gateway.metrics()))
+    wanted = set(re.findall(r"\bapisix_\w+", (TOP / "dist" / "grafana" / "dpproxy.json").read_text()))
+    # Only there with health checks, and with loggers.
+    same(set(), wanted - names - {"apisix_upstream_status", "apisix_batch_process_entries"})
 
 
 def metrics_lose_nothing_of_several_workers(t):
@@ -322,12 +354,16 @@ def metrics_say_that_etcd_is_away(t):
 
 
 TESTS = [
-    limit_count_counts_and_says_so, limit_count_survives_an_edit_of_the_route_not_of_the_plugin, limit_count_slides,
+    limit_count_counts_and_says_so, limit_count_survives_an_edit_of_the_route_not_of_the_plugin, limit_count_begins_anew,
+    limit_count_slides,
     limit_req_lets_the_rate_through, limit_conn_frees_the_place_of_a_client_that_left, proxy_rewrite_cannot_be_used_for_injection,
-    proxy_rewrite_merges_queries_and_changes_the_method, cors_answers_preflight_by_itself, cors_with_credentials_for_all_is_refused,
-    redirect_goes_to_https, response_rewrite_filters_what_was_packed, request_id_ip_restriction_and_fault_injection,
+    proxy_rewrite_merges_queries_and_changes_the_method, cors_answers_preflight_by_itself,
+    cors_with_credentials_for_all_is_refused,
+    redirect_goes_to_https, response_rewrite_filters_what_was_packed, response_rewrite_takes_long_and_chunked_bodies,
+    real_ip_tells_the_upstream, request_id_ip_restriction_and_fault_injection,
     serverless_functions_run, traffic_split_divides, proxy_cache_on_disk, proxy_cache_in_memory, http_logger_sends_batches,
-    proxy_mirror_copies, metrics_have_apisix_names, metrics_lose_nothing_of_several_workers, metrics_say_that_etcd_is_away,
+    proxy_mirror_copies, metrics_have_apisix_names, the_dashboard_shows_metrics_that_exist,
+    metrics_lose_nothing_of_several_workers, metrics_say_that_etcd_is_away,
 ]
 
 if __name__ == "__main__":

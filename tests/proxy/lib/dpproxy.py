@@ -124,7 +124,7 @@ class Answer:
         return f"<{self.status} {self.headers} {self.body[:300]!r}>"
 
 
-def request(port, path="/", method="GET", headers=None, body=None, timeout=10, tls=False, raw_path=False):
+def request(port, path="/", method="GET", headers=None, body=None, timeout=10, tls=False):
     if tls:
         context = ssl._create_unverified_context()
         connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout, context=context)
@@ -215,6 +215,8 @@ class Upstream:
                 if "sleep" in query:
                     time.sleep(float(query["sleep"]))
                 data = query["body"].encode() if "body" in query else json.dumps(seen).encode()
+                if "x-echo" in seen["headers"]:
+                    data = body
                 headers = [("Content-Type", query.get("type", "application/json"))]
                 headers += [tuple(h.split(":", 1)) for h in query.get("h", "").split("|") if h]
                 if "gzip" in query:
@@ -223,9 +225,15 @@ class Upstream:
                 self.send_response(int(query.get("status", 200)))
                 for name, value in headers:
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
+                chunked = "x-echo" in seen["headers"]
+                self.send_header(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(data)))))
                 self.end_headers()
-                if self.command != "HEAD":
+                if chunked:
+                    for i in range(0, len(data), 30000):
+                        piece = data[i:i + 30000]
+                        self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                    self.wfile.write(b"0\r\n\r\n")
+                elif self.command != "HEAD":
                     self.wfile.write(data)
 
             do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_PATCH = do_OPTIONS = do
