@@ -291,6 +291,14 @@ describe("schema.objects", function()
         assert.equal("failed to parse cert", err)
     end)
 
+    it("tells the control API its schemas, as JSON", function()
+        local all = require("dpproxy.schema.control").all({p = {version = 1, priority = 5, schema = {type = "object"}, secret = 1}})
+        local decoded = assert(json.decode(assert(json.encode(all))))
+        assert.equal("roundrobin", decoded.main.route.properties.upstream.properties.type.default)
+        assert.equal("string", decoded.main.upstream_hash_vars_schema.type)
+        assert.same({version = 1, priority = 5, schema = {type = "object"}}, decoded.plugins.p)
+    end)
+
     it("checks ten thousand routes in well under a second", function()
         local texts = {}
         for i = 1, 10000 do

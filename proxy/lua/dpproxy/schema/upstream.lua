@@ -84,6 +84,7 @@ local hash_keys = {
     cookie = header_name,
     vars_combinations = {type = "string"},
 }
+M.hash_keys = hash_keys
 
 -- "host:port" -> the port, a number | nil. An IPv6 address has brackets, or no port.
 local function port_of(address)
