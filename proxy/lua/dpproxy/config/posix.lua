@@ -1,18 +1,19 @@
 -- The few system calls that Lua has no name for: durable files, a clock that never jumps.
 local ffi = require("ffi")
 
+-- Names of our own for them: other modules declare the same functions in their way.
 ffi.cdef [[
-int open(const char *path, int flags, ...);
-long write(int fd, const void *data, size_t size);
-int fsync(int fd);
-int close(int fd);
-int rename(const char *from, const char *to);
-int link(const char *from, const char *to);
-int unlink(const char *path);
-int kill(int pid, int signal);
-char *strerror(int error);
-struct dpproxy_timespec { long seconds; long nanoseconds; };
-int clock_gettime(int clock, struct dpproxy_timespec *time);
+int dpproxy_config_open(const char *path, int flags, ...) __asm__("open");
+long dpproxy_config_write(int fd, const void *data, size_t size) __asm__("write");
+int dpproxy_config_fsync(int fd) __asm__("fsync");
+int dpproxy_config_close(int fd) __asm__("close");
+int dpproxy_config_rename(const char *from, const char *to) __asm__("rename");
+int dpproxy_config_link(const char *from, const char *to) __asm__("link");
+int dpproxy_config_unlink(const char *path) __asm__("unlink");
+int dpproxy_config_kill(int pid, int signal) __asm__("kill");
+char *dpproxy_config_strerror(int error) __asm__("strerror");
+struct dpproxy_config_timespec { long seconds; long nanoseconds; };
+int dpproxy_config_clock_gettime(int clock, struct dpproxy_config_timespec *time) __asm__("clock_gettime");
 ]]
 
 local C = ffi.C
@@ -26,13 +27,13 @@ end
 local ESRCH, EINTR, EEXIST = 3, 4, 17
 
 local function failure(what)
-    return nil, what .. ": " .. ffi.string(C.strerror(ffi.errno()))
+    return nil, what .. ": " .. ffi.string(C.dpproxy_config_strerror(ffi.errno()))
 end
 
 local function write_all(fd, data)
     local from, left = ffi.cast("const char *", data), #data
     while left > 0 do
-        local written = tonumber(C.write(fd, from, left))
+        local written = tonumber(C.dpproxy_config_write(fd, from, left))
         if written < 0 then
             if ffi.errno() ~= EINTR then
                 return failure("write")
@@ -47,30 +48,30 @@ end
 -- A new file with that content, for its owner only, on disk when this returns.
 function M.write_new(path, data)
     local flags = bit.bor(O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW, O_CLOEXEC)
-    local fd = C.open(path, flags, ffi.cast("int", 384)) -- 0600
+    local fd = C.dpproxy_config_open(path, flags, ffi.cast("int", 384)) -- 0600
     if fd < 0 and ffi.errno() == EEXIST then
-        C.unlink(path) -- left by one that was killed
-        fd = C.open(path, flags, ffi.cast("int", 384))
+        C.dpproxy_config_unlink(path) -- left by one that was killed
+        fd = C.dpproxy_config_open(path, flags, ffi.cast("int", 384))
     end
     if fd < 0 then
         return failure("open")
     end
     local ok, err = write_all(fd, data)
-    if ok and C.fsync(fd) ~= 0 then
+    if ok and C.dpproxy_config_fsync(fd) ~= 0 then
         ok, err = failure("fsync")
     end
-    if C.close(fd) ~= 0 and ok then
+    if C.dpproxy_config_close(fd) ~= 0 and ok then
         ok, err = failure("close")
     end
     if not ok then
-        C.unlink(path)
+        C.dpproxy_config_unlink(path)
         return nil, err
     end
     return true
 end
 
 function M.rename(from, to)
-    if C.rename(from, to) ~= 0 then
+    if C.dpproxy_config_rename(from, to) ~= 0 then
         return failure("rename")
     end
     return true
@@ -78,40 +79,40 @@ end
 
 -- A second name for the same file.
 function M.link(from, to)
-    if C.link(from, to) ~= 0 then
+    if C.dpproxy_config_link(from, to) ~= 0 then
         return failure("link")
     end
     return true
 end
 
 function M.unlink(path)
-    return C.unlink(path) == 0
+    return C.dpproxy_config_unlink(path) == 0
 end
 
 -- Makes renames in a folder durable.
 function M.sync_folder(path)
-    local fd = C.open(path, bit.bor(O_RDONLY, O_DIRECTORY, O_CLOEXEC))
+    local fd = C.dpproxy_config_open(path, bit.bor(O_RDONLY, O_DIRECTORY, O_CLOEXEC))
     if fd < 0 then
         return failure("open")
     end
     local ok, err = true, nil
-    if C.fsync(fd) ~= 0 then
+    if C.dpproxy_config_fsync(fd) ~= 0 then
         ok, err = failure("fsync")
     end
-    C.close(fd)
+    C.dpproxy_config_close(fd)
     return ok, err
 end
 
 -- Is there no such process any more?
 function M.is_dead(pid)
-    return C.kill(pid, 0) ~= 0 and ffi.errno() == ESRCH
+    return C.dpproxy_config_kill(pid, 0) ~= 0 and ffi.errno() == ESRCH
 end
 
-local timespec = ffi.new("struct dpproxy_timespec")
+local timespec = ffi.new("struct dpproxy_config_timespec")
 
 -- Seconds that only grow.
 function M.monotonic()
-    C.clock_gettime(1, timespec)
+    C.dpproxy_config_clock_gettime(1, timespec)
     return tonumber(timespec.seconds) + tonumber(timespec.nanoseconds) / 1e9
 end
 
