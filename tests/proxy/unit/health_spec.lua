@@ -1,4 +1,5 @@
 -- Health checks without nginx: the dictionary, the clock, the sockets and the "threads" are ours.
+local fake_dict = require("fake_dict")
 local health = require("dpproxy.health")
 local settings = require("dpproxy.health.settings")
 local prober = require("dpproxy.health.prober")
@@ -8,43 +9,7 @@ local nodes_of = require("dpproxy.upstream.nodes")
 local now
 
 local function new_dict()
-    local values = {}
-    local function live(key)
-        local v = values[key]
-        if v and v.expires and v.expires <= now then
-            values[key], v = nil, nil
-        end
-        return v
-    end
-    local dict = {values = values}
-    function dict:get(key)
-        local v = live(key)
-        return v and v.value
-    end
-    function dict:set(key, value, ttl)
-        values[key] = value ~= nil and {value = value, expires = ttl and now + ttl} or nil
-        return true
-    end
-    function dict:add(key, value, ttl)
-        if live(key) then
-            return false, "exists"
-        end
-        return self:set(key, value, ttl)
-    end
-    function dict:incr(key, by, init)
-        local v = live(key) or {value = init}
-        values[key] = v
-        v.value = v.value + by
-        return v.value
-    end
-    function dict:delete(key)
-        values[key] = nil
-    end
-    function dict:expire(key, ttl)
-        values[key].expires = now + ttl
-        return true
-    end
-    return dict
+    return fake_dict.new(function() return now end)
 end
 
 local function up_of(nodes, checks, fields)
@@ -286,7 +251,7 @@ describe("health.probe", function()
 end)
 
 describe("health.prober", function()
-    local dict, registry, world, answers, probes, threads, most, fate, resolved
+    local dict, registry, world, answers, probes, threads, most, fate
     -- Threads are coroutines; a probe's connect yields until the test lets them go on.
     local function resume_all()
         local list = threads
@@ -349,9 +314,8 @@ describe("health.prober", function()
     end
 
     before_each(function()
-        now, dict, world, answers, probes, threads, most, fate, resolved = 1000, new_dict(), 0, {}, {}, {}, 0, "stay", nil
+        now, dict, world, answers, probes, threads, most, fate = 1000, new_dict(), 0, {}, {}, {}, 0, "stay"
         registry = health.setup(env_of(dict))
-        assert.is_nil(resolved)
     end)
 
     it("C12: turns a node after two refused probes and back after two answers", function()
@@ -468,7 +432,7 @@ describe("health.prober", function()
         assert.same({}, registry:names())
         assert.is_nil(registry:record(name))
         assert.is_true(checker:usable("10.0.0.1", 80))
-        for key in pairs(dict.values) do
+        for _, key in ipairs(dict:get_keys(0)) do
             assert.is_nil(key:match("^hc:[scn]:"), key)
         end
     end)

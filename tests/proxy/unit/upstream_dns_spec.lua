@@ -1,4 +1,5 @@
 -- DNS: messages, hostile ones too, and the client with servers, clock and randomness of our own.
+local fake_dict = require("fake_dict")
 local wire = require("dpproxy.upstream.dns_wire")
 local files = require("dpproxy.upstream.dns_files")
 local dns = require("dpproxy.upstream.dns")
@@ -165,7 +166,7 @@ describe("upstream.dns_files", function()
 end)
 
 describe("upstream.dns", function()
-    local now, zone, log, texts, queries, shared, warnings, spawned
+    local now, zone, texts, queries, shared, warnings, spawned
     -- zone: server -> fn(name, kind, query, proto) -> list of packets | nil for silence | "refused"
     local function socket(proto)
         local sock = {waiting = {}}
@@ -244,7 +245,7 @@ describe("upstream.dns", function()
 
     local records
     before_each(function()
-        now, queries, texts, warnings, spawned, log = 1700000000, {}, {}, {}, {}, nil
+        now, queries, texts, warnings, spawned = 1700000000, {}, {}, {}, {}
         records = {
             ["a.example"] = {A = {{"a.example", "A", 60, "10.0.0.1"}}},
             ["six.example"] = {AAAA = {{"six.example", "AAAA", 60, ("\0"):rep(15) .. "\1"}}},
@@ -265,19 +266,7 @@ describe("upstream.dns", function()
             end
             return {response(query, {})}
         end
-        local values = {}
-        shared = {
-            get = function(_, key)
-                local v = values[key]
-                if v and v.expires > now then
-                    return v[1], v[2]
-                end
-            end,
-            set = function(_, key, value, ttl, flags)
-                values[key] = {value, flags, expires = now + ttl}
-            end,
-        }
-        assert.is_nil(log)
+        shared = fake_dict.new(function() return now end)
     end)
 
     it("resolves, and asks again only after the TTL", function()

@@ -1,4 +1,5 @@
 -- Pickers: algorithms, priorities, tried sets, health, and the state that outlives a picker. Randomness is seeded, time is ours.
+local fake_dict = require("fake_dict")
 local nodes_of = require("dpproxy.upstream.nodes")
 local picker = require("dpproxy.upstream.picker")
 
@@ -353,24 +354,9 @@ end)
 
 describe("upstream.ewma", function()
     local now, dict
-    local function shared()
-        local values = {}
-        return {
-            values = values,
-            get = function(_, key)
-                local v = values[key]
-                if v and v.expires > now then
-                    return v[1], v[2]
-                end
-            end,
-            set = function(_, key, value, ttl, flags)
-                values[key] = {value, flags, expires = now + ttl}
-                return true
-            end,
-        }
-    end
     local function ewma()
-        now, dict = 1700000000, shared()
+        now = 1700000000
+        dict = fake_dict.new(function() return now end)
         return new({["127.0.0.1:1"] = 1, ["127.0.0.1:2"] = 1}, {type = "ewma"}, {dict = dict, clock = function() return now end})
     end
     local function answer(p, rtt)
