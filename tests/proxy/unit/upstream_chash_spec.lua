@@ -104,6 +104,14 @@ describe("upstream.chash", function()
             assert.equal(plain_find(ring, key, {[g.nodes[1].id] = true, [g.nodes[2].id] = true}), g:pick(ctx, nil, unusable).id)
         end
     end)
+    it("a key with the very sum of a point is that point's", function()
+        local ring_group = group({["10.0.0.1:80"] = 1, ["10.0.0.2:80"] = 1})
+        local ring = ring_group.ring
+        for at = 0, ring.count - 1 do
+            assert.equal(ring.nodes[ring.owners[at]], ring_group:pick({balancer_hash = ring.hashes[at]}))
+        end
+        assert.equal(ring.nodes[ring.owners[0]], ring_group:pick({balancer_hash = ring.hashes[ring.count - 1] + 1}))
+    end)
     it("moves only the keys of a node that goes", function()
         local before = group({["10.0.0.1:80"] = 1, ["10.0.0.2:80"] = 1, ["10.0.0.3:80"] = 1})
         local after = group({["10.0.0.1:80"] = 1, ["10.0.0.3:80"] = 1})

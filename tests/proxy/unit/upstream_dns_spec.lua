@@ -98,6 +98,9 @@ describe("upstream.dns_wire", function()
         }) do
             assert.is_nil((compressed(name)))
         end
+        -- forward, to a good name in the record's data
+        local forward = string.char(192, here + 12)
+        assert.is_nil((parse(response(query, {answers = {{name = forward, "x", "CNAME", 60, "b.example"}}}))))
     end)
     it("refuses what does not answer", function()
         local good = response(query, {answers = {{"a.example", "A", 60, "10.0.0.1"}}})
