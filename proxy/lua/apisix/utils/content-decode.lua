@@ -1,13 +1,17 @@
 -- Decoders of response bodies by Content-Encoding.
-local inflate = require("dpproxy.base.inflate").inflate
+local unpackers = require("dpproxy.base.inflate")
 
 local M = {}
 
-local function decode(data)
-    return inflate(data)
+local function gzip(data)
+    return unpackers.inflate(data)
 end
 
-local decoders = {gzip = decode, deflate = decode, ["x-gzip"] = decode}
+local function deflate(data)
+    return unpackers.inflate_deflate(data)
+end
+
+local decoders = {gzip = gzip, ["x-gzip"] = gzip, deflate = deflate}
 
 -- -> function(text) -> text | nil, err; or nil for an unknown encoding
 function M.dispatch_decoder(encoding)

@@ -31,6 +31,7 @@ if not pcall(function() return ffi.C.inflateInit2_ end) then
 end
 
 local chunk_size = 65536
+local default_limit = 64 * 1024 * 1024
 local Z_STREAM_END, Z_BUF_ERROR = 1, -5
 
 local M = {}
@@ -61,21 +62,34 @@ local function run(stream, chunk, out, limit)
     end
 end
 
--- data: gzip or zlib format (found out by itself). -> text | nil, err
-function M.inflate(data, limit)
+local function inflate_as(window_bits, data, limit)
     local stream = ffi.new("dpproxy_z_stream")
     local buffer = ffi.cast("const unsigned char *", data)
     stream.next_in, stream.avail_in = buffer, #data
-    if zlib.inflateInit2_(stream, 15 + 32, zlib.zlibVersion(), ffi.sizeof(stream)) ~= 0 then
+    if zlib.inflateInit2_(stream, window_bits, zlib.zlibVersion(), ffi.sizeof(stream)) ~= 0 then
         return nil, "zlib refused to start"
     end
     local out = {}
-    local ok, err = run(stream, ffi.new("unsigned char[?]", chunk_size), out, limit or 64 * 1024 * 1024)
+    local ok, err = run(stream, ffi.new("unsigned char[?]", chunk_size), out, limit or default_limit)
     zlib.inflateEnd(stream)
     if not ok then
         return nil, err
     end
     return table.concat(out)
+end
+
+-- data: gzip or zlib format (found out by itself). -> text | nil, err
+function M.inflate(data, limit)
+    return inflate_as(15 + 32, data, limit)
+end
+
+-- What servers mean by "Content-Encoding: deflate": the zlib format, or deflate without it.
+function M.inflate_deflate(data, limit)
+    local text, err = M.inflate(data, limit)
+    if text then
+        return text
+    end
+    return inflate_as(-15, data, limit), err
 end
 
 return M
