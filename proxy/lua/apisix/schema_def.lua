@@ -1,9 +1,29 @@
--- Schemas that plugins share: dpproxy.schema.defs under APISIX' name, and a few that only plugins need.
-local ok, defs = pcall(require, "dpproxy.schema.defs")
+-- Schemas that plugins share: dpproxy.schema's under APISIX' names.
+local defs = require("dpproxy.schema.defs")
+local kinds = require("dpproxy.schema.kinds")
 
-local M = {}
-
-M.anonymous_consumer_schema = {type = "string", minLength = 1}
+local M = {
+    id_schema = defs.id,
+    host_def = defs.host,
+    host_def_pat = defs.host_pattern,
+    ip_def = defs.ip,
+    uri_def = defs.uri,
+    method_schema = defs.method,
+    plugins_schema = defs.plugins,
+    timeout_def = defs.timeout,
+    upstream = kinds.upstreams,
+    route = kinds.routes,
+    service = kinds.services,
+    consumer = kinds.consumers,
+    credential = kinds.credentials,
+    consumer_group = kinds.consumer_groups,
+    plugin_config = kinds.plugin_configs,
+    global_rule = kinds.global_rules,
+    ssl = kinds.ssls,
+    proto = kinds.protos,
+    stream_route = kinds.stream_routes,
+    anonymous_consumer_schema = {type = "string", minLength = 1},
+}
 
 -- Printable ASCII without quotes and backslashes: it goes into a header between quotes.
 function M.get_realm_schema(default)
@@ -16,21 +36,4 @@ function M.get_realm_schema(default)
     }
 end
 
-M.id_schema = {
-    anyOf = {
-        {type = "string", minLength = 1, maxLength = 64, pattern = [[^[a-zA-Z0-9-_.]+$]]},
-        {type = "integer", minimum = 1},
-    },
-}
-
-M.method_schema = {
-    type = "string",
-    enum = {"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE", "PURGE"},
-}
-
-M.uri_def = {type = "string", pattern = [=[^[^\/]+:\/\/([\da-zA-Z.-]+|\[[\da-fA-F:]+\])(:\d+)?]=]}
-
-M.host_def_pat = [[^\*?[0-9a-zA-Z-._\[\]:]+$]]
-M.host_def = {type = "string", pattern = M.host_def_pat}
-
-return setmetatable(M, {__index = ok and type(defs) == "table" and defs or nil})
+return M

@@ -15,7 +15,7 @@ local function start()
     core = require("apisix.core")
     crypto = require("dpproxy.base.crypto")
     loader = require("dpproxy.plugin.loader")
-    require("dpproxy.plugin.runtime").init({store = store})
+    require("dpproxy.plugin.runtime").use({store = store})
     loader.load(names)
 end
 

@@ -21,7 +21,7 @@ local function start(names, request)
     loader = require("dpproxy.plugin.loader")
     merge = require("dpproxy.plugin.merge")
     runtime = require("dpproxy.plugin.runtime")
-    runtime.init({store = store})
+    runtime.use({store = store})
     loader.load(names)
 end
 

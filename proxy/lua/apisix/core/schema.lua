@@ -12,20 +12,7 @@ local M = {
 -- What every plugin's schema gets beside its own properties. The comment marks schemas that have it.
 M.plugin_injected_schema = {
     ["$comment"] = "this is a mark for our injected plugin schema",
-    _meta = {
-        type = "object",
-        properties = {
-            disable = {type = "boolean"},
-            error_response = {oneOf = {{type = "string"}, {type = "object"}}},
-            priority = {description = "priority of plugins by customized order", type = "integer"},
-            filter = {
-                description = "filter determines whether the plugin needs to be executed at runtime",
-                type = "array",
-            },
-            pre_function = {description = "function to be executed in each phase before execution of plugins", type = "string"},
-        },
-        additionalProperties = false,
-    },
+    _meta = require("dpproxy.schema.plugin_meta").schema,
 }
 
 -- Compiled validators by schema; weak keys, since a hot reload brings new schema tables.
@@ -53,7 +40,4 @@ function M.check(schema, value)
     return validator(value)
 end
 
-return setmetatable(M, {__index = function(_, key)
-    local ok, def = pcall(require, "apisix.schema_def")
-    return ok and def[key] or nil
-end})
+return setmetatable(M, {__index = require("apisix.schema_def")})

@@ -35,7 +35,7 @@ local function another_try(ctx, up)
     end
     ctx.picked_server = node
     local changed = upstream.set_host(ctx, up, node)
-    runtime.run("before_proxy", ctx)
+    runtime.phase("before_proxy", ctx)
     if changed then
         local ok
         ok, err = recreate_request()

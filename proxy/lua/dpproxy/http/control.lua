@@ -118,7 +118,7 @@ local by_id = {
 
 -- Plugins' own: control_api() -> array of {methods =, uris =, handler =}
 local function of_plugins(method, uri)
-    for _, plugin in pairs(loader.by_name and loader.by_name() or {}) do
+    for _, plugin in pairs(loader.by_name) do
         for _, each in ipairs(plugin.control_api and plugin.control_api() or {}) do
             for _, path in ipairs(each.uris or {each.uri}) do
                 local prefix = path:match("^(.*)%*$")

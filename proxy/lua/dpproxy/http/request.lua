@@ -119,22 +119,16 @@ function M.access()
         runtime.global_rules("access", ctx)
         return core_response.exit(404, no_route)
     end
-    ctx.matched_route = item
     local conf, status, message = merge.route(item, store)
     if not conf then
         ngx_log(ERR, "route ", item.short_key, ": ", message)
         return core_response.exit(status)
     end
-    runtime.enter(ctx, item, conf)
-    runtime.global_rules("rewrite", ctx)
-    runtime.run("rewrite", ctx)
-    conf = runtime.merge_consumer(ctx) or conf
-    runtime.global_rules("access", ctx)
-    runtime.run("access", ctx)
+    conf = runtime.access(ctx, conf)
     ctx.dpproxy_conf = conf
     websocket(ctx, conf)
     upstream.prepare(ctx, conf)
-    runtime.run("before_proxy", ctx)
+    runtime.phase("before_proxy", ctx)
     return proxy(ctx)
 end
 

@@ -37,13 +37,13 @@ function M.header_filter()
     if ctx._apisix_proxied and (always_show_status or ngx.status >= 500) then
         show_upstream_status(ctx)
     end
-    runtime.filters("header_filter", ctx)
+    runtime.phase("header_filter", ctx)
 end
 
 function M.body_filter()
     local ctx = ngx.ctx.api_ctx
     if ctx then
-        runtime.filters("body_filter", ctx)
+        runtime.phase("body_filter", ctx)
     end
 end
 
@@ -53,7 +53,7 @@ function M.log()
     if not ctx then
         return
     end
-    runtime.filters("log", ctx)
+    runtime.phase("log", ctx)
     upstream.done(ctx)
     ngx_ctx.api_ctx = nil
     core_ctx.release_vars(ctx)

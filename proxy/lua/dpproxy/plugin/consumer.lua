@@ -29,7 +29,7 @@ local function subscribed(new, old, short_key)
     changed[short_key] = new or old or true
 end
 
-function M.init(opts)
+function M.use(opts)
     store = opts.store
     generation = nil
     if store.subscribe then
@@ -39,9 +39,13 @@ end
 
 local function get_store()
     if not store then
-        M.init({store = require("dpproxy.config.store")})
+        M.use({store = require("dpproxy.config.store")})
     end
     return store
+end
+
+function M.init_worker()
+    get_store()
 end
 
 -- An index maps a value to its node, or to a list of nodes when several claim it; the last one of the list has it.

@@ -137,6 +137,12 @@ function M.load(names, opts)
     return M
 end
 
+-- In the master: loads what the configuration file names, and has objects checked with the plugins' schemas from then on.
+function M.init(conf)
+    require("dpproxy.schema.objects").configure({plugin_schema = M.check_plugin, warn = log.warn})
+    M.load(conf.plugins)
+end
+
 -- In a worker, when the master has loaded the plugins.
 function M.init_worker()
     if initialised then

@@ -19,15 +19,15 @@ local M = {}
 local store
 
 -- opts.store: dpproxy.config.store, or what stands in for it
-function M.init(opts)
+function M.use(opts)
     store = opts.store
-    secrets.init(opts)
-    consumer_of.init(opts)
+    secrets.use(opts)
+    consumer_of.use(opts)
 end
 
 local function get_store()
     if not store then
-        M.init({store = require("dpproxy.config.store")})
+        store = require("dpproxy.config.store")
     end
     return store
 end
@@ -257,7 +257,7 @@ end
 
 -- The whole way
 
--- Puts into ctx what plugins read of a matched route. conf: from merge.route
+-- Puts into ctx what plugins read of a matched route, and the plugins themselves. conf: from merge.route
 function M.begin(ctx, conf)
     local value, service = conf.value, conf.service
     ctx.matched_route = conf
@@ -266,11 +266,12 @@ function M.begin(ctx, conf)
     if service then
         ctx.service_id, ctx.service_name = service.value.id, service.value.name
     end
+    M.filter(ctx, conf)
 end
 
 -- After the route's rewrite phase: the consumer that an auth plugin attached brings its plugins. -> conf
-function M.merge_consumer(ctx, conf)
-    local consumer = ctx.consumer
+function M.merge_consumer(ctx)
+    local consumer, conf = ctx.consumer, ctx.matched_route
     if not consumer then
         return conf
     end
@@ -301,17 +302,21 @@ end
 function M.access(ctx, conf)
     M.begin(ctx, conf)
     M.global_rules("rewrite", ctx)
-    M.run("rewrite", ctx, M.filter(ctx, conf))
-    conf = M.merge_consumer(ctx, conf)
+    M.run("rewrite", ctx)
+    conf = M.merge_consumer(ctx)
     M.global_rules("access", ctx)
     M.run("access", ctx)
     return conf
 end
 
--- The other phases: global rules first, then the route's plugins.
+-- The other phases: global rules first, then the route's plugins. body_filter includes delayed_body_filter.
 function M.phase(phase, ctx)
     M.global_rules(phase, ctx)
     M.run(phase, ctx)
+    if phase == "body_filter" then
+        M.global_rules("delayed_body_filter", ctx)
+        M.run("delayed_body_filter", ctx)
+    end
 end
 
 return M

@@ -17,7 +17,8 @@ M.ttl = 300
 
 local store
 
-function M.init(opts)
+-- opts.store: dpproxy.config.store, or what stands in for it
+function M.use(opts)
     store = opts.store
 end
 
