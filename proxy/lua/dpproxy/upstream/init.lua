@@ -150,17 +150,12 @@ function M.resolve(ctx, value)
     return up
 end
 
--- The entry's health checker. It is asked for again when the upstream or its health has changed: checks may have ended meanwhile.
-local function checker_of(entry, up)
-    if not up.checks or not env.checker then
-        return nil
-    end
-    local checker = entry.checker
-    if entry.checked ~= up or checker and checker:health_version() ~= entry.health then
-        checker = env.checker(entry.key, entry.version, up)
-        entry.checker = checker or nil
-        entry.checked = checker ~= nil and up or nil
-    end
+-- Asks for the entry's health checker: with a new upstream, and when its health has changed, since checks may have ended
+-- meanwhile.
+local function look_for_checker(entry, up)
+    local checker = env.checker(entry.key, entry.version, up)
+    entry.checker = checker or nil
+    entry.checked = checker ~= nil and up or nil
     return entry.checker
 end
 
@@ -194,8 +189,15 @@ local function picker_of(ctx, up)
         end
         up, entry = resolved, getmetatable(resolved).dpproxy_entry
     end
-    local checker = checker_of(entry, up)
-    local health_version = checker and checker:health_version() or 0
+    local checker, health_version = nil, 0
+    if up.checks and env.checker then
+        checker = entry.checker
+        health_version = checker and checker:health_version() or 0
+        if entry.checked ~= up or health_version ~= entry.health then
+            checker = look_for_checker(entry, up)
+            health_version = checker and checker:health_version() or 0
+        end
+    end
     ctx.balancer_checker = checker
     if entry.picked ~= up or entry.health ~= health_version then
         return build_picker(entry, up, checker, health_version)
