@@ -51,11 +51,23 @@ function etcd_mt:delete(key)
     self:txn({{key}})
 end
 
+-- As releases with etcd-io/etcd#18089 do it: a watch may begin at the compacted revision, and is not told what was deleted in it.
+-- Streams that are in step were sent everything before.
 function etcd_mt:compact(revision)
+    for stream in pairs(self.streams) do
+        self.pump(stream)
+    end
     self.compacted = math.max(self.compacted, math.min(revision, self.revision))
-    for at in pairs(self.history) do
-        if at <= self.compacted then
+    for at, events in pairs(self.history) do
+        if at < self.compacted then
             self.history[at] = nil
+        elseif at == self.compacted then
+            self.history[at] = {}
+            for _, event in ipairs(events) do
+                if event.type ~= "DELETE" then
+                    table.insert(self.history[at], event)
+                end
+            end
         end
     end
 end
@@ -230,11 +242,10 @@ end
 -- What the stream has to tell.
 local function pump(self)
     local etcd = self.etcd
-    if not etcd.streams[self] or etcd.silent then
+    if not etcd.streams[self] then
         return
     end
-    local lines = 0
-    while self.next <= etcd.revision and lines < 5 do
+    while self.next <= etcd.revision do
         local told = {}
         local until_ = math.min(etcd.revision, self.next + etcd.random(3) - 1)
         for revision = self.next, until_ do
@@ -248,14 +259,15 @@ local function pump(self)
         if #told > 0 then
             -- A watch that catches up carries the present revision in its header, ahead of its events.
             watch_line(self, {header = header(etcd), events = told})
-            lines = lines + 1
         end
     end
-    if self.next > etcd.revision and self.notify and etcd.random(4) == 1 then
+    if self.notify and etcd.random(4) == 1 then
         watch_line(self, etcd.random(2) == 1 and {header = header(etcd)} or
             {header = header(etcd), events = cjson.decode("[]")})
     end
 end
+
+etcd_mt.pump = pump
 
 function sock_mt:send(text)
     if self.dead then
@@ -308,7 +320,8 @@ function sock_mt:receiveany(most)
     if self.out == "" then
         pump(self)
     end
-    if self.out == "" then
+    local silent = etcd.streams[self] ~= nil -- only streams fall silent
+    if self.out == "" or (silent and etcd.silent) then
         local deadline = etcd.clock() + self.timeout
         repeat
             etcd.wait(math.min(0.05, self.timeout))
@@ -316,8 +329,8 @@ function sock_mt:receiveany(most)
                 return nil, "closed"
             end
             pump(self)
-        until self.out ~= "" or etcd.clock() >= deadline
-        if self.out == "" then
+        until (self.out ~= "" and not (silent and etcd.silent)) or etcd.clock() >= deadline
+        if self.out == "" or (silent and etcd.silent) then
             return nil, "timeout"
         end
     end

@@ -62,7 +62,7 @@ describe("config.sync", function()
         assert.same({
             key = "/apisix/routes/1", value = {n = 1, id = "1", checked = true}, createdIndex = 3, modifiedIndex = 3,
             kind = "routes",
-            short_key = "1", order = 1, version = 1,
+            short_key = "1", order = 1, version = 1048577,
         }, item)
         local events = count(world)
         world.etcd:put("/apisix/routes/1", json(2))
@@ -462,6 +462,9 @@ local function simulate(seed)
     end
     world:run_for(150)
 
+    for _, line in ipairs(world.logs) do
+        assert(not line:find("a subscriber of", 1, true), line)
+    end
     assert.equal(0, world.store:number("dirty"))
     for _, worker in ipairs(world.workers) do
         local items, rejected = 0, {}

@@ -103,7 +103,9 @@ local function judge(self, ops, kv, now, value, reason)
     local path, text = kv.path, kv.text
     local kind = kinds.split(path)
     local valid, rejected = self.valid[path], self.rejected[path]
-    if value then
+    if value and valid and valid.mod == kv.mod and valid.create == kv.create and valid.text == text then
+        drop(self, ops, "r", self.rejected, path) -- back at the version that stayed
+    elseif value then
         local order = valid and valid.order
         if not valid then
             order = (self.orders[kind] or 0) + 1

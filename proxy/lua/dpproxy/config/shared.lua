@@ -305,8 +305,8 @@ function writer_mt:publish(ops, meta)
         return nil, err
     end
     local txn = {seq = self.head + 1, revision = meta.revision, cluster = meta.cluster, source = meta.source, ops = ops}
-    for _, rec in ipairs(ops) do
-        rec.seq = txn.seq
+    for i, rec in ipairs(ops) do
+        rec.seq = txn.seq * 1048576 + i -- each record another one, and newer ones greater ones
     end
     local body = record.encode_all(ops)
     ok, err = store(self, txn, body)
