@@ -292,7 +292,8 @@ describe("schema.objects", function()
     end)
 
     it("tells the control API its schemas, as JSON", function()
-        local all = require("dpproxy.schema.control").all({p = {version = 1, priority = 5, schema = {type = "object"}, secret = 1}})
+        local plugins = {p = {version = 1, priority = 5, schema = {type = "object"}, secret = 1}}
+        local all = require("dpproxy.schema.control").all(plugins)
         local decoded = assert(json.decode(assert(json.encode(all))))
         assert.equal("roundrobin", decoded.main.route.properties.upstream.properties.type.default)
         assert.equal("string", decoded.main.upstream_hash_vars_schema.type)
