@@ -334,6 +334,12 @@ function sock_mt:receiveany(most)
             return nil, "timeout"
         end
     end
+    if silent and etcd.random(6) == 1 then -- on its way; a stream that is cut now loses it
+        etcd.wait(etcd.random(10) * 0.05)
+        if self.dead or not etcd.up then
+            return nil, "closed"
+        end
+    end
     local size = math.min(most, etcd.random(2) == 1 and #self.out or etcd.random(64))
     local piece = self.out:sub(1, size)
     self.out = self.out:sub(size + 1)
