@@ -50,13 +50,15 @@ local function load(self, now)
     end
     local checkers = {}
     for _, name in ipairs(self.registry:names()) do
-        local record = self.registry:record(name)
-        if record then
-            local old = self.checkers[name]
-            local made = self.registry:checker(record)
+        local old, text = self.checkers[name], self.registry:text(name)
+        if old and old.text == text then
+            checkers[name] = old
+        elseif text then
+            local record = self.registry:record(name, text)
             local first = now + self.opts.random() * JITTER
             checkers[name] = {
-                checker = made, record = record, running = old and old.running or {count = 0},
+                text = text, record = record, checker = self.registry:checker(record),
+                running = old and old.running or {count = 0},
                 next_healthy = old and old.next_healthy or first, next_unhealthy = old and old.next_unhealthy or first,
             }
         end

@@ -28,9 +28,14 @@ function M:generation()
     return self.dict:get("hc:gen") or 0
 end
 
+-- A record as it is written: equal texts need not be decoded again.
+function M:text(name)
+    return self.dict:get("hc:c:" .. name)
+end
+
 -- -> {name, version, ids, checks, targets, delete_at} | nil
-function M:record(name)
-    local text = self.dict:get("hc:c:" .. name)
+function M:record(name, text)
+    text = text or self:text(name)
     return text and json.decode(text)
 end
 
