@@ -60,7 +60,7 @@ function M.run()
         node, err = another_try(ctx, up)
         if not node then
             ngx_log(ERR, "no other node of upstream ", ctx.upstream_key, ": ", err)
-            return ngx_exit(502)
+            return ngx_exit(lib.GIVE_UP)
         end
     end
     local connect, send, read = lib.timeouts(ctx.dpproxy_conf.value, up)
@@ -74,7 +74,7 @@ function M.run()
     ok, err = set_current_peer(node.host, node.port)
     if not ok then
         ngx_log(ERR, "node ", node.host, ":", node.port, " cannot be used: ", err)
-        return ngx_exit(502)
+        return ngx_exit(lib.GIVE_UP)
     end
 end
 

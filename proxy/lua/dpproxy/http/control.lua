@@ -79,11 +79,10 @@ local function health()
 end
 
 local function health_of(kind, id)
-    local _, all = health()
-    for _, each in ipairs(all) do
-        if each.name == "/apisix/" .. kind .. "/" .. id or each.src_id == id and each.src_type == kind then
-            return 200, each
-        end
+    local ok, module = pcall(require, "dpproxy.health")
+    local info = ok and module.status and module.status(kind, id)
+    if info then
+        return 200, info
     end
     return 404, {error_msg = "no checker for " .. kind .. "[" .. id .. "]"}
 end

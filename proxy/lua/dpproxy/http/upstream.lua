@@ -30,6 +30,14 @@ local function choose(ctx, conf)
     if not value then
         return nil, 503, "missing upstream configuration in Route or Service"
     end
+    -- Pickers and health checks belong to the object that has the upstream: one for all routes of a service, and not made anew
+    -- when something else of the route changes.
+    local service, route = conf.service, conf.route
+    if service and value == service.value.upstream then
+        return value, service.key, service.modifiedIndex
+    elseif route and value == route.value.upstream then
+        return value, route.key, route.modifiedIndex
+    end
     return value, conf.key or ctx.matched_route.key, conf.version
 end
 

@@ -88,21 +88,8 @@ local function item_of(store, name)
     return store.get(kind, id), kind, suffix
 end
 
-local function has_checks(store, item, kind)
-    local value = item.value
-    if kind == "upstreams" then
-        return value.checks ~= nil
-    elseif value.upstream then
-        return value.upstream.checks ~= nil
-    elseif value.service_id and kind ~= "services" then
-        local service = store.get("services", tostring(value.service_id))
-        return service ~= nil and service.value.upstream ~= nil and service.value.upstream.checks ~= nil
-    end
-    return false
-end
-
--- What has become of a checked upstream (prober.new's look). Upstreams of their own are followed without traffic, so that probes
--- go to the nodes that the configuration and DNS have now; others are brought up to date by their next request.
+-- What has become of a checked upstream (prober.new's look). It is followed without traffic, so that probes go to the nodes that
+-- the configuration and DNS have now.
 local function look_with(store)
     local seen = {}
     local resolved = setmetatable({}, {__mode = "v"})
@@ -117,14 +104,12 @@ local function look_with(store)
             seen[name] = item.modifiedIndex
             return (changed or record.delete_at) and "leave" or "stay"
         end
-        if not has_checks(store, item, kind) then
+        local value = kind == "upstreams" and item.value or item.value.upstream
+        if type(value) ~= "table" or not value.checks then
             return "leave"
         end
-        if kind ~= "upstreams" then
-            return "stay"
-        end
         local ctx = {upstream_key = name, upstream_version = item.modifiedIndex, var = {}}
-        local up = upstream.resolve(ctx, item.value)
+        local up = upstream.resolve(ctx, value)
         if not up or resolved[name] == up and not record.delete_at and record.version == item.modifiedIndex then
             return "stay"
         end
