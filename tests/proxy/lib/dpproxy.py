@@ -201,6 +201,8 @@ class Upstream:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+            wbufsize = -1
 
             def do(self):
                 length = int(self.headers.get("Content-Length") or 0)

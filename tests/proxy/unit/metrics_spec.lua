@@ -12,7 +12,7 @@ before_each(function()
 end)
 
 local function text_of(reg)
-    return table.concat(reg:lines({}), "\n") .. "\n"
+    return reg:text()
 end
 
 describe("metrics.registry", function()
@@ -92,6 +92,14 @@ lat_sum{t="r"} 1012.5
         c:inc(1, {"b"})
         reg:flush()
         assert.is_truthy(text_of(reg):find('c{x="b"} 1', 1, true))
+    end)
+    it("prints a series once, whatever a killed worker left", function()
+        local reg = registry.new(dict, "")
+        reg:counter("c", "C", {"x"}):inc(1, {"a"})
+        dict:set("n", 1)
+        dict:set("b1", 'c{x="a"}')
+        reg:flush()
+        assert.equal('# HELP c C\n# TYPE c counter\nc{x="a"} 1\n', text_of(reg))
     end)
     it("keeps totals when a worker forgets its cells", function()
         local reg = registry.new(dict, "")

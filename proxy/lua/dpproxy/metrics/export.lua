@@ -122,9 +122,7 @@ function M.text()
         hostname = core.utils.gethostname() or "",
         version = core.version.VERSION or "",
     })
-    reg:lines(out, pause)
-    out[#out + 1] = ""
-    return table.concat(out, "\n")
+    return table.concat(out, "\n") .. "\n" .. reg:text(pause)
 end
 
 -- Content of the metrics location.

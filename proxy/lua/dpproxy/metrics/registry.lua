@@ -3,8 +3,8 @@
 -- Each worker adds up in tables of its own (a cell per series) and writes the differences into the dictionary now and then:
 -- a request costs a few table look-ups, no text and no lock. In the dictionary a series has a number:
 --
---     d<text> = number       text: name{label="value",…}, as it will be printed
---     b<number> = text
+--     b<number> = text       name{label="value",…}, as it will be printed
+--     d<MD5 of the text> = number
 --     <number>:v             a counter or gauge
 --     <number>:1 … :n        a histogram: how many fell into each bucket, the last is +Inf;   <number>:s   their sum
 --     n                      the highest number given out
@@ -13,6 +13,9 @@
 local floor, huge = math.floor, math.huge
 local format, gsub, concat = string.format, string.gsub, table.concat
 local ipairs, tostring = ipairs, tostring
+
+local md5 = require("dpproxy.base.crypto").md5
+local buffer = require("string.buffer")
 
 local M = {}
 
@@ -174,7 +177,7 @@ end
 
 -- The number of a series; made when it is new.
 local function number_of(self, cell)
-    local key = "d" .. cell.text
+    local key = "d" .. md5(cell.text)
     local expire = cell.metric.expire
     local number = self.dict:get(key)
     if not number then
@@ -268,62 +271,75 @@ end
 
 M.number_text = number_text
 
-local function print_histogram(self, metric, number, text, out)
+-- Lines go into a buffer: as Lua strings, each of them would be made, hashed and collected.
+local function put_histogram(self, metric, number, text, into)
     local name, labels = text:match("^([^{]*){?(.-)}?$")
-    local open = labels == "" and "" or labels .. ","
-    local close = labels == "" and "" or "{" .. labels .. "}"
+    local open = labels == "" and "_bucket{" or "_bucket{" .. labels .. ","
+    local close = labels == "" and " " or "{" .. labels .. "} "
     local total = 0
     for i, le in ipairs(metric.le) do
         total = total + (self.dict:get(number .. ":" .. i) or 0)
-        out[#out + 1] = name .. "_bucket{" .. open .. 'le="' .. le .. '"} ' .. number_text(total)
+        into:put(name, open, 'le="', le, '"} ', number_text(total), "\n")
     end
-    out[#out + 1] = name .. "_count" .. close .. " " .. number_text(total)
-    out[#out + 1] = name .. "_sum" .. close .. " " .. number_text(self.dict:get(number .. ":s") or 0)
+    into:put(name, "_count", close, number_text(total), "\n")
+    into:put(name, "_sum", close, number_text(self.dict:get(number .. ":s") or 0), "\n")
 end
 
 local function by_text(a, b)
     return a[1] < b[1]
 end
 
--- Lines of the text exposition for everything in the dictionary. pause(): called now and then, may let others run.
-function registry:lines(out, pause)
-    local by_name = {}
+-- name -> array of {text, number}
+local function series_by_name(self, pause)
+    local by_name, numbers = {}, {}
     for number = 1, self.dict:get("n") or 0 do
         local text = self.dict:get("b" .. number)
-        -- An abandoned number (two workers met) is not the one that the text leads to.
-        if text and self.dict:get("d" .. text) == number then
+        -- A worker that was killed between two writes can leave a text twice: the number that is in use counts.
+        if text and numbers[text] then
+            numbers[text][2] = self.dict:get("d" .. md5(text)) or number
+        elseif text then
             local name = text:match("^[^{]*")
             local list = by_name[name]
             if not list then
                 list = {}
                 by_name[name] = list
             end
-            list[#list + 1] = {text, number}
+            numbers[text] = {text, number}
+            list[#list + 1] = numbers[text]
         end
         if pause and number % 1000 == 0 then
             pause()
         end
     end
+    return by_name
+end
+
+local function put_series(self, metric, list, into, pause)
+    into:put("# HELP ", metric.name, " ", metric.help, "\n# TYPE ", metric.name, " ", metric.kind, "\n")
+    table.sort(list, by_text)
+    for i, series in ipairs(list) do
+        if metric.kind == "histogram" then
+            put_histogram(self, metric, series[2], series[1], into)
+        else
+            into:put(series[1], " ", number_text(self.dict:get(series[2] .. ":v") or 0), "\n")
+        end
+        if pause and i % 200 == 0 then
+            pause()
+        end
+    end
+end
+
+-- Text exposition of everything in the dictionary. pause(): called now and then, may let others run.
+function registry:text(pause)
+    local by_name = series_by_name(self, pause)
+    local into = buffer.new()
     for _, metric in ipairs(self.order) do
         local list = by_name[metric.name]
         if list then
-            out[#out + 1] = "# HELP " .. metric.name .. " " .. metric.help
-            out[#out + 1] = "# TYPE " .. metric.name .. " " .. metric.kind
-            table.sort(list, by_text)
-            for i, series in ipairs(list) do
-                if metric.kind == "histogram" then
-                    print_histogram(self, metric, series[2], series[1], out)
-                else
-                    local value = self.dict:get(series[2] .. ":v") or 0
-                    out[#out + 1] = series[1] .. " " .. number_text(value)
-                end
-                if pause and i % 500 == 0 then
-                    pause()
-                end
-            end
+            put_series(self, metric, list, into, pause)
         end
     end
-    return out
+    return into:tostring()
 end
 
 return M
