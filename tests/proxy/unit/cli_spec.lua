@@ -28,7 +28,7 @@ end
 
 local function rendered(conf)
     conf.dpproxy.runtime_dir = "/r"
-    return render.nginx_conf(conf, {lua_dir = "/lua", modules = {}, resolvers = {}, env_names = {}})
+    return render.nginx_conf(conf, {lua_path = "/lua/?.lua", lua_cpath = "/lib/?.so", file_limit = 1024, modules = {}, resolvers = {}, env_names = {}})
 end
 
 describe("the launcher's options", function()

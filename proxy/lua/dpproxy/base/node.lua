@@ -5,13 +5,28 @@ local M = {}
 
 local conf
 
--- path of node.json -> conf; throws, since nothing works without it
-function M.load(path)
-    local handle = assert(io.open(path, "r"))
+local file
+
+local function read()
+    local handle, err = io.open(file, "r")
+    if not handle then
+        return nil, err
+    end
     local text = handle:read("*a")
     handle:close()
-    conf = assert(json.decode(text))
+    return json.decode(text)
+end
+
+-- path of node.json -> conf; throws, since nothing works without it
+function M.load(path)
+    file = path
+    conf = assert(read())
     return conf
+end
+
+-- What the launcher wrote last, for a hot reload of plugins -> conf | nil, err
+function M.reload()
+    return read()
 end
 
 -- For tests.

@@ -93,6 +93,12 @@ local function ca_file(sys, conf)
         "/etc/ssl/cert.pem")
 end
 
+-- How many files we may open at most: nginx complains of each worker that cannot have what it was told.
+local function file_limit()
+    local hard = (read("/proc/self/limits") or ""):match("Max open files%s+%S+%s+(%d+)")
+    return tonumber(hard) or math.huge
+end
+
 -- Names that the workers may see. nginx would keep only TZ.
 local function env_names()
     local names, i = {}, 0
@@ -107,6 +113,17 @@ local function env_names()
     return names
 end
 
+-- Where we look for modules ourselves, but never in the current folder.
+local function without_here(path)
+    local list = {}
+    for each in path:gmatch("[^;]+") do
+        if each:sub(1, 1) == "/" then
+            list[#list + 1] = each
+        end
+    end
+    return table.concat(list, ";")
+end
+
 -- -> env for render.nginx_conf | nil, err
 function M.look(sys, conf)
     local name, group, err = user(sys, conf)
@@ -115,8 +132,9 @@ function M.look(sys, conf)
     end
     local loaded = modules(sys, conf.dpproxy.modules_dir)
     return {
-        lua_dir = sys.lua_dir, modules = loaded, user = name, group = group, resolvers = resolvers(conf),
-        ca_file = ca_file(sys, conf),
+        lua_path = without_here(package.path), lua_cpath = without_here(package.cpath),
+        modules = loaded, user = name, group = group, resolvers = resolvers(conf),
+        ca_file = ca_file(sys, conf), file_limit = file_limit(),
         mime_types = first(sys, "file", "/etc/nginx/mime.types", "/usr/share/nginx/mime.types"), env_names = env_names(),
     }
 end

@@ -60,7 +60,7 @@ local function write_main(w, conf, env)
     end
     w:set("error_log", n.error_log, n.error_log_level)
     w:set("pid", "nginx.pid")
-    w:set("worker_rlimit_nofile", n.worker_rlimit_nofile)
+    w:set("worker_rlimit_nofile", math.min(n.worker_rlimit_nofile, env.file_limit))
     w:set("worker_shutdown_timeout", n.worker_shutdown_timeout)
     w:set("pcre_jit", "on")
     -- $env:// references and plugins read the environment: nginx hides it otherwise.
@@ -70,10 +70,12 @@ local function write_main(w, conf, env)
     for _, name in ipairs(n.envs or {}) do
         w:set("env", name)
     end
+    -- The snapshot of the configuration is written there.
+    w:set("thread_pool", "dpproxy", "threads=1")
     w:raw(n.main_configuration_snippet)
     w:open("events")
     w:set("accept_mutex", "off")
-    w:set("worker_connections", n.event.worker_connections)
+    w:set("worker_connections", math.min(n.event.worker_connections, env.file_limit))
     w:close()
 end
 
@@ -92,10 +94,11 @@ local function write_logs(w, conf)
 end
 
 local function write_lua_paths(w, conf, env)
-    local path = env.lua_dir .. "/?.lua;" .. env.lua_dir .. "/?/init.lua;/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua;;"
-    local extra, extra_c = conf.apisix.extra_lua_path, conf.apisix.extra_lua_cpath
-    w:set("lua_package_path", (extra ~= "" and extra:gsub(";*$", ";") or "") .. path)
-    w:set("lua_package_cpath", (extra_c ~= "" and extra_c:gsub(";*$", ";") or "") .. ";")
+    local function set(name, extra, path)
+        w:set(name, (extra ~= "" and extra:gsub(";*$", ";") or "") .. path)
+    end
+    set("lua_package_path", conf.apisix.extra_lua_path, env.lua_path)
+    set("lua_package_cpath", conf.apisix.extra_lua_cpath, env.lua_cpath)
     w:set("lua_socket_log_errors", "off")
     w:set("lua_max_pending_timers", conf.nginx_config.max_pending_timers)
     w:set("lua_max_running_timers", conf.nginx_config.max_running_timers)
@@ -427,7 +430,8 @@ local function write_small_servers(w, conf)
     end
 end
 
--- conf: the configuration; env: {lua_dir, modules, user, resolvers, mime_types, ca_file, env_names} -> text
+-- conf: the configuration; env: {lua_path, lua_cpath, file_limit, modules, user, group, resolvers, mime_types, ca_file,
+-- env_names} -> text
 function M.nginx_conf(conf, env)
     local w = nginx.new()
     write_main(w, conf, env)

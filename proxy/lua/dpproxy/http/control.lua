@@ -1,11 +1,13 @@
 -- The control API (spec 6.3), for people and scripts on this machine.
 local core_response = require("apisix.core.response")
+local health = require("dpproxy.health")
 local json = require("dpproxy.base.json")
 local loader = require("dpproxy.plugin.loader")
+local schemas = require("dpproxy.schema.control")
 local store = require("dpproxy.config.store")
 
 local ngx = ngx
-local ipairs, pairs, pcall, require = ipairs, pairs, pcall, require
+local ipairs = ipairs
 
 local M = {}
 
@@ -70,29 +72,20 @@ local function reload_plugins()
     return 200, "done"
 end
 
-local function health()
-    local ok, module = pcall(require, "dpproxy.health")
-    if not ok or not module.control then
-        return 200, json.as_array({})
-    end
-    return 200, json.as_array(module.control())
-end
-
 local function health_of(kind, id)
-    local ok, module = pcall(require, "dpproxy.health")
-    local info = ok and module.status and module.status(kind, id)
-    if info then
-        return 200, info
+    local found = health.status(kind, id)
+    if not found then
+        return 404, {error_msg = "no checker for " .. kind .. "[" .. id .. "]"}
     end
-    return 404, {error_msg = "no checker for " .. kind .. "[" .. id .. "]"}
+    return 200, found
 end
 
-local function schema()
-    local ok, module = pcall(require, "dpproxy.schema.control")
-    if not ok then
-        return 404, {error_msg = "no schema"}
-    end
-    return 200, module.all()
+local function all_health()
+    return 200, json.as_array(health.control())
+end
+
+local function all_schemas()
+    return 200, schemas.all()
 end
 
 local exact = {
@@ -100,8 +93,8 @@ local exact = {
     ["GET /v1/services"] = list_of("services"),
     ["GET /v1/upstreams"] = list_of("upstreams"),
     ["GET /v1/plugin_metadatas"] = plugin_metadatas,
-    ["GET /v1/schema"] = schema,
-    ["GET /v1/healthcheck"] = health,
+    ["GET /v1/schema"] = all_schemas,
+    ["GET /v1/healthcheck"] = all_health,
     ["GET /v1/rejected"] = rejected,
     ["GET /v1/config_status"] = function() return 200, store.status() end,
     ["POST /v1/gc"] = collect_garbage,
@@ -117,7 +110,7 @@ local by_id = {
 
 -- Plugins' own: control_api() -> array of {methods =, uris =, handler =}
 local function of_plugins(method, uri)
-    for _, plugin in pairs(loader.by_name) do
+    for _, plugin in ipairs(loader.sorted) do
         for _, each in ipairs(plugin.control_api and plugin.control_api() or {}) do
             for _, path in ipairs(each.uris or {each.uri}) do
                 local prefix = path:match("^(.*)%*$")

@@ -4,12 +4,15 @@ require("resty.core")
 local node = require("dpproxy.base.node")
 local local_conf = require("apisix.core.config_local")
 local store = require("dpproxy.config.store")
+local keys = require("dpproxy.tls.keys")
 local loader = require("dpproxy.plugin.loader")
+local objects = require("dpproxy.schema.objects")
+local consumer = require("dpproxy.plugin.consumer")
 local routes = require("dpproxy.http.routes")
 local request = require("dpproxy.http.request")
 local balancer = require("dpproxy.http.balancer")
 local response = require("dpproxy.http.response")
-local upstream = require("dpproxy.http.upstream")
+local upstream_runtime = require("dpproxy.upstream.runtime")
 local control = require("dpproxy.http.control")
 local status = require("dpproxy.http.status")
 local tls = require("dpproxy.tls")
@@ -18,23 +21,12 @@ local ngx = ngx
 
 local M = {}
 
--- Who has something to do at start, in this order (docs/internals/proxy.md).
-local starters = {store, loader}
-for _, name in ipairs({"dpproxy.plugin.consumer", "dpproxy.upstream", "dpproxy.health"}) do
-    local ok, module = pcall(require, name)
-    if ok then
-        starters[#starters + 1] = module
-    elseif not tostring(module):find("module '" .. name .. "' not found", 1, true) then
-        error(module)
-    end
-end
-for _, module in ipairs({tls, routes, upstream, request, response, status}) do
-    starters[#starters + 1] = module
-end
+-- Who has something to do at start, in this order: init in the master, init_worker and exit_worker in each worker.
+local starters = {store, consumer, loader, tls, routes, upstream_runtime, request, response, status}
 
 local function call_all(name, ...)
     for _, module in ipairs(starters) do
-        if type(module) == "table" and module[name] then
+        if module[name] then
             module[name](...)
         end
     end
@@ -42,7 +34,8 @@ end
 
 function M.init(path)
     local conf = node.load(path)
-    local_conf.set(conf)
+    local_conf.set(conf, node.reload)
+    objects.configure({check_certificate = keys.check_pair})
     call_all("init", conf)
 end
 

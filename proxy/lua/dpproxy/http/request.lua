@@ -31,21 +31,9 @@ local req = {} -- reused: nothing yields between filling it and the match
 local function match(ctx)
     req.uri, req.host, req.http_host = uri.for_match(ctx), ngx_var.host, ngx_var.http_host
     req.method, req.remote_addr, req.vars = get_method(), ngx_var.remote_addr, ctx.var
-    local item, matched = routes.match(req)
-    if not item then
-        return nil
-    end
-    -- The router reuses its table; plugins and the log phase still want it.
-    local own = ctx.dpproxy_matched
-    for k, v in pairs(matched) do
-        if not own then
-            own = tablepool.fetch("matched", 0, 4)
-            ctx.dpproxy_matched = own
-        end
-        own[k] = v
-    end
-    ctx.curr_req_matched = own or matched
-    return item
+    local matched = ctx.curr_req_matched or {}
+    ctx.curr_req_matched = matched
+    return (routes.match(req, matched))
 end
 
 local function new_ctx()

@@ -3,7 +3,6 @@ local store = require("dpproxy.config.store")
 local router_lib = require("dpproxy.router")
 
 local ngx = ngx
-local ipairs = ipairs
 
 local M = {}
 
@@ -11,6 +10,10 @@ local router
 
 local function service_of(id)
     return store.get("services", id)
+end
+
+local function on_error(item, err)
+    ngx.log(ngx.ERR, "route ", item.short_key, " does not match: ", err)
 end
 
 local function upsert(item)
@@ -32,17 +35,14 @@ local function service_changed(_, _, short_key)
     router:service_changed(short_key)
 end
 
-function M.init(conf)
-    router = router_lib.new(conf.apisix.router.http, {service_of = service_of})
-    for _, item in ipairs((store.list("routes"))) do
-        upsert(item)
-    end
+function M.init_worker(conf)
+    router = router_lib.new(conf.apisix.router.http, {service_of = service_of, on_error = on_error})
     store.subscribe("routes", route_changed)
     store.subscribe("services", service_changed)
 end
 
-function M.match(req)
-    return router:match(req)
+function M.match(req, matched)
+    return router:match(req, matched)
 end
 
 return M

@@ -38,7 +38,7 @@ local function choose(ctx, conf)
     elseif route and value == route.value.upstream then
         return value, route.key, route.modifiedIndex
     end
-    return value, conf.key or ctx.matched_route.key, conf.version
+    return value, conf.key, conf.version
 end
 
 -- Tells nginx the Host for a node. -> true when it is another one than before
@@ -106,15 +106,6 @@ function M.done(ctx)
         if ctx.dpproxy_tls_slot then
             upstream_tls.done(ctx)
         end
-    end
-end
-
-function M.init_worker(conf)
-    local ok, runtime = pcall(require, "dpproxy.upstream.runtime")
-    if ok then
-        runtime.init_worker(conf)
-    elseif not tostring(runtime):find("not found", 1, true) then
-        error(runtime)
     end
 end
 

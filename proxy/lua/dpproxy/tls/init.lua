@@ -36,11 +36,8 @@ local function changed(new, old, short_key)
     end
 end
 
-function M.init(conf)
+function M.init_worker(conf)
     fallback_sni = conf.apisix.ssl.fallback_sni
-    for _, item in ipairs((store.list("ssls"))) do
-        changed(item, nil, item.short_key)
-    end
     store.subscribe("ssls", changed)
 end
 

@@ -67,6 +67,28 @@ function M.pairs_of(item)
     return made
 end
 
+-- For the check of objects: can the pair be read, and does it belong together? key is nil for a CA. -> true | nil, err
+function M.check_pair(cert, key)
+    local ssl = require("ngx.ssl")
+    local parsed, err = ssl.parse_pem_cert(cert)
+    if not parsed then
+        return nil, "failed to parse cert: " .. err
+    end
+    if not key then
+        return true
+    end
+    local pem
+    pem, err = M.private_pem(key)
+    if not pem then
+        return nil, "failed to decrypt key: " .. err
+    end
+    parsed, err = ssl.parse_pem_priv_key(pem)
+    if not parsed then
+        return nil, "failed to parse key: " .. err
+    end
+    return true
+end
+
 -- "$env://NAME", "$secret://…" -> what they stand for; other texts as they are
 function M.resolve(text)
     if sub(text, 1, 1) ~= "$" then
