@@ -113,6 +113,9 @@ function M.init(node)
     self.tls = assert(transport.prepare_tls(self.settings.tls))
     open_dictionaries()
     load_snapshot()
+    -- Empty until a worker is born: objects are decoded when plugins are loaded. Who subscribes in the master is told then.
+    self.mine = tables.new({check = check, prefix = self.settings.prefix, log = log})
+    self.reader = reader.new({store = self.store, tables = self.mine, log = log})
     -- What a reload finds, or the disk had, was judged by other checks perhaps.
     self.store.dict:incr("recheck", 1)
 end
@@ -263,6 +266,13 @@ local function leave()
     end
 end
 
+-- A clean end: what is not on disk goes there, and another worker need not wait.
+function M.exit_worker()
+    if self.lease then
+        leave()
+    end
+end
+
 local function tick(premature)
     if premature or ngx.worker.exiting() then
         return leave()
@@ -289,8 +299,6 @@ function M.init_worker(node)
     if not self.settings then -- nginx runs without a master
         M.init(node)
     end
-    self.mine = tables.new({check = check, prefix = self.settings.prefix, log = log})
-    self.reader = reader.new({store = self.store, tables = self.mine, log = log})
     self.lease = lease.new({dict = self.state, id = ngx.worker.pid(), is_dead = posix.is_dead})
     M.refresh()
     assert(ngx.timer.every(tick_interval, function(premature)
