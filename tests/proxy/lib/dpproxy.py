@@ -188,7 +188,9 @@ class Gateway:
         wait_for(lambda: (self.metric("apisix_config_revision ") or 0) >= revision, f"revision {revision}")
 
     def error_log(self):
-        return (self.folder / "logs" / "error.log").read_text(errors="replace")
+        """What nginx wrote: into a file, or on standard error, which is the default."""
+        files = [self.log, self.folder / "logs" / "error.log"]
+        return "".join(file.read_text(errors="replace") for file in files if file.exists())
 
 
 class Upstream:

@@ -160,7 +160,7 @@ local function add(item, consumer, credential)
     local short_key = item.short_key
     local own
     for plugin_name, conf in pairs(item.value.plugins or {}) do
-        if type(conf) == "table" and loader.is_auth(plugin_name) then
+        if type(conf) == "table" and loader.is_auth(plugin_name) and loader.is_checked(plugin_name, conf, "credentials") then
             local auth_conf, has_references = resolve_auth(conf, plugin_name, consumer.short_key)
             if has_references then
                 references[short_key] = true

@@ -6,6 +6,7 @@ local core = require("apisix.core")
 local ngx = ngx
 local log = core.log
 local pairs, ipairs, type, pcall, xpcall, require, tostring = pairs, ipairs, type, pcall, xpcall, require, tostring
+local setmetatable = setmetatable
 local sort = table.sort
 local str_sub, str_find = string.sub, string.find
 local traceback = debug.traceback
@@ -18,7 +19,10 @@ local M = {
 }
 
 local initialised = false -- have the plugins' init functions run?
-local current_names
+local configured -- names in the configuration file
+local published -- names under /plugins in etcd, which count instead | nil
+local reloads = 0 -- how many reloads this process knows of; the shared dictionary counts them
+local checked = setmetatable({}, {__mode = "k"}) -- configurations that their plugin has accepted
 
 local function module_name(name)
     return "apisix.plugins." .. name
@@ -102,6 +106,10 @@ local function unload(name, plugin)
     end
 end
 
+local function is_absent(name, err)
+    return str_find(err, "module '" .. module_name(name) .. "' not found", 1, true) ~= nil
+end
+
 -- names: as in the configuration file; nil: all that are built in. opts.init: run the plugins' init(), which may start timers; by
 -- default everywhere but in the master's init phase (see init_worker). -> {by_name =, sorted =}
 function M.load(names, opts)
@@ -121,7 +129,9 @@ function M.load(names, opts)
         end
         if type(name) == "string" and not by_name[name] then
             local plugin, err = require_plugin(name)
-            if not plugin then
+            if not plugin and is_absent(name, err) then
+                log.warn("there is no plugin [", name, "] here")
+            elseif not plugin then
                 log.error("failed to load plugin [", name, "] err: ", err)
             elseif not init or start(plugin) then
                 by_name[name] = plugin
@@ -133,43 +143,91 @@ function M.load(names, opts)
 
     M.by_name, M.sorted = by_name, sorted
     M.generation = M.generation + 1
-    current_names, initialised = names, init
+    checked = setmetatable({}, {__mode = "k"})
+    initialised = init
     return M
+end
+
+local function counter()
+    return ngx.shared.dpproxy_state
+end
+
+local function reloads_of_all()
+    local dict = counter()
+    return dict and dict:get("plugins:reloads") or 0
 end
 
 -- In the master: loads what the configuration file names, and has objects checked with the plugins' schemas from then on.
 function M.init(conf)
     require("dpproxy.schema.objects").configure({plugin_schema = M.check_plugin, warn = log.warn})
-    M.load(conf.plugins)
+    configured = conf.plugins
+    reloads = reloads_of_all()
+    M.load(configured)
 end
 
--- In a worker, when the master has loaded the plugins.
+-- With the names and attributes that the configuration file has now.
+local function load_again()
+    reloads = reloads_of_all()
+    local conf, err = core.config.local_conf(true)
+    if not conf then
+        log.error("failed to read the configuration file again, its last content counts: ", err)
+    elseif conf.plugins then
+        configured = conf.plugins
+    end
+    M.load(published or configured)
+end
+
+-- /plugins in etcd: an array of {name =, stream =}.
+local function follow_published(item)
+    local names
+    for _, entry in ipairs(item and item.value or {}) do
+        names = names or {}
+        if type(entry) == "table" and not entry.stream then
+            names[#names + 1] = entry.name
+        end
+    end
+    if names or published then
+        published = names
+        load_again()
+    end
+end
+
+local function follow_reloads(premature)
+    if not premature and reloads ~= reloads_of_all() then
+        load_again()
+    end
+end
+
+-- In a worker, when the master has loaded the plugins: starts them. A worker that is born after a reload still has the master's
+-- code.
 function M.init_worker()
-    if initialised then
-        return
-    end
-    initialised = true
-    for i = #M.sorted, 1, -1 do
-        local plugin = M.sorted[i]
-        if not start(plugin) then
-            table.remove(M.sorted, i)
-            M.by_name[plugin.name] = nil
+    if not initialised then
+        initialised = true
+        for i = #M.sorted, 1, -1 do
+            local plugin = M.sorted[i]
+            if not start(plugin) then
+                table.remove(M.sorted, i)
+                M.by_name[plugin.name] = nil
+            end
         end
+        M.generation = M.generation + 1
     end
-    M.generation = M.generation + 1
+    follow_reloads()
+    require("dpproxy.config.store").subscribe("plugins", follow_published)
+    local ok, err = ngx.timer.every(1, follow_reloads)
+    if not ok then
+        log.error("plugins are not loaded anew here when they are elsewhere: ", err)
+    end
 end
 
--- Loads all modules anew, from the names given, or those of the configuration file, which is read again.
-function M.reload(names)
-    if not names then
-        local conf, err = core.config.local_conf(true)
-        if not conf then
-            log.error("failed to read the configuration file again, plugins stay as they are: ", err)
-            return nil, err
-        end
-        names = conf.plugins or current_names
+-- Loads all modules anew, here at once and in the other workers within a second.
+function M.reload()
+    local dict = counter()
+    if dict then
+        dict:incr("plugins:reloads", 1, 0)
     end
-    return M.load(names)
+    load_again()
+    return true
 end
 
 function M.exit_worker()
@@ -266,6 +324,20 @@ function M.check_plugin(name, conf, kind)
     end
     if not ok then
         return false, tostring(err)
+    end
+    checked[conf] = true
+    return true
+end
+
+-- A configuration may be older than its plugin, which was loaded since: it has not been checked, and lacks its defaults.
+function M.is_checked(name, conf, kind)
+    if checked[conf] then
+        return true
+    end
+    local ok, err = M.check_plugin(name, conf, kind)
+    if ok ~= true then
+        log.error("plugin [", name, "] does not accept its configuration and is left out: ", err)
+        return false
     end
     return true
 end

@@ -95,7 +95,8 @@ function M.build(confs, without)
     for rank = 1, #loader.sorted do
         local plugin = loader.sorted[rank]
         local conf = confs and confs[plugin.name]
-        if type(conf) == "table" and not M.disabled(conf) and not (without and without[plugin.name]) then
+        if type(conf) == "table" and not M.disabled(conf) and not (without and without[plugin.name])
+                and loader.is_checked(plugin.name, conf) then
             local meta = meta_of(conf)
             local priority = meta and meta.priority
             custom = custom or priority ~= nil

@@ -9,8 +9,7 @@ local _M = {
 for _, phase in ipairs({"rewrite", "access", "before_proxy", "header_filter", "body_filter", "log"}) do
     _M[phase] = function(conf)
         if conf.phase == phase then
-            local nothing
-            return nothing.field
+            return conf.no.such.field
         end
     end
 end

@@ -4,7 +4,12 @@ local consumer_mod = require("apisix.consumer")
 
 local plugin_name = "t-token"
 local schema = {type = "object", properties = {}}
-local consumer_schema = {type = "object", properties = {token = {type = "string"}}, required = {"token"}, encrypt_fields = {"token"}}
+local consumer_schema = {
+    type = "object",
+    properties = {token = {type = "string"}},
+    required = {"token"},
+    encrypt_fields = {"token"},
+}
 
 local _M = {
     version = 0.1,
