@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Plugins that shape traffic, in a running gateway with a real etcd and a real upstream. Prints TAP."""
+import gzip
 import json
 import pathlib
 import re
@@ -161,6 +162,31 @@ def response_rewrite_filters_what_was_packed(t):
 def response_rewrite_takes_long_and_chunked_bodies(t):
     path = route(t, "rr3", {"response-rewrite": {"filters": [{"regex": "x+$", "replace": "end"}]}})
     same(b"y" * 200000 + b"end", t.gateway.request(path, "POST", headers={"X-Echo": "1"}, body=b"y" * 200000 + b"x" * 10).body)
+
+
+def gzip_packs_what_other_plugins_made(t):
+    path = route(t, "gz", {"gzip": {"types": ["application/json", "text/plain"], "vary": True},
+                           "response-rewrite": {"filters": [{"regex": "hello", "replace": "bye", "scope": "global"}]}})
+    body = "hello+" * 1000
+    answer = t.gateway.request(f"{path}?type=text/plain&body={body}", headers={"Accept-Encoding": "gzip"})
+    same(("gzip", "Accept-Encoding"), (answer.headers.get("content-encoding"), answer.headers.get("vary")))
+    same(b"bye " * 1000, gzip.decompress(answer.body))
+    # What the upstream packed is unpacked, changed, packed.
+    answer = t.gateway.request(f"{path}?type=text/plain&gzip&body={body}", headers={"Accept-Encoding": "gzip"})
+    same(b"bye " * 1000, gzip.decompress(answer.body))
+    answer = t.gateway.request(f"{path}?type=text/plain&body={body}")
+    same((None, b"bye " * 1000), (answer.headers.get("content-encoding"), answer.body))
+
+
+def headers_of_responses_cannot_be_injected(t):
+    path = route(t, "inj", {"redirect": {"regex_uri": ["(?s)^/inj/(.*)", "/to/$1"]}, "cors": {"allow_origins": "**"}})
+    answer = t.gateway.request(path + "/a%0d%0aEvil:%201", headers={"Origin": "http://a.com"})
+    same((302, None), (answer.status, answer.headers.get("evil")))
+    assert "\n" not in answer.headers["location"] and "\r" not in answer.headers["location"], answer
+    path = route(t, "inj2", {"response-rewrite": {"headers": {"set": {"X-Uri": "$uri"}, "add": ["X-Add: $uri"]}}})
+    answer = t.gateway.request(path + "/a%0d%0aEvil:%201")
+    same(None, answer.headers.get("evil"))
+    assert "x-uri" in answer.headers, answer
 
 
 def real_ip_tells_the_upstream(t):
@@ -362,15 +388,15 @@ def metrics_say_that_etcd_is_away(t):
 
 
 TESTS = [
-    limit_count_counts_and_says_so, limit_count_survives_an_edit_of_the_route_not_of_the_plugin, limit_count_begins_anew,
-    limit_count_slides,
-    limit_req_lets_the_rate_through, limit_conn_frees_the_place_of_a_client_that_left, proxy_rewrite_cannot_be_used_for_injection,
+    limit_count_counts_and_says_so, limit_count_survives_an_edit_of_the_route_not_of_the_plugin,
+    limit_count_begins_anew, limit_count_slides, limit_req_lets_the_rate_through,
+    limit_conn_frees_the_place_of_a_client_that_left, proxy_rewrite_cannot_be_used_for_injection,
     proxy_rewrite_merges_queries_and_changes_the_method, cors_answers_preflight_by_itself,
-    cors_with_credentials_for_all_is_refused,
-    redirect_goes_to_https, response_rewrite_filters_what_was_packed, response_rewrite_takes_long_and_chunked_bodies,
-    real_ip_tells_the_upstream, request_id_ip_restriction_and_fault_injection,
-    serverless_functions_run, traffic_split_divides, proxy_cache_on_disk, proxy_cache_in_memory, http_logger_sends_batches,
-    proxy_mirror_copies, metrics_have_apisix_names, the_dashboard_shows_metrics_that_exist,
+    cors_with_credentials_for_all_is_refused, redirect_goes_to_https, response_rewrite_filters_what_was_packed,
+    response_rewrite_takes_long_and_chunked_bodies, gzip_packs_what_other_plugins_made,
+    headers_of_responses_cannot_be_injected, real_ip_tells_the_upstream, request_id_ip_restriction_and_fault_injection,
+    serverless_functions_run, traffic_split_divides, proxy_cache_on_disk, proxy_cache_in_memory,
+    http_logger_sends_batches, proxy_mirror_copies, metrics_have_apisix_names, the_dashboard_shows_metrics_that_exist,
     metrics_lose_nothing_of_several_workers, metrics_say_that_etcd_is_away,
 ]
 

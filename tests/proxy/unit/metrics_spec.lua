@@ -53,6 +53,16 @@ lat_sum{t="r"} 1012.5
         assert.is_truthy(text_of(reg):find('g{x="a\\"b\\\\c\\nd"} 1.5', 1, true))
         assert.same({}, exposition.check(text_of(reg)))
     end)
+    it("lets no invalid UTF-8 into labels", function()
+        local reg = registry.new(dict, "")
+        local valid = "gr\195\188n \226\130\172 \240\159\152\128"
+        for _, pair in ipairs({{valid, valid}, {"a\255b", "a?b"}, {"\192\128", "??"}, {"\237\160\128x", "???x"},
+                {"\244\144\128\128", "????"}, {"cut \226\130", "cut ??"}}) do
+            reg:counter("c", "C", {"x"}):inc(1, {pair[1]})
+            reg:flush()
+            assert.is_truthy(text_of(reg):find('c{x="' .. pair[2] .. '"} 1', 1, true), pair[2])
+        end
+    end)
     it("writes nothing when nothing happened", function()
         local reg = registry.new(dict, "")
         reg:counter("c", "C"):inc(1)

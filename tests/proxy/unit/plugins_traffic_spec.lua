@@ -87,6 +87,9 @@ describe("limit-count", function()
         assert.equal(503, (plugin.access(conf, ctx)))
         fake.request_headers.x, ctx.var.http_x = "b", "b"
         assert.is_nil(plugin.access(conf, ctx))
+        plugin, conf = start("limit-count", {count = 1, time_window = 10, key = "arg_flag"}, {args = "flag"})
+        assert.is_nil(plugin.access(conf, ctx))
+        assert.equal(503, (plugin.access(conf, ctx)))
         plugin, conf = start("limit-count", {count = 1, time_window = 10, key = "consumer_name"})
         assert.is_nil(plugin.access(conf, ctx))
         assert.equal(503, (plugin.access(conf, ctx)))   -- by the address, since there is no consumer
@@ -426,6 +429,70 @@ describe("real-ip", function()
         end
         refuses("real-ip", {})
         refuses("real-ip", {source = "a", trusted_addresses = {"x"}})
+    end)
+end)
+
+describe("gzip", function()
+    local inflate = require("dpproxy.base.inflate").inflate
+    local function respond(conf, request, headers, chunks)
+        local plugin, checked = start("gzip", conf, request)
+        ngx.status = headers.status or 200
+        headers.status = nil
+        for name, value in pairs(headers) do
+            ngx.header[name] = value
+        end
+        plugin.header_filter(checked, ctx)
+        if ctx.last_header_filter then
+            ctx.last_header_filter(ctx)
+        end
+        local out = {}
+        for i, chunk in ipairs(chunks) do
+            ngx.arg[1], ngx.arg[2] = chunk, i == #chunks
+            plugin.delayed_body_filter(checked, ctx)
+            plugin.delayed_body_filter({}, ctx)
+            out[#out + 1] = ngx.arg[1]
+        end
+        return table.concat(out), out
+    end
+    local takes = {headers = {["accept-encoding"] = "br, gzip;q=0.8"}}
+    it("packs", function()
+        local long = ("hello "):rep(50000)
+        local body = respond({vary = true}, takes, {["Content-Type"] = "text/html; charset=utf-8", ["Content-Length"] = 300003,
+            ETag = '"x"'}, {"abc", long, ""})
+        assert.equal("abc" .. long, inflate(body))
+        assert.is_true(#body < 10000)
+        assert.equal("gzip", ngx.header["Content-Encoding"])
+        assert.is_nil(ngx.header["Content-Length"])
+        assert.equal('W/"x"', ngx.header["ETag"])
+        assert.equal("Accept-Encoding", ngx.header["Vary"])
+        assert.equal("", inflate((respond({}, takes, {["Content-Type"] = "text/html"}, {""}))))
+    end)
+    it("packs events as they come", function()
+        local _, chunks = respond({types = "*"}, takes, {["Content-Type"] = "text/event-stream"},
+            {"data: 1\n\n", "data: 2\n\n", ""})
+        assert.is_true(#chunks[1] > 10 and #chunks[2] > 5)
+    end)
+    it("leaves alone what it should", function()
+        for _, case in ipairs({
+            {{}, {headers = {}}, {["Content-Type"] = "text/html"}},
+            {{}, {headers = {["accept-encoding"] = "gzip;q=0"}}, {["Content-Type"] = "text/html"}},
+            {{}, takes, {["Content-Type"] = "text/plain"}},
+            {{}, takes, {}},
+            {{}, takes, {["Content-Type"] = "text/html", ["Content-Length"] = 19}},
+            {{}, takes, {["Content-Type"] = "text/html", ["Content-Encoding"] = "br"}},
+            {{}, takes, {["Content-Type"] = "text/html", status = 206}},
+            {{}, {method = "HEAD", headers = takes.headers}, {["Content-Type"] = "text/html"}},
+        }) do
+            assert.equal("abc", (respond(case[1], case[2], case[3], {"a", "bc"})))
+            assert.not_equal("gzip", ngx.header["Content-Encoding"])
+        end
+    end)
+    it("knows what clients take", function()
+        local accepts = require("apisix.plugins.gzip").accepts_gzip
+        for header, want in pairs({["gzip"] = true, ["GZIP, br"] = true, ["*"] = true, ["*;q=0"] = false, ["br"] = false,
+                ["*, gzip;q=0.0"] = false, ["gzip; q=0"] = false, ["gzip;q=0.001"] = true, [""] = false}) do
+            assert.equal(want, accepts(header), header)
+        end
     end)
 end)
 

@@ -38,6 +38,11 @@ function M.header_filter()
         show_upstream_status(ctx)
     end
     runtime.phase("header_filter", ctx)
+    -- For a plugin that must see the headers as the others leave them (gzip).
+    local last = ctx.last_header_filter
+    if last then
+        last(ctx)
+    end
 end
 
 function M.body_filter()

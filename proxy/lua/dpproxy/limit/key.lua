@@ -3,6 +3,8 @@
 local core = require("apisix.core")
 local plugin = require("apisix.plugin")
 
+local math, tonumber, tostring, type = math, tonumber, tostring, type
+
 local M = {}
 
 local prefixes = setmetatable({}, {__mode = "k"})
@@ -45,6 +47,8 @@ function M.value(key, key_type, ctx)
     end
     if value == nil then
         value = ctx.var.remote_addr
+    elseif type(value) ~= "string" then
+        value = tostring(value)     -- an argument without a value is true
     end
     return value
 end

@@ -21,6 +21,7 @@ M.http = {
     {"limit-conn", 1003},
     {"limit-count", 1002},
     {"limit-req", 1001},
+    {"gzip", 995},
     {"traffic-split", 966},
     {"redirect", 900},
     {"response-rewrite", 899},
