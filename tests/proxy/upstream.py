@@ -139,6 +139,7 @@ class Dns:
     `silent` get no answer at all."""
 
     def __init__(self):
+        self.srv = {}  # name: [(priority, weight, port, target)]
         self.records, self.silent, self.queries, self.tcp_only, self.ids = {}, set(), [], set(), set()
         self.port = free_port()
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -159,6 +160,12 @@ class Dns:
         self.queries.append((name, kind, over_tcp))
         self.ids.add(query[:2])
         question = query[12:at + 5]
+        if kind == 33 and name in self.srv:
+            def data(priority, weight, port, target):
+                labels = b"".join(bytes([len(label)]) + label.encode() for label in target.split("."))
+                return struct.pack(">HHH", priority, weight, port) + labels + b"\0"
+            answers = [b"\xc0\x0c" + struct.pack(">HHIH", 33, 1, 1, len(data(*r))) + data(*r) for r in self.srv[name]]
+            return query[:2] + struct.pack(">HHHHH", 0x8180, 1, len(answers), 0, 0) + question + b"".join(answers)
         found = self.records.get(name)
         if found is None:
             return query[:2] + struct.pack(">HHHHH", 0x8183, 1, 0, 0, 0) + question
@@ -190,7 +197,8 @@ class Gateway:
     def __init__(self, dns):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="dpproxy-upstream-"))
         self.dir.chmod(0o755)  # the workers are another user when started as root
-        settings = {"apisix": {"dns_resolver": ["127.0.0.1:%d" % dns.port], "resolver_timeout": 1}}
+        servers = ["127.0.0.1:%d" % dns.port]
+        settings = {"apisix": {"dns_resolver": servers, "resolver_timeout": 1}, "discovery": {"dns": {"servers": servers}}}
         self.etcd, self.dpproxy = dpproxy.Etcd(self.dir), None
         # Which worker, and which servers were asked: told in each answer.
         tell = "return function() ngx.header['X-Worker'] = ngx.worker.pid() ngx.header['X-Tries'] = ngx.var.upstream_addr end"
@@ -516,6 +524,22 @@ class Cases:
         must(len(dns.ids) > len(dns.queries) / 2, "ids repeat:", len(dns.ids), len(dns.queries))
         one.down()
         two.down()
+
+    def dns_discovery(self):
+        g, dns = self.gateway, self.dns
+        dns.records["n.example"] = ["127.0.0.1"]
+        dns.srv["_web._tcp.example"] = [(1, 5, self.a.port, "n.example"), (1, 1, self.b.port, "n.example"),
+                                        (2, 1, self.c.port, "n.example")]
+        g.put("srv", service_name="_web._tcp.example", discovery_type="dns")
+        seen = g.many("/srv/x", 60)
+        must(set(seen) == {"a", "b"} and abs(seen["a"] - 50) <= 6, seen)
+        dns.srv["_web._tcp.example"] = [(1, 1, self.c.port, "n.example")]
+        until(lambda: g.many("/srv/x", 6) == {"c": 6}, "the records are followed")
+        g.put("srv2", service_name="n.example:%d" % self.b.port, discovery_type="dns")
+        must(text(g.get("/srv2/x")) == "b")
+        for name, kind in (("none.example", "dns"), ("n.example", "consul")):
+            g.put("srv3", service_name=name, discovery_type=kind)
+            must(g.get("/srv3/x").status == 503, name, kind)
 
     def ipv6_nodes(self):
         if not os.path.exists("/proc/net/if_inet6"):
