@@ -13,7 +13,9 @@ import os
 import pathlib
 import shutil
 import socket
+import ssl
 import struct
+import subprocess
 import sys
 import tempfile
 import threading
@@ -50,9 +52,12 @@ def until(condition, what, limit=WAIT):
 class Server:
     """An HTTP server that does as it is told: mode "ok", a status, "hang", "reset", "garbage"; down() refuses connections."""
 
-    def __init__(self, name, ip="127.0.0.1", port=None):
+    def __init__(self, name, ip="127.0.0.1", port=None, tls=None):
         self.name, self.ip, self.port, self.mode, self.delay = name, ip, port or 0, "ok", 0
         self.requests, self.probes, self.open = [], [], set()
+        self.tls, self.names = tls, set()
+        if tls:
+            tls.sni_callback = lambda _, name, __: self.names.add(name)
         self.lock = threading.Lock()
         self.listener = None
         self.up()
@@ -88,7 +93,10 @@ class Server:
             threading.Thread(target=self.serve, args=(conn,), daemon=True).start()
 
     def serve(self, conn):
+        plain = conn
         try:
+            if self.tls:
+                conn = self.tls.wrap_socket(conn, server_side=True)
             file = conn.makefile("rb")
             while True:
                 line = file.readline(65536)
@@ -109,8 +117,9 @@ class Server:
             pass
         finally:
             with self.lock:
-                self.open.discard(conn)
+                self.open.discard(plain)
             conn.close()
+            plain.close()
 
     def answer(self, conn, line, headers, body):
         mode = self.mode
@@ -458,6 +467,25 @@ class Cases:
             g.get("/rate/x")
         time.sleep(2.5)
         must(2 <= len(self.c.probes) - before <= 4, len(self.c.probes) - before)
+
+    def https_checks(self):
+        g, folder = self.gateway, self.gateway.dir
+        key, cert = str(folder / "key.pem"), str(folder / "cert.pem")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                        "-subj", "/CN=up.example", "-keyout", key, "-out", cert], check=True, capture_output=True)
+        def context():
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(cert, key)
+            return tls
+        server = Server("tls", tls=context())
+        for name, verify in (("https", False), ("httpsv", True)):
+            g.put(name, nodes=nodes(server), scheme="https", pass_host="rewrite", upstream_host="up.example", checks={"active": {
+                "type": "https", "http_path": "/probe", "https_verify_certificate": verify, "unhealthy": {"tcp_failures": 1}}})
+            must(text(g.get("/%s/x" % name)) == "tls")
+        until(lambda: server.probes, "it is probed")
+        until(lambda: g.health("httpsv")[server.port] == "unhealthy", "a certificate of nobody's is not believed")
+        must(g.health("https")[server.port] == "healthy" and server.names == {"up.example"}, server.names)
+        server.down()
 
     def c13_passive_checks(self):
         g = self.gateway
