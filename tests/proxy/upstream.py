@@ -8,10 +8,13 @@ Only Python's standard library is used.
 import collections
 import concurrent.futures
 import functools
+import http.client
+import itertools
 import math
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import ssl
 import struct
@@ -456,9 +459,8 @@ class Cases:
         for name in ("c12", "c12t"):
             until(lambda: set(g.health(name).values()) == {"healthy"}, name + ": both are healthy again")
             until(lambda: set(g.many("/%s/x" % name, 8)) == {"a", "b"}, name + ": both are asked again")
-        self.probes_come_from_one_worker()
 
-    def probes_come_from_one_worker(self):
+    def one_worker_probes(self):
         # Two workers, one interval: two workers probing would make twice as many.
         before = len(self.c.probes)
         g = self.gateway
@@ -633,6 +635,38 @@ class Cases:
         must(g.many("/quiet/x", 6) == {"new": 6})
         self.b.up()
 
+    def last_reload_and_dead_workers(self):
+        """Not beside the others: workers go."""
+        g = self.gateway
+        slow = {"type": "http", "http_path": "/probe", "healthy": {"interval": 1}, "unhealthy": {"interval": 1, "http_failures": 1}}
+        g.put("last", nodes=nodes(self.a, self.b), checks={"active": slow})
+        self.a.mode = 500
+        g.get("/last/x")
+        until(lambda: g.health("last").get(self.a.port) == "unhealthy", "a is unhealthy")
+        before = g.many("/last/x", 30, at_once=4).workers
+        g.dpproxy.process.process.send_signal(signal.SIGHUP)
+        until(lambda: not before & g.many("/last/x", 30, at_once=4).workers, "the workers are new")
+        must(g.health("last") == {self.a.port: "unhealthy", self.b.port: "healthy"}, g.health("last"))
+        must(g.many("/last/x", 8) == {"b": 8})
+        count = len(self.b.probes)
+        until(lambda: len(self.b.probes) > count, "the new workers probe")
+        # kill them all: whoever probed is gone without a word
+        for worker in g.many("/last/x", 30, at_once=4).workers:
+            os.kill(int(worker), signal.SIGKILL)
+        until(self.answers, "new workers answer")
+        must(g.many("/last/x", 8) == {"b": 8})
+        count, start = len(self.b.probes), time.monotonic()
+        until(lambda: len(self.b.probes) > count, "the new workers probe")
+        must(time.monotonic() - start < 5, "it took too long")
+        self.a.mode = "ok"
+        until(lambda: g.health("last").get(self.a.port) == "healthy", "a is healthy again")
+
+    def answers(self):
+        try:
+            return self.gateway.get("/last/x").status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
     def a_service_has_one_check_for_its_routes(self):
         g = self.gateway
         g.put_service("svc", nodes=nodes(self.a, self.b), checks={"active": {"http_path": "/probe"}})
@@ -661,7 +695,8 @@ def ours(line):
 
 
 def main():
-    names = [name for name in Cases.__dict__ if not name.startswith(("_", "probes_", "asked"))]
+    names = [name for name in Cases.__dict__ if not name.startswith(("_", "asked", "answers"))]
+    names.sort(key=lambda name: name.startswith("last_"))
     only = os.environ.get("KS_TEST_ONLY")
     if only:
         names = [name for name in names if only in name]
@@ -670,8 +705,11 @@ def main():
     gateway, bad = Gateway(dns), 0
     try:
         # They mostly wait for time to pass; each has servers of its own.
-        with concurrent.futures.ThreadPoolExecutor(6) as pool:
-            for number, (name, trouble, seconds) in enumerate(pool.map(lambda n: run(n, gateway, dns), names), 1):
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            together = [name for name in names if not name.startswith("last_")]
+            results = itertools.chain(pool.map(lambda n: run(n, gateway, dns), together),
+                                      (run(name, gateway, dns) for name in names[len(together):]))
+            for number, (name, trouble, seconds) in enumerate(results, 1):
                 print("%sok %d - %s # %.1f s" % ("not " if trouble else "", number, name, seconds), flush=True)
                 if trouble:
                     bad += 1
