@@ -520,6 +520,18 @@ describe("upstream.dns", function()
         assert.is_nil(none)
         assert.equal("no such domain", err)
     end)
+    it("gives plugins all addresses", function()
+        records["a.example"].A[2] = {"a.example", "A", 60, "10.0.0.2"}
+        texts["/etc/hosts"] = "10.1.1.1 known\n"
+        assert.same({nil, "no resolver"}, {dns.resolve("a.example")})
+        dns.default = client()
+        assert.same({"10.0.0.1", "10.0.0.2"}, dns.resolve("a.example"))
+        assert.same({"::1"}, dns.resolve("six.example"))
+        assert.same({"10.1.1.1"}, dns.resolve("known"))
+        assert.same({"::5"}, dns.resolve("::5"))
+        assert.same({nil, "no such domain"}, {dns.resolve("none.example")})
+        dns.default = nil
+    end)
     it("says which server it does not understand", function()
         local c, err = dns.new({servers = {"dns.example"}, clock = os.time})
         assert.is_nil(c)

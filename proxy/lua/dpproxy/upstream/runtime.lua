@@ -1,6 +1,7 @@
 -- Gives dpproxy.upstream and dpproxy.health what they need of nginx: sockets, timers, clock, shared memory, the configuration's
 -- settings. Called once in each worker.
 local dns = require("dpproxy.upstream.dns")
+local dns_files = require("dpproxy.upstream.dns_files")
 local health = require("dpproxy.health")
 local prober = require("dpproxy.health.prober")
 local random_bytes = require("dpproxy.base.random").bytes
@@ -8,7 +9,8 @@ local upstream = require("dpproxy.upstream")
 
 local ngx = ngx
 local byte, match = string.byte, string.match
-local pcall, setmetatable, tonumber, tostring, type = pcall, setmetatable, tonumber, tostring, type
+local assert, ipairs, pcall, setmetatable = assert, ipairs, pcall, setmetatable
+local tonumber, tostring, type = tonumber, tostring, type
 
 local M = {}
 
@@ -45,17 +47,27 @@ local function spawn(fn, ...)
     return (ngx.timer.at(0, in_timer, fn, ...))
 end
 
+-- One that is no address is left out; without any the system's are taken.
+local function usable_servers(servers)
+    local usable = {}
+    for _, server in ipairs(type(servers) == "table" and servers or {servers}) do
+        if dns_files.server(tostring(server)) then
+            usable[#usable + 1] = tostring(server)
+        else
+            log("error", "DNS: not an address of a server, it is not used: " .. tostring(server))
+        end
+    end
+    return usable
+end
+
 local function dns_client(apisix, servers, dict)
-    local client, err = dns.new({
-        servers = servers, valid = tonumber(apisix.dns_resolver_valid), timeout = tonumber(apisix.resolver_timeout) or 5,
+    return assert(dns.new({
+        servers = usable_servers(servers), valid = tonumber(apisix.dns_resolver_valid),
+        timeout = tonumber(apisix.resolver_timeout) or 5,
         search = apisix.enable_resolv_search_opt ~= false, ipv6 = apisix.enable_ipv6 ~= false,
         clock = ngx.now, random = math.random, random16 = random16, udp = ngx.socket.udp, tcp = ngx.socket.tcp, sleep = ngx.sleep,
         spawn = spawn, read_file = read_file, dict = dict, log = log,
-    })
-    if not client then
-        error(err)
-    end
-    return client
+    }))
 end
 
 -- service_name + discovery_type "dns"; the only discovery there is here.
