@@ -55,6 +55,7 @@ static void my_disconnect(struct sqlb_conn *conn)
 		ks_buf_fini(&conn->slices[i]);
 	free(conn->binds);
 	free(conn->numbers);
+	sqlb_my_bulk_fini(conn);
 	free(conn);
 }
 

@@ -3,6 +3,7 @@
  * Appending to the log in MySQL and MariaDB. mysql_sql.c explains the gate, the row that every append changes.
  *
  *	usual      INSERT gate and rows, by itself a transaction: one round trip
+ *	bulk       the same for many rows, where the server takes them for a statement of one: a third less work for it
  *	larger     START, INSERT gate and rows, INSERT rows …, COMMIT
  *	compound   START, DELETE leases, INSERT leases, INSERT gate and rows …, COMMIT
  *
@@ -29,6 +30,7 @@ enum {
 	/* What a statement and a row need beside keys, values and payloads: numbers, types, sizes. */
 	STATEMENT_BYTES = 512,
 	ROW_BYTES = 160,
+	BULK_ROWS = 16, /* for fewer it is as fast without */
 };
 
 static size_t room_of(const struct sqlb_conn *conn)
@@ -43,7 +45,7 @@ size_t sqlb_my_chunk(const struct sqlb_conn *conn, const struct sqlb_row *rows, 
 	while (taken < count && taken < most) {
 		bytes += sqlb_my_row_bytes(&rows[taken]) + ROW_BYTES;
 		/* Where the bucket is larger, what fills it up costs as much as empty rows. */
-		size = sqlb_my_bucket_size(taken + 2 < SQLB_MY_ITEMS_MAX ? taken + 2 : SQLB_MY_ITEMS_MAX);
+		size = sqlb_my_bucket_size(taken + 2 < SQLB_MY_ROWS_MAX ? taken + 2 : SQLB_MY_ROWS_MAX);
 		if (bytes + (size > taken ? size - taken : 0) * ROW_BYTES > room || (taken > 0 && bytes > CHUNK_BYTES))
 			break;
 		taken++;
@@ -82,16 +84,25 @@ struct append_run {
 	const struct sqlb_row *last;
 };
 
-/* The tuple that changes the gate: from the entry before ours, or (to fill up a bucket) from our last one to itself. */
-static void param_gate(const struct append_run *run, bool fills_up)
+/* The row that changes the gate: from the entry before ours, or (to fill up a bucket) from our last one to itself. */
+static struct sqlb_row gate_row(const struct append_run *run, bool fills_up)
 {
 	const struct sqlb_append *append = run->append;
-	struct sqlb_row gate = {
-		.revision = run->last->position, .writer = run->last->writer, .batch = run->last->batch};
 
-	gate.create_revision = fills_up ? run->last->position : append->rows[0].position - 1;
-	gate.version = fills_up ? 0 : append->after_writer;
-	gate.lease = fills_up ? 0 : append->after_batch;
+	return (struct sqlb_row){
+		.revision = run->last->position,
+		.writer = run->last->writer,
+		.batch = run->last->batch,
+		.create_revision = fills_up ? run->last->position : append->rows[0].position - 1,
+		.version = fills_up ? 0 : append->after_writer,
+		.lease = fills_up ? 0 : append->after_batch,
+	};
+}
+
+static void param_gate(const struct append_run *run, bool fills_up)
+{
+	struct sqlb_row gate = gate_row(run, fills_up);
+
 	sqlb_my_param_row(run->conn, &gate);
 }
 
@@ -137,6 +148,37 @@ static enum sqlb_outcome gate_is_missing(struct sqlb_conn *conn, struct ks_err *
 		"deleted rows, has it a trigger?");
 }
 
+/* All rows of an append that fits into one packet. */
+static enum sqlb_outcome append_bulk(struct append_run *run, struct ks_err *err)
+{
+	size_t count = run->append->row_count;
+	struct sqlb_row gate = gate_row(run, false);
+	MYSQL_STMT *stmt;
+	enum sqlb_outcome outcome = sqlb_my_prepare(run->conn, SQLB_MY_INSERT, 1, &stmt, err);
+
+	if (outcome != SQLB_OK)
+		return outcome;
+	sqlb_my_bulk_begin(run->conn, count + 1);
+	sqlb_my_bulk_put(run->conn, &gate);
+	for (size_t i = 0; i < count; i++)
+		sqlb_my_bulk_put(run->conn, &run->append->rows[i]);
+	if (!sqlb_my_execute_bulk(run->conn, stmt))
+		return judge_insert(run, stmt, true, err);
+	/* An updated row counts twice. */
+	return mysql_stmt_affected_rows(stmt) == count + 2 ? SQLB_OK : gate_is_missing(run->conn, err);
+}
+
+static bool fits_bulk(const struct sqlb_conn *conn, const struct sqlb_append *append)
+{
+	size_t bytes = ROW_BYTES;
+
+	if (!conn->server.has_bulk || append->row_count < BULK_ROWS)
+		return false;
+	for (size_t i = 0; i < append->row_count; i++)
+		bytes += sqlb_my_row_bytes(&append->rows[i]) + ROW_BYTES;
+	return bytes <= room_of(conn) && bytes <= CHUNK_BYTES;
+}
+
 /* One statement, one transaction. */
 static enum sqlb_outcome append_usual(struct append_run *run, struct ks_err *err)
 {
@@ -171,7 +213,7 @@ static enum sqlb_outcome insert_more(struct append_run *run, const struct sqlb_r
 static enum sqlb_outcome insert_all(struct append_run *run, struct ks_err *err)
 {
 	const struct sqlb_append *append = run->append;
-	size_t done = sqlb_my_chunk(run->conn, append->rows, append->row_count, SQLB_MY_ITEMS_MAX - 1);
+	size_t done = sqlb_my_chunk(run->conn, append->rows, append->row_count, SQLB_MY_ROWS_MAX - 1);
 	enum sqlb_outcome outcome;
 	MYSQL_STMT *stmt;
 	bool complete;
@@ -185,7 +227,7 @@ static enum sqlb_outcome insert_all(struct append_run *run, struct ks_err *err)
 		outcome = gate_is_missing(run->conn, err);
 	while (outcome == SQLB_OK && done < append->row_count) {
 		const struct sqlb_row *rows = &append->rows[done];
-		size_t count = sqlb_my_chunk(run->conn, rows, append->row_count - done, SQLB_MY_ITEMS_MAX);
+		size_t count = sqlb_my_chunk(run->conn, rows, append->row_count - done, SQLB_MY_ROWS_MAX);
 
 		/* Nothing can fill up a bucket here: as many as the largest one that is not larger. */
 		while (sqlb_my_bucket_size(count) != count)
@@ -303,6 +345,8 @@ enum sqlb_outcome sqlb_my_append(struct sqlb_conn *conn, const struct sqlb_appen
 				 struct ks_err *err)
 {
 	struct append_run run = {.conn = conn, .append = append};
+	bool alone = append->row_count > 0 &&
+		     append->leases_new_count + append->leases_gone_count + append->leases_expired_count == 0;
 	enum sqlb_outcome outcome;
 	bool passed = true;
 
@@ -315,9 +359,10 @@ enum sqlb_outcome sqlb_my_append(struct sqlb_conn *conn, const struct sqlb_appen
 			return sqlb_my_too_large(conn, &append->rows[i], err);
 	if (append->row_count > 0)
 		run.last = &append->rows[append->row_count - 1];
-	if (append->leases_new_count + append->leases_gone_count + append->leases_expired_count == 0 &&
-	    append->row_count > 0 &&
-	    sqlb_my_chunk(conn, append->rows, append->row_count, SQLB_MY_ITEMS_MAX - 1) == append->row_count)
+	if (alone && fits_bulk(conn, append))
+		outcome = append_bulk(&run, err);
+	else if (alone &&
+		 sqlb_my_chunk(conn, append->rows, append->row_count, SQLB_MY_ROWS_MAX - 1) == append->row_count)
 		outcome = append_usual(&run, err);
 	else
 		outcome = append_in_transaction(&run, &passed, err);

@@ -142,6 +142,7 @@ static void learn_variable(struct sqlb_conn *conn, const char *name, const char 
 /* SHOW, because it leaves out what a server does not have, where SELECT @@name is an error. */
 static enum sqlb_outcome learn_server(struct sqlb_conn *conn, struct ks_err *err)
 {
+	unsigned long capabilities = 0;
 	MYSQL_RES *result;
 	MYSQL_ROW row;
 
@@ -157,6 +158,11 @@ static enum sqlb_outcome learn_server(struct sqlb_conn *conn, struct ks_err *err
 	mysql_free_result(result);
 	if (conn->server.max_packet < 1024)
 		conn->server.max_packet = 1024; /* the least there is */
+	/* Not tried on a cluster. A proxy may speak for a MariaDB and not know of it: the connection's own word counts. */
+	conn->server.has_bulk =
+		conn->server.is_mariadb && !conn->server.has_wsrep &&
+		mariadb_get_infov(conn->mysql, MARIADB_CONNECTION_EXTENDED_SERVER_CAPABILITIES, &capabilities) == 0 &&
+		capabilities & (unsigned long)(MARIADB_CLIENT_STMT_BULK_OPERATIONS >> 32);
 	return SQLB_OK;
 }
 
@@ -309,7 +315,7 @@ enum sqlb_outcome sqlb_my_prepare(struct sqlb_conn *conn, enum sqlb_my_statement
 	*stmt = *slot;
 	if (*stmt)
 		return SQLB_OK;
-	ks_buf_init(&sql, 64 << 10);
+	ks_buf_init(&sql, 256 << 10);
 	ks_buf_append_slice(&sql, ks_slice_str(text->before));
 	for (size_t i = 0; text->item && i < sqlb_my_buckets[bucket]; i++) {
 		if (i > 0)
@@ -343,6 +349,90 @@ bool sqlb_my_execute(struct sqlb_conn *conn, MYSQL_STMT *stmt)
 {
 	KS_ASSERT(mysql_stmt_param_count(stmt) == conn->param_count);
 	return (conn->param_count == 0 || !mysql_stmt_bind_param(stmt, conn->binds)) && mysql_stmt_execute(stmt) == 0;
+}
+
+/* ---- bulk execution ---- */
+
+void sqlb_my_bulk_begin(struct sqlb_conn *conn, size_t count)
+{
+	struct sqlb_my_bulk *bulk = &conn->bulk;
+
+	if (count > bulk->capacity) {
+		size_t cells;
+
+		bulk->capacity = count + count / 2;
+		cells = bulk->capacity * SQLB_MY_ROW_COLUMNS;
+		bulk->numbers = ks_xrealloc(bulk->numbers, cells * sizeof(*bulk->numbers));
+		bulk->slices = ks_xrealloc(bulk->slices, cells * sizeof(*bulk->slices));
+		bulk->sizes = ks_xrealloc(bulk->sizes, cells * sizeof(*bulk->sizes));
+		bulk->nulls = ks_xrealloc(bulk->nulls, cells);
+	}
+	bulk->count = 0;
+}
+
+void sqlb_my_bulk_fini(struct sqlb_conn *conn)
+{
+	free(conn->bulk.numbers);
+	free(conn->bulk.slices);
+	free(conn->bulk.sizes);
+	free(conn->bulk.nulls);
+	conn->bulk = (struct sqlb_my_bulk){0};
+}
+
+/* In the order of sqlb_my_param_row. */
+enum { KEY_COLUMN = 5, VALUE_COLUMN = 6, PAYLOAD_COLUMN = 10 };
+
+static bool is_slice(size_t column)
+{
+	return column == KEY_COLUMN || column == VALUE_COLUMN || column == PAYLOAD_COLUMN;
+}
+
+void sqlb_my_bulk_put(struct sqlb_conn *conn, const struct sqlb_row *row)
+{
+	const int64_t numbers[SQLB_MY_ROW_COLUMNS] = {
+		row->position,        row->sub,     row->rows,  row->kind, row->revision, 0,         0,
+		row->create_revision, row->version, row->lease, 0,         row->writer,   row->batch};
+	const struct ks_slice slices[SQLB_MY_ROW_COLUMNS] = {
+		[KEY_COLUMN] = row->key, [VALUE_COLUMN] = row->value, [PAYLOAD_COLUMN] = row->payload};
+	struct sqlb_my_bulk *bulk = &conn->bulk;
+
+	KS_ASSERT(bulk->count < bulk->capacity);
+	for (size_t i = 0; i < SQLB_MY_ROW_COLUMNS; i++) {
+		size_t cell = i * bulk->capacity + bulk->count;
+
+		if (!is_slice(i)) {
+			bulk->numbers[cell] = numbers[i];
+			continue;
+		}
+		bulk->slices[cell] = (void *)(uintptr_t)slices[i].data; /* only read */
+		bulk->sizes[cell] = slices[i].size;
+		bulk->nulls[cell] = slices[i].data ? STMT_INDICATOR_NONE : STMT_INDICATOR_NULL;
+	}
+	bulk->count++;
+}
+
+bool sqlb_my_execute_bulk(struct sqlb_conn *conn, MYSQL_STMT *stmt)
+{
+	struct sqlb_my_bulk *bulk = &conn->bulk;
+	MYSQL_BIND binds[SQLB_MY_ROW_COLUMNS] = {0};
+	unsigned count = (unsigned)bulk->count;
+
+	KS_ASSERT(mysql_stmt_param_count(stmt) == SQLB_MY_ROW_COLUMNS);
+	for (size_t i = 0; i < SQLB_MY_ROW_COLUMNS; i++) {
+		size_t cell = i * bulk->capacity;
+
+		if (!is_slice(i)) {
+			binds[i].buffer_type = MYSQL_TYPE_LONGLONG;
+			binds[i].buffer = &bulk->numbers[cell];
+			continue;
+		}
+		binds[i].buffer_type = MYSQL_TYPE_LONG_BLOB;
+		binds[i].buffer = &bulk->slices[cell];
+		binds[i].length = &bulk->sizes[cell];
+		binds[i].u.indicator = &bulk->nulls[cell];
+	}
+	return !mysql_stmt_attr_set(stmt, STMT_ATTR_ARRAY_SIZE, &count) && !mysql_stmt_bind_param(stmt, binds) &&
+	       mysql_stmt_execute(stmt) == 0;
 }
 
 enum sqlb_outcome sqlb_my_run(struct sqlb_conn *conn, enum sqlb_my_statement statement, size_t items,

@@ -15,8 +15,8 @@ enum { BATCH_BYTES = 4 << 20 };
 
 /* Rows that 'next' lent and that were copied, to go out together. */
 struct batch {
-	struct sqlb_row rows[SQLB_MY_ITEMS_MAX];
-	size_t offsets[SQLB_MY_ITEMS_MAX][3]; /* of key, value and payload in 'bytes', which may move */
+	struct sqlb_row rows[SQLB_MY_ROWS_MAX];
+	size_t offsets[SQLB_MY_ROWS_MAX][3]; /* of key, value and payload in 'bytes', which may move */
 	size_t count;
 	struct ks_buf bytes;
 };
@@ -55,7 +55,7 @@ static enum sqlb_outcome send_batch(struct sqlb_conn *conn, struct batch *batch,
 		}
 	for (size_t done = 0; done < batch->count && outcome == SQLB_OK;) {
 		const struct sqlb_row *rows = &batch->rows[done];
-		size_t count = sqlb_my_chunk(conn, rows, batch->count - done, SQLB_MY_ITEMS_MAX);
+		size_t count = sqlb_my_chunk(conn, rows, batch->count - done, SQLB_MY_ROWS_MAX);
 
 		while (count > 1 && sqlb_my_bucket_size(count) != count)
 			count--;
@@ -87,7 +87,7 @@ static enum sqlb_outcome send_all(struct sqlb_conn *conn, sqlb_next_fn *next, vo
 		if (batch->bytes.failed) {
 			ks_fail(err, KS_RESOURCE_EXHAUSTED, "MySQL: no memory for rows");
 			outcome = SQLB_AWAY;
-		} else if (batch->count == SQLB_MY_ITEMS_MAX || batch->bytes.size >= BATCH_BYTES) {
+		} else if (batch->count == SQLB_MY_ROWS_MAX || batch->bytes.size >= BATCH_BYTES) {
 			outcome = send_batch(conn, batch, err);
 		}
 	}

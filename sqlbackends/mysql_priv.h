@@ -22,6 +22,7 @@
 #include <mysql.h>
 
 #include "base/buf.h"
+#include "few.h"
 #include "sqlb.h"
 
 enum {
@@ -31,8 +32,9 @@ enum {
 	SQLB_MY_ANSWER_TIMEOUT_S = 10,
 	SQLB_MY_LEASES_TIMEOUT_S = 60, /* an UPDATE of all leases */
 	SQLB_MY_LONG_TIMEOUT_S = 3600, /* OPTIMIZE, schema changes, the commit of a load */
-	SQLB_MY_BUCKETS = 17,
-	SQLB_MY_ITEMS_MAX = 256, /* the largest bucket */
+	SQLB_MY_BUCKETS = 21,
+	SQLB_MY_ROWS_MAX = 1024, /* the largest bucket: of rows that are inserted */
+	SQLB_MY_ITEMS_MAX = 256, /* of all else */
 	SQLB_MY_ROW_COLUMNS = 13,
 	SQLB_MY_RETRIES = 8, /* of a transaction that was undone for another's sake, and is harmless to repeat */
 };
@@ -102,10 +104,20 @@ struct sqlb_db {
 	unsigned connect_timeout_s;
 };
 
+/* Rows as the library reads them for a bulk execution, column by column; each array has room for 'capacity' rows. */
+struct sqlb_my_bulk {
+	size_t count, capacity;
+	int64_t *numbers;     /* SQLB_MY_ROW_COLUMNS arrays, of which those of byte strings are not used */
+	void **slices;        /* likewise, those of numbers are not used */
+	unsigned long *sizes; /* of slices */
+	char *nulls;          /* of slices: STMT_INDICATOR_… */
+};
+
 /* What the server said of itself when we connected. */
 struct sqlb_my_server {
 	bool is_mariadb;
 	bool has_wsrep;   /* a node of a Galera cluster */
+	bool has_bulk;    /* takes many rows for a statement of one */
 	unsigned version; /* 100611: 10.6.11 */
 	size_t max_packet;
 };
@@ -123,9 +135,11 @@ struct sqlb_conn {
 	int64_t *numbers;
 	size_t param_count;
 	size_t param_capacity;
+	struct sqlb_my_bulk bulk; /* the same for a bulk execution */
 
 	struct ks_buf slices[3]; /* where the byte strings of a row are fetched to */
 	size_t row_bytes;        /* what a row of the log had lately, to size the next read */
+	struct sqlb_few few;
 
 	int64_t refused_after; /* the head that the last refused append wanted; the gate is looked after when it does so again */
 
@@ -162,6 +176,12 @@ enum sqlb_outcome sqlb_my_prepare(struct sqlb_conn *conn, enum sqlb_my_statement
 				  MYSQL_STMT **stmt, struct ks_err *err);
 /* Sends it with the parameters. An error is left in 'stmt' for the caller to judge. */
 bool sqlb_my_execute(struct sqlb_conn *conn, MYSQL_STMT *stmt);
+/* Rows for the next bulk execution; 'count' is how many there will be. Byte strings are borrowed until then. */
+void sqlb_my_bulk_begin(struct sqlb_conn *conn, size_t count);
+void sqlb_my_bulk_put(struct sqlb_conn *conn, const struct sqlb_row *row);
+/* Sends a statement that is for one row with all of them: one statement and one transaction all the same. */
+bool sqlb_my_execute_bulk(struct sqlb_conn *conn, MYSQL_STMT *stmt);
+void sqlb_my_bulk_fini(struct sqlb_conn *conn);
 
 /* Both in one, errors judged as of a statement that may be repeated. *affected (may be NULL): rows matched. */
 enum sqlb_outcome sqlb_my_run(struct sqlb_conn *conn, enum sqlb_my_statement statement, size_t items,

@@ -12,8 +12,7 @@
 #include "mysql_priv.h"
 
 enum {
-	SMALL_READ_ROWS = 100,      /* what the first SELECT may return */
-	SMALL_READ_BYTES = 8 << 20, /* and how much it should be */
+	SMALL_READ_BYTES = 8 << 20, /* how much the first SELECT should return; how many rows: few.h */
 	PAGE_BYTES = 4 << 20,
 	PAGE_ROWS_MAX = 8192,
 	SLICE_BYTES = 4096, /* fetched in one go; what is longer needs a second look at the row */
@@ -253,7 +252,7 @@ static enum sqlb_outcome read_pages(struct sqlb_conn *conn, int64_t after, int64
 static enum sqlb_outcome read_few(struct sqlb_conn *conn, int64_t after, int64_t to, struct scan *scan, bool *all,
 				  struct ks_err *err)
 {
-	size_t limit = rows_for(conn, SMALL_READ_BYTES, 2, SMALL_READ_ROWS), rows;
+	size_t limit = rows_for(conn, SMALL_READ_BYTES, 2, sqlb_few_rows(&conn->few, sqlb_my_now_ms())), rows;
 	enum sqlb_outcome outcome;
 	MYSQL_STMT *stmt;
 
@@ -267,6 +266,7 @@ static enum sqlb_outcome read_few(struct sqlb_conn *conn, int64_t after, int64_t
 	if (!sqlb_my_execute(conn, stmt) || mysql_stmt_store_result(stmt) != 0)
 		return sqlb_my_judge_stmt(conn, stmt, err);
 	*all = mysql_stmt_num_rows(stmt) < limit;
+	sqlb_few_learn(&conn->few, mysql_stmt_num_rows(stmt), *all);
 	if (*all) {
 		outcome = fetch_rows(conn, stmt, scan, &rows, err);
 		learn_row_bytes(conn, scan->bytes, scan->rows);

@@ -9,7 +9,7 @@
 /* It would tear the statements apart. */
 /* clang-format off */
 
-const uint16_t sqlb_my_buckets[SQLB_MY_BUCKETS] = {1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256};
+const uint16_t sqlb_my_buckets[SQLB_MY_BUCKETS] = {1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024};
 
 /*
  * Deadlines are made and judged with SYSDATE, the time at which it is evaluated: NOW is when the statement began, which

@@ -20,6 +20,7 @@
 #include <stdatomic.h>
 
 #include "base/buf.h"
+#include "few.h"
 #include "sqlb.h"
 
 /* Payloads: the position that was appended, or the greeting of a member that was not there before. */
@@ -124,6 +125,7 @@ struct sqlb_conn {
 	char state[6];        /* SQLSTATE of the last error of this call; "": none */
 	struct ks_buf arrays; /* scratch for array parameters */
 	size_t row_bytes;     /* what a row of the log had lately, to size the next read */
+	struct sqlb_few few;
 
 	/* wait_for_change */
 	int cancel_fd; /* eventfd; cancel writes to it */

@@ -11,9 +11,9 @@
 #include "postgres_priv.h"
 
 enum {
-	SMALL_READ_ROWS = 100,      /* what one plain SELECT may return; more goes through a cursor */
-	SMALL_READ_BYTES = 8 << 20, /* and how much it should be */
-	FETCH_BYTES = 1 << 20,      /* what one FETCH of a cursor should bring */
+	SMALL_READ_BYTES =
+		8 << 20, /* what one plain SELECT should return (how many rows: few.h); more goes through a cursor */
+	FETCH_BYTES = 1 << 20, /* what one FETCH of a cursor should bring */
 	FETCH_ROWS_MAX = 2048,
 };
 
@@ -313,7 +313,7 @@ enum sqlb_outcome sqlb_pg_read_rows(struct sqlb_conn *conn, int64_t after, int64
 {
 	struct scan scan = {.visit = visit, .ctx = ctx, .max_bytes = max_bytes};
 	enum sqlb_outcome outcome = sqlb_pg_begin(conn, SQLB_PG_ANSWER_TIMEOUT_MS, err);
-	int limit = rows_for(conn, SMALL_READ_BYTES, 2, SMALL_READ_ROWS);
+	int limit = rows_for(conn, SMALL_READ_BYTES, 2, (int)sqlb_few_rows(&conn->few, sqlb_pg_now_ms()));
 	struct sqlb_pg_params params = {0};
 	PGresult *result = NULL;
 
@@ -331,6 +331,7 @@ enum sqlb_outcome sqlb_pg_read_rows(struct sqlb_conn *conn, int64_t after, int64
 		bool all = PQntuples(result) < limit;
 
 		learn_from_result(conn, result);
+		sqlb_few_learn(&conn->few, (size_t)PQntuples(result), all);
 		if (all)
 			outcome = scan_result(conn, &scan, result, err);
 		PQclear(result);

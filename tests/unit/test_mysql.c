@@ -591,7 +591,7 @@ static void check_cut(struct side *side, append_fn *append, int64_t *position, i
 	(*position)++;
 }
 
-static void cut_everywhere(append_fn *append, int most_to_server)
+static void cut_everywhere(append_fn *append, int most_to_server, int rows)
 {
 	struct side direct = begin(), side;
 	struct relay relay = {0};
@@ -610,7 +610,7 @@ static void cut_everywhere(append_fn *append, int most_to_server)
 	requests = atomic_load(&relay.seen_to_server);
 	answers = atomic_load(&relay.seen_to_client);
 	CU_ASSERT_TRUE(requests > 100 && answers > 10);
-	for (int cut = 0; cut <= requests; cut += requests > most_to_server ? 3 : 1) {
+	for (int cut = 0; cut <= requests; cut += requests > most_to_server ? 3 * rows : 1) {
 		relay_arm(&relay, cut, -1);
 		check_cut(&side, append, &position, &away, &doubts);
 		OK(append(side.conn, position, 7, position)); /* connected and prepared again */
@@ -624,7 +624,7 @@ static void cut_everywhere(append_fn *append, int most_to_server)
 	}
 	printf("# %d bytes of requests, %d of answers: %d away, %d doubts\n", requests, answers, away, doubts);
 	CU_ASSERT_TRUE(doubts > 0);
-	CU_ASSERT_EQUAL(count_rows(), position - 1);
+	CU_ASSERT_EQUAL(count_rows(), (position - 1) * rows);
 	side_close(&side);
 	atomic_store(&relay.stop, true);
 	pthread_join(relay.thread, NULL);
@@ -634,12 +634,136 @@ static void cut_everywhere(append_fn *append, int most_to_server)
 
 static void an_append_cut_at_any_byte_loses_and_doubles_nothing(void)
 {
-	cut_everywhere(append_as, 10000);
+	cut_everywhere(append_as, 10000, 1);
 }
 
 static void a_transaction_cut_at_any_byte_loses_and_doubles_nothing(void)
 {
-	cut_everywhere(append_with_lease, 200);
+	cut_everywhere(append_with_lease, 200, 1);
+}
+
+/* ---- many rows ---- */
+
+enum { MANY = 300 };
+
+/* As many as take the bulk form on MariaDB. */
+static enum sqlb_outcome append_some(struct sqlb_conn *conn, int64_t position, int64_t writer, int64_t batch)
+{
+	struct sqlb_row rows[20];
+
+	for (int i = 0; i < 20; i++) {
+		rows[i] = row_of(position, writer, batch);
+		rows[i].sub = i;
+		rows[i].rows = 20;
+	}
+	return append_this(conn, (struct sqlb_append){.rows = rows, .row_count = 20});
+}
+
+static enum sqlb_outcome append_many(struct sqlb_conn *conn, int64_t position, int64_t after_writer, int64_t batch)
+{
+	static struct sqlb_row rows[MANY];
+
+	for (int i = 0; i < MANY; i++)
+		rows[i] = row_of(position + i, 7, batch);
+	/* Bytes that text would not survive, NULL that is not the same as empty. */
+	rows[1].key = ks_slice_of("\0'\\\"\xff\n", 6);
+	rows[1].value = ks_slice_of("", 0);
+	rows[2].kind = 2;
+	rows[2].value = ks_slice_of(NULL, 0);
+	rows[3].payload = ks_slice_of("p\0q", 3);
+	rows[3].lease = INT64_MIN;
+	return append_this(conn, (struct sqlb_append){.rows = rows,
+						      .row_count = MANY,
+						      .after_writer = after_writer,
+						      .after_batch = after_writer ? batch - 1 : 0});
+}
+
+static bool count_visited(void *ctx, const struct sqlb_row *row)
+{
+	(void)row;
+	++*(size_t *)ctx;
+	return true;
+}
+
+static int64_t counter(const char *name)
+{
+	MYSQL_RES *result;
+	MYSQL_ROW row;
+	char text[100];
+	int64_t value = -1;
+
+	snprintf(text, sizeof(text), "SHOW GLOBAL STATUS LIKE '%s'", name);
+	if (mysql_query(raw, text) == 0 && (result = mysql_store_result(raw)) != NULL) {
+		row = mysql_fetch_row(result);
+		value = row ? strtoll(row[1], NULL, 10) : -1;
+		mysql_free_result(result);
+	}
+	return value;
+}
+
+static void many_rows_are_one_statement_and_all_or_nothing(void)
+{
+	struct side side = begin();
+	int64_t begun, inserts;
+
+	OK(append_many(side.conn, 1, 0, 1));
+	begun = counter("Com_begin");
+	inserts = counter("Com_insert");
+	OK(append_many(side.conn, MANY + 1, 7, 2));
+	CU_ASSERT_EQUAL(counter("Com_begin"), begun);
+	CU_ASSERT_EQUAL(counter("Com_insert"), inserts + 1);
+	CU_ASSERT_EQUAL(count_rows(), 2 * MANY);
+	CU_ASSERT_STRING_EQUAL(sql("SELECT HEX(`key`) FROM kineshim_log WHERE position = 302"), "00275C22FF0A");
+	CU_ASSERT_STRING_EQUAL(sql("SELECT CONCAT_WS(' ', SUM(value IS NULL), SUM(value = ''), SUM(payload IS NULL), "
+				   "SUM(payload = 'p\\0q'), "
+				   "SUM(lease = -9223372036854775808), SUM(kind = 2), COUNT(DISTINCT writer, batch)) "
+				   "FROM kineshim_log "
+				   "WHERE position > 300"),
+			       "1 1 299 1 1 1 1");
+	/* Behind another entry than ours; at positions that are taken; onto one that somebody else put there by hand. */
+	CU_ASSERT_EQUAL(append_many(side.conn, 2 * MANY + 1, 7, 4), SQLB_CONFLICT);
+	CU_ASSERT_EQUAL(append_many(side.conn, MANY + 1, 7, 3), SQLB_CONFLICT);
+	sql("INSERT INTO kineshim_log (position, sub, `rows`, kind, revision, create_revision, version, lease, writer, "
+	    "batch) "
+	    "VALUES (650, 0, 1, 5, 1, 0, 0, 0, 1, 1)");
+	CU_ASSERT_EQUAL(append_many(side.conn, 2 * MANY + 1, 7, 3), SQLB_CONFLICT);
+	CU_ASSERT_EQUAL(count_rows(), 2 * MANY + 1);
+	sql("DELETE FROM kineshim_log WHERE position = 650");
+	OK(append_many(side.conn, 2 * MANY + 1, 7, 3));
+	CU_ASSERT_EQUAL(head_of(side.conn), 3 * MANY);
+	end(&side);
+}
+
+static void many_rows_cut_at_any_byte_lose_and_double_nothing(void)
+{
+	cut_everywhere(append_some, 500, 20);
+}
+
+/* Whoever follows others who append much reads each time with one statement, but not at first, and not after a pause. */
+static void reads_of_many_rows_become_one_statement(void)
+{
+	struct side side = begin();
+	int64_t selects = 0;
+	size_t rows;
+	bool more;
+
+	OK(append_many(side.conn, 1, 0, 1));
+	for (int i = 0; i < 6; i++) {
+		selects = counter("Com_stmt_execute");
+		rows = 0;
+		OK(ops->read_rows(side.conn, 0, -1, 4 << 20, count_visited, &rows, &more, &err));
+		selects = counter("Com_stmt_execute") - selects;
+		CU_ASSERT_EQUAL(rows, MANY);
+		CU_ASSERT_FALSE(more);
+		if (i == 0)
+			CU_ASSERT_EQUAL(selects, 2);
+	}
+	CU_ASSERT_EQUAL(selects, 1);
+	pause_ms(1100);
+	selects = counter("Com_stmt_execute");
+	OK(ops->read_rows(side.conn, 0, -1, 4 << 20, count_visited, &rows, &more, &err));
+	CU_ASSERT_EQUAL(counter("Com_stmt_execute") - selects, 2);
+	end(&side);
 }
 
 static bool count_row(void *ctx, const struct sqlb_row *row)
@@ -1514,6 +1638,9 @@ static const struct tap_test tests[] = {
 	{"a_read_that_is_cut_says_why", a_read_that_is_cut_says_why},
 	{"a_transaction_cut_at_any_byte_loses_and_doubles_nothing",
 	 a_transaction_cut_at_any_byte_loses_and_doubles_nothing},
+	{"many_rows_are_one_statement_and_all_or_nothing", many_rows_are_one_statement_and_all_or_nothing},
+	{"many_rows_cut_at_any_byte_lose_and_double_nothing", many_rows_cut_at_any_byte_lose_and_double_nothing},
+	{"reads_of_many_rows_become_one_statement", reads_of_many_rows_become_one_statement},
 	{"sessions_ended_during_appends_lose_and_double_nothing",
 	 sessions_ended_during_appends_lose_and_double_nothing},
 	{"connections_cut_during_appends_lose_and_double_nothing",
