@@ -112,9 +112,11 @@ struct ks_log_writer {
 	bool fetch_failed; /* the store could not get a value while evaluating */
 	bool ready_called;
 	size_t expired_alone; /* so many more revokes go alone: a guard refused a batch of several */
-	size_t alone; /* so many more requests go alone: a row of a batch was too large for the database */
+	size_t alone;         /* so many more requests go alone: a row of a batch was too large for the database */
 	struct ks_turn turn;
-	bool held; /* we waited for our turn and have not looked at the log since */
+	bool tail_waits;    /* to be told that what it saw was looked after */
+	bool held;          /* we waited for our turn and have not looked at the log since */
+	int64_t look_at_ms; /* while it waits for its turn; 0: it need not look */
 	int64_t pause_until_ms;
 	int64_t append_us; /* moving average */
 	uint64_t random;
@@ -124,6 +126,8 @@ struct ks_log_writer {
 struct ks_log_tail {
 	struct ks_log_role role;
 	int64_t stepped_at_ms; /* when it may look again, if it is stepped */
+	_Atomic int64_t
+		quiet_ms; /* from the writer, which appends or waits for its turn: no need to look before; 0: look */
 };
 
 struct ks_log_reader {

@@ -15,6 +15,7 @@ int64_t ks_log_tail_step(struct ks_log *log)
 	struct ks_log_role *role = &log->tail.role;
 	int64_t pause = ks_log_role_pause(log, role);
 	int64_t after = ks_store_committed(log->store).position;
+	int64_t quiet = atomic_load(&log->tail.quiet_ms) - ks_clock_now(log->clock);
 	struct ks_err err = {0};
 	enum sqlb_outcome outcome;
 
@@ -22,6 +23,8 @@ int64_t ks_log_tail_step(struct ks_log *log)
 		return pause;
 	if (!atomic_load(&log->loaded) || after == 0)
 		return KS_LOG_IDLE;
+	if (quiet > 0)
+		return quiet;
 	if (log->stepped) {
 		if (ks_clock_now(log->clock) < log->tail.stepped_at_ms)
 			return log->tail.stepped_at_ms - ks_clock_now(log->clock);

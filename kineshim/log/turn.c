@@ -6,7 +6,7 @@
 
 void ks_turn_init(struct ks_turn *turn, int64_t self)
 {
-	*turn = (struct ks_turn){.self = self, .waiting_ms = -1};
+	*turn = (struct ks_turn){.self = self, .waiting_ms = -1, .round_us = -1};
 }
 
 /* A writer that was not known takes the place of the one that was seen longest ago. */
@@ -60,6 +60,19 @@ static void learn_interval(struct ks_turn_other *one, int64_t now_ms)
 		one->interval_us += (took_us - one->interval_us) / 4;
 }
 
+/* Our own append was seen, and others' before it. Shrinks quickly: a first look that is too late is what nobody else would notice. */
+static void learn_round(struct ks_turn *turn)
+{
+	int64_t took_us = (turn->since_ms - turn->own_ms) * 1000;
+
+	if (turn->owner == turn->self || !turn->served || took_us > KS_TURN_LATELY_MS * 1000)
+		return;
+	if (turn->round_us < 0)
+		turn->round_us = took_us;
+	else
+		turn->round_us += (took_us - turn->round_us) / (took_us < turn->round_us ? 2 : 4);
+}
+
 void ks_turn_entry(struct ks_turn *turn, int64_t writer, int64_t batch, int64_t now_ms)
 {
 	struct ks_turn_other *one;
@@ -72,6 +85,8 @@ void ks_turn_entry(struct ks_turn *turn, int64_t writer, int64_t batch, int64_t 
 	}
 	turn->appends++;
 	if (writer == turn->self) {
+		learn_round(turn);
+		turn->own_ms = now_ms;
 		turn->served = turn->appends;
 		turn->waiting_ms = -1;
 	} else {
@@ -97,6 +112,11 @@ void ks_turn_idle(struct ks_turn *turn, int64_t now_ms)
 {
 	turn->waiting_ms = -1;
 	turn->room_ms = now_ms;
+}
+
+int64_t ks_turn_lull(const struct ks_turn *turn, int64_t now_ms)
+{
+	return turn->owner == turn->self ? turn->own_ms + KS_TURN_LULL_MS - now_ms : 0;
 }
 
 static int64_t patience_ms(const struct ks_turn *turn, const struct ks_turn_other *one)
@@ -146,11 +166,21 @@ static int64_t leave_room(struct ks_turn *turn, int64_t now_ms)
 	return 0;
 }
 
+static int64_t look_ms(const struct ks_turn *turn, int64_t now_ms)
+{
+	int64_t first_ms = turn->round_us * 7 / 8 / 1000, again_ms = turn->round_us / 16 / 1000;
+
+	first_ms = turn->own_ms + (first_ms < KS_TURN_LOOK_MS ? first_ms : KS_TURN_LOOK_MS);
+	again_ms = now_ms + (again_ms < 1 ? 1 : again_ms < KS_TURN_AGAIN_MS ? again_ms : KS_TURN_AGAIN_MS);
+	return turn->round_us >= 0 && first_ms > again_ms ? first_ms : again_ms;
+}
+
 int64_t ks_turn_wait(struct ks_turn *turn, int64_t append_ms, bool others, int64_t now_ms)
 {
 	int64_t until_ms = turn->since_ms;
 	bool waits = false;
 
+	turn->look_ms = 0;
 	turn->append_ms = append_ms < KS_TURN_APPEND_MS ? append_ms : KS_TURN_APPEND_MS;
 	if (turn->waiting_ms < 0)
 		turn->waiting_ms = now_ms;
@@ -165,8 +195,10 @@ int64_t ks_turn_wait(struct ks_turn *turn, int64_t append_ms, bool others, int64
 	}
 	if (!waits)
 		return others && turn->owner == turn->self ? leave_room(turn, now_ms) : 0;
-	if (until_ms > now_ms)
+	if (until_ms > now_ms) {
+		turn->look_ms = look_ms(turn, now_ms);
 		return until_ms - now_ms;
+	}
 	for (size_t i = 0; i < turn->count; i++)
 		if (goes_first(turn, &turn->others[i], now_ms))
 			turn->others[i].passed = true;

@@ -19,6 +19,10 @@
  * not come is not waited for again before it was seen. Nobody waits for longer than KS_TURN_MOST_MS altogether. Without others, nobody
  * waits; but an instance that appends without a break leaves room now and then for one that it cannot know of yet.
  *
+ * Who waits learns nothing of use before the last one before it has appended, and each look costs as much as dozens of entries. So
+ * the first look is when seven eighths of the time have passed that this took lately, and then there is one every sixteenth of it. When
+ * the first look finds it to be our turn already, the next round's comes earlier.
+ *
  * A pure state machine that is told the time. Owner: none inside. One thread. Limits: remembers KS_TURN_OTHERS writers.
  */
 #ifndef KS_LOG_TURN_H
@@ -38,6 +42,9 @@
 #define KS_TURN_MOST_MS(append_ms) (500 + 10 * (append_ms))
 #define KS_TURN_APPEND_MS 200 /* a longer one counts as this */
 #define KS_TURN_ROOM_MS 50    /* at most so often room is left for the unknown */
+#define KS_TURN_LOOK_MS 25    /* after so long there is a look in any case */
+#define KS_TURN_AGAIN_MS 10   /* and then at least every so often */
+#define KS_TURN_LULL_MS 3     /* after an own append, before others are looked for */
 #define KS_TURN_OTHERS 15
 
 struct ks_turn_other {
@@ -63,6 +70,9 @@ struct ks_turn {
 	int64_t waiting_ms;              /* since when we have something to append, -1: we have not */
 	int64_t room_ms;                 /* when there was room for others last */
 	int64_t append_ms;               /* of the last ks_turn_wait */
+	int64_t own_ms;                  /* when the newest of our own was seen */
+	int64_t round_us; /* from there to the last one of the others before our next, a moving average; -1: not known */
+	int64_t look_ms;  /* set by ks_turn_wait: when to look what others appended; 0: nobody is waited for */
 };
 
 void ks_turn_init(struct ks_turn *turn, int64_t self);
@@ -70,6 +80,8 @@ void ks_turn_init(struct ks_turn *turn, int64_t self);
 void ks_turn_entry(struct ks_turn *turn, int64_t writer, int64_t batch, int64_t now_ms);
 /* There is nothing to append. */
 void ks_turn_idle(struct ks_turn *turn, int64_t now_ms);
+/* There is nothing to append, but there was just now: for so long more is likely to come, and nobody need look at the log before. */
+int64_t ks_turn_lull(const struct ks_turn *turn, int64_t now_ms);
 /*
  * There is: how many milliseconds to wait before it is tried, unless entries come meanwhile; 0: now. 'append_ms' is what an append
  * of our own takes; 'others': there are other instances.

@@ -32,6 +32,7 @@
 #define SUBMIT_OVERHEAD 256     /* bytes that a queued request costs besides its own */
 #define EXPIRED_MAX 256         /* revokes of expired leases in one batch */
 #define SLOW_APPLY_NS 100000000 /* etcd's --warning-apply-duration */
+#define APPEND_QUIET_MS 50      /* so long nobody looks for others' entries while we append */
 
 static struct ks_log *log_of(struct ks_committer *committer)
 {
@@ -792,6 +793,50 @@ static int64_t append_batch(struct ks_log *log)
 	return ks_log_role_failed(log, &w->role, outcome, "append", &err);
 }
 
+/*
+ * When the tail may look again: while we append it would only see our own, and a conflict tells of others; while we wait for our
+ * turn, the turns say from when on it is of use.
+ */
+static void listen_from(struct ks_log *log, int64_t quiet_ms)
+{
+	bool sooner = log->writer.tail_waits || quiet_ms < atomic_load(&log->tail.quiet_ms);
+
+	log->writer.tail_waits = false;
+	atomic_store(&log->tail.quiet_ms, quiet_ms);
+	if (sooner)
+		ks_log_role_poke(&log->tail.role);
+}
+
+/*
+ * It is not our turn for 'wait_ms'. Where the database tells of changes the tail listens for them, from when on they are of use. Else we
+ * look ourselves: the rows come with the look, and nobody has to be woken first. Returns how long to sleep; 0: w->look is set.
+ */
+static int64_t wait_for_turn(struct ks_log *log, int64_t wait_ms, int64_t now)
+{
+	struct ks_log_writer *w = &log->writer;
+	int64_t look_ms = w->turn.look_ms;
+
+	if (w->held && w->look_at_ms && now >= w->look_at_ms) {
+		w->look = true;
+		return 0;
+	}
+	if (log->ops->features & SQLB_NOTIFIES || !look_ms) {
+		listen_from(log, look_ms);
+		w->look_at_ms = 0;
+	} else {
+		if (!w->held || !w->look_at_ms)
+			w->look_at_ms = look_ms;
+		wait_ms = w->look_at_ms - now < wait_ms ? w->look_at_ms - now : wait_ms;
+		atomic_store(&log->tail.quiet_ms, now + wait_ms + APPEND_QUIET_MS);
+	}
+	w->looked = false; /* what comes meanwhile is looked at before the next batch */
+	w->held = true;
+	ks_mutex_lock(&w->role.mutex);
+	w->holding = true;
+	ks_mutex_unlock(&w->role.mutex);
+	return wait_ms;
+}
+
 /* Milliseconds until it is our turn to append; meanwhile requests gather, and others' entries are applied as they come. */
 static int64_t hold(struct ks_log *log)
 {
@@ -799,19 +844,16 @@ static int64_t hold(struct ks_log *log)
 	int64_t now = ks_clock_now(log->clock);
 	int64_t wait_ms = w->pause_until_ms - now;
 
-	if (wait_ms <= 0)
+	if (wait_ms > 0)
+		w->turn.look_ms = 0;
+	else
 		wait_ms = ks_turn_wait(&w->turn, w->append_us / 1000 + 1, atomic_load(&log->live_members) > 1, now);
-	if (wait_ms > 0) {
-		w->looked = false; /* what comes meanwhile is looked at before the next batch */
-		w->held = true;
-		ks_mutex_lock(&w->role.mutex);
-		w->holding = true;
-		ks_mutex_unlock(&w->role.mutex);
-	} else if (w->held) {
-		/* Time is over and nothing came: on a busy machine it may just not have been heard of. A look costs less than a conflict. */
+	if (wait_ms > 0)
+		return wait_for_turn(log, wait_ms, now);
+	/* Time is over and nothing came: on a busy machine it may just not have been heard of. A look costs less than a conflict. */
+	if (w->held)
 		w->look = true;
-	}
-	return wait_ms;
+	return 0;
 }
 
 static int64_t step_serving(struct ks_log *log)
@@ -837,14 +879,14 @@ static int64_t step_serving(struct ks_log *log)
 	w->held = w->held && !look;
 	w->verify = w->look = false;
 	ks_mutex_unlock(&w->role.mutex);
-	if (look) {
-		wait_ms = pull(log);
-		ks_log_role_poke(&log->tail.role);
-		return wait_ms;
-	}
-	if (moved) /* out of date: it was our own append */
-		ks_log_role_poke(&log->tail.role);
+	w->tail_waits = w->tail_waits || moved;
+	if (look)
+		return pull(log);
 	if (!waiting) {
+		wait_ms = ks_turn_lull(&w->turn, ks_clock_now(log->clock));
+		if (wait_ms > 0)
+			return wait_ms;
+		listen_from(log, 0);
 		ks_turn_idle(&w->turn, ks_clock_now(log->clock));
 		return KS_LOG_IDLE;
 	}
@@ -863,6 +905,7 @@ static int64_t step_serving(struct ks_log *log)
 		batch_fail(log, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory");
 		return 0;
 	}
+	atomic_store(&log->tail.quiet_ms, ks_clock_now(log->clock) + APPEND_QUIET_MS);
 	return append_batch(log);
 }
 

@@ -219,6 +219,69 @@ static void an_unknown_one_gets_room_from_who_appends_without_a_break(void)
 	CU_ASSERT(waits >= 1000 / KS_TURN_ROOM_MS - 3 && waits <= 1000 / KS_TURN_ROOM_MS);
 }
 
+/* 2 and 3 append 5 and 10 ms after us: a look before that is of no use, and so there are few. */
+static void looks_begin_shortly_before_the_turn(void)
+{
+	struct ks_turn turn;
+	int64_t now = 1000;
+	size_t looks = 0;
+
+	ks_turn_init(&turn, 1);
+	entries(&turn, 2, 100, now - 2);
+	entries(&turn, 3, 100, now - 1);
+	for (int round = 0; round < 50; round++) {
+		int64_t own = now, seen = 0;
+
+		entries(&turn, 1, 100, now);
+		if (round > 20)
+			looks = 0;
+		while (seen < 2) {
+			CU_ASSERT_FATAL(ks_turn_wait(&turn, 10, true, now) > 0);
+			CU_ASSERT_FATAL(turn.look_ms > now);
+			now = turn.look_ms;
+			looks++;
+			for (; seen < 2 && now >= own + 5 * (seen + 1); seen++)
+				entries(&turn, 2 + seen, 100, now);
+		}
+		CU_ASSERT_EQUAL(ks_turn_wait(&turn, 10, true, now), 0);
+		CU_ASSERT_EQUAL(turn.look_ms, 0);
+		CU_ASSERT(now - own <= 11);
+		if (round > 20)
+			CU_ASSERT(looks <= 3);
+	}
+	/* They become ten times slower, and fast again at once: nobody looks much too late. */
+	for (int round = 0; round < 60; round++) {
+		int64_t own = now, took = round < 31 ? 10 + 3 * round : 10;
+
+		entries(&turn, 1, 100, now);
+		while (turn.owner == 1) {
+			CU_ASSERT_FATAL(ks_turn_wait(&turn, 10, true, now) > 0);
+			CU_ASSERT(turn.look_ms - now <= KS_TURN_LOOK_MS);
+			now = turn.look_ms;
+			if (now >= own + took) {
+				entries(&turn, 2, 100, now);
+				entries(&turn, 3, 100, now);
+			}
+		}
+		CU_ASSERT(now - own <= took + KS_TURN_LOOK_MS);
+		if (round > 50)
+			CU_ASSERT(now - own <= took + 2);
+	}
+}
+
+static void a_lull_is_short_and_only_after_an_own_append(void)
+{
+	struct ks_turn turn;
+
+	ks_turn_init(&turn, 1);
+	CU_ASSERT(ks_turn_lull(&turn, 1000) <= 0);
+	entries(&turn, 1, 1, 1000);
+	CU_ASSERT_EQUAL(ks_turn_lull(&turn, 1001), KS_TURN_LULL_MS - 1);
+	CU_ASSERT(ks_turn_lull(&turn, 1000 + KS_TURN_LULL_MS) <= 0);
+	entries(&turn, 2, 1, 1001);
+	CU_ASSERT(ks_turn_lull(&turn, 1001) <= 0);
+}
+
 static void who_has_been_silent_for_long_is_forgotten(void)
 {
 	struct ks_turn turn;
@@ -247,6 +310,8 @@ int main(void)
 			{"an_unknown_one_gets_room_from_who_appends_without_a_break",
 			 an_unknown_one_gets_room_from_who_appends_without_a_break},
 			{"who_has_been_silent_for_long_is_forgotten", who_has_been_silent_for_long_is_forgotten},
+			{"looks_begin_shortly_before_the_turn", looks_begin_shortly_before_the_turn},
+			{"a_lull_is_short_and_only_after_an_own_append", a_lull_is_short_and_only_after_an_own_append},
 			{NULL, NULL},
 		});
 }

@@ -37,10 +37,27 @@ static enum sqlb_outcome counting_append(struct sqlb_conn *conn, const struct sq
 	return sqlb_memory_ops.append(conn, append, appended, err);
 }
 
+static int reads, waits;
+
+static enum sqlb_outcome counting_read(struct sqlb_conn *conn, int64_t after, int64_t to, size_t max_bytes,
+				       sqlb_row_fn *visit, void *ctx, bool *more, struct ks_err *err)
+{
+	reads++;
+	return sqlb_memory_ops.read_rows(conn, after, to, max_bytes, visit, ctx, more, err);
+}
+
+static enum sqlb_outcome counting_wait(struct sqlb_conn *conn, int64_t after, int wait_ms, struct ks_err *err)
+{
+	waits++;
+	return sqlb_memory_ops.wait_for_change(conn, after, wait_ms, err);
+}
+
 static void begin(size_t nodes)
 {
 	world_init(&w, nodes);
 	w.ops.append = counting_append;
+	w.ops.read_rows = counting_read;
+	w.ops.wait_for_change = counting_wait;
 	appends = 0;
 	largest_rows = 0;
 }
@@ -735,12 +752,24 @@ static void load_begin(struct load *load)
 	world_settled(&w);
 }
 
-static void three_busy_writers_take_turns(void)
+/* notifies: the tail listens; else the writer looks itself when it is of use. */
+static void take_turns(bool notifies)
 {
 	static struct load load;
 	size_t all, conflicts;
 
-	begin_started(3);
+	begin(3);
+	w.ops.features = notifies ? SQLB_NOTIFIES : 0;
+	world_start_all(&w);
+	load_begin(&load);
+	load_run(&load, 7, 200);
+	appends = reads = waits = 0;
+	load_run(&load, 7, 2800);
+	/* Each append is read by two others, at best by each with that of the third one. */
+	CU_ASSERT(reads < 3 * appends);
+	CU_ASSERT(waits < (notifies ? 4 * appends : appends / 2));
+	load_run(&load, 0, 1000);
+	appends = 0;
 	load_begin(&load);
 	appends = 0;
 	load_run(&load, 7, 3000);
@@ -755,6 +784,31 @@ static void three_busy_writers_take_turns(void)
 	conflicts = (size_t)appends - all / LOADED;
 	CU_ASSERT((size_t)appends >= all / LOADED && conflicts * 20 < (size_t)appends);
 	CU_ASSERT(log_is_contiguous());
+	world_fini(&w);
+}
+
+static void three_busy_writers_take_turns(void)
+{
+	take_turns(true);
+}
+
+static void three_busy_writers_without_notifications_take_turns(void)
+{
+	take_turns(false);
+}
+
+/* A database that cannot tell of changes is asked by an idle instance, and not by one that is busy and alone. */
+static void a_lone_busy_writer_asks_for_nothing(void)
+{
+	static struct load load;
+
+	begin_started(1);
+	load_begin(&load);
+	reads = waits = appends = 0;
+	load_run(&load, 1, 1000);
+	CU_ASSERT(appends > 100 && reads < 30 && waits < 30);
+	load_run(&load, 0, 1000);
+	CU_ASSERT(waits > 100); /* it listens again */
 	world_fini(&w);
 }
 
@@ -840,6 +894,9 @@ int main(void)
 			{"fetch_of_many_comes_in_pieces_and_of_trimmed_ones_fails",
 			 fetch_of_many_comes_in_pieces_and_of_trimmed_ones_fails},
 			{"three_busy_writers_take_turns", three_busy_writers_take_turns},
+			{"three_busy_writers_without_notifications_take_turns",
+			 three_busy_writers_without_notifications_take_turns},
+			{"a_lone_busy_writer_asks_for_nothing", a_lone_busy_writer_asks_for_nothing},
 			{"a_lone_put_comes_between_the_appends_of_a_busy_one",
 			 a_lone_put_comes_between_the_appends_of_a_busy_one},
 			{"a_writer_that_dies_in_its_turn_costs_milliseconds",
