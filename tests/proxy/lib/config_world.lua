@@ -26,7 +26,8 @@ end
 -- opts: {seed =, workers =, log_count =, sync = {options for dpproxy.config.sync}}
 function M.new(opts)
     local self = setmetatable({
-        now = 0, tasks = {}, workers = {}, logs = {}, opts = opts, random = generator(opts.seed or 1), next_pid = 100, deaths = 0,
+        now = 0, tasks = {}, workers = {}, logs = {}, opts = opts, random = generator(opts.seed or 1), next_pid = 100,
+            dead = {}, deaths = 0,
     }, world_mt)
     local function clock()
         return self.now
@@ -61,7 +62,7 @@ function world_mt:spawn(worker, fn, at)
 end
 
 function world_mt:kill(worker)
-    worker.dead = true
+    worker.dead, self.dead[worker.pid] = true, true
     self.deaths = self.deaths + 1
     self:start_worker(worker)
 end
@@ -111,7 +112,9 @@ function world_mt:start_worker(instead_of)
     end
     worker.tables = tables.new({check = check, prefix = "/apisix", log = log})
     worker.reader = reader.new({store = self.store, tables = worker.tables, log = log})
-    worker.lease = lease.new({dict = self.state, id = worker.pid})
+    worker.lease = lease.new({
+        dict = self.state, id = worker.pid, is_dead = function(pid) return self.dead[pid] or false end,
+    })
     self:spawn(worker, function()
         local probe_at = self.now + 10
         worker.reader:refresh()

@@ -25,6 +25,20 @@ describe("config.lease", function()
         assert.is_false(b:holds())
     end)
 
+    it("stays with an owner who says in the middle of long work that it lives", function()
+        local a, b = new(1), new(2)
+        a:tick()
+        for _ = 1, 10 do
+            now = now + 1
+            assert.is_true(a:renew())
+            assert.is_false((b:tick()))
+        end
+        now = now + 2
+        b:tick()
+        assert.is_false(a:renew())
+        assert.is_true(b:holds())
+    end)
+
     it("passes on when the owner is dead, silent, or leaves", function()
         local a, b, c = new(1), new(2), new(3)
         a:tick()

@@ -229,6 +229,16 @@ describe("config.sync", function()
         assert(world:run_for(2, all_have(world, "routes", "2", 4)))
     end)
 
+    it("says that it lives while it judges many objects", function()
+        local renewed = 0
+        local world = new_world({workers = 1, sync = {renew = function() renewed = renewed + 1 end}})
+        for i = 1, 1000 do
+            world.etcd:put("/apisix/routes/r" .. i, json(i))
+        end
+        assert(world:run_for(5, all_have(world, "routes", "r1000", 1000)))
+        assert.is_true(renewed >= 3)
+    end)
+
     it("asks for less when a page is too large", function()
         local world = new_world({workers = 1})
         for i = 1, 40 do

@@ -1,4 +1,6 @@
--- Which worker owns the watch: a key in shared memory that expires unless its owner renews it. No ngx in here.
+-- Which worker owns the watch: a key in shared memory. It goes when its owner's process is dead, or, should the owner hang, when
+-- it was not renewed for long: a worker that is merely busy must not lose it, or two that are busy loading would take it from
+-- each other for ever. No ngx in here.
 local M = {}
 
 local lease_mt = {}
@@ -7,7 +9,7 @@ lease_mt.__index = lease_mt
 -- opts: {dict =, id = pid, ttl = seconds, is_dead = fn(pid) -> bool | nil}
 function M.new(opts)
     return setmetatable({
-        dict = opts.dict, id = opts.id, ttl = opts.ttl or 1.5, name = opts.name or "config-owner", owner = false,
+        dict = opts.dict, id = opts.id, ttl = opts.ttl or 15, name = opts.name or "config-owner", owner = false,
             is_dead = opts.is_dead,
     }, lease_mt)
 end
@@ -29,6 +31,15 @@ function lease_mt:tick()
         self.owner = self.dict:add(self.name, self.id, self.ttl) == true
     end
     return self.owner, self.owner ~= before
+end
+
+-- In the middle of long work -> is it still ours
+function lease_mt:renew()
+    if not self:holds() then
+        return false
+    end
+    self.dict:set(self.name, self.id, self.ttl)
+    return true
 end
 
 function lease_mt:holds()

@@ -157,7 +157,8 @@ function model_mt:put(ops, kv, now, same_history)
 end
 
 -- kvs: all of what etcd holds, ascending keys -> ops that lead there
-function model_mt:replace(kvs, now, same_history)
+-- progress: called every few hundred objects
+function model_mt:replace(kvs, now, same_history, progress)
     local ops, seen = {}, {}
     for _, kv in ipairs(kvs) do
         if kinds.split(kv.path) and not kinds.is_absent(kv.text) then
@@ -179,9 +180,12 @@ function model_mt:replace(kvs, now, same_history)
     for _, path in ipairs(gone) do
         self:delete(ops, path)
     end
-    for _, kv in ipairs(kvs) do
+    for i, kv in ipairs(kvs) do
         if seen[kv.path] then
             self:put(ops, kv, now, same_history)
+        end
+        if progress and i % 256 == 0 then
+            progress()
         end
     end
     return ops

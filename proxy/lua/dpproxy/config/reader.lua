@@ -1,6 +1,10 @@
 -- Keeps a worker's tables at what is published in shared memory: by transactions, or from the base when the worker is new or too
 -- far behind. No ngx in here.
+local garbage = require("dpproxy.config.garbage")
+
 local M = {}
+
+local large = 500 -- changes
 
 local reader_mt = {}
 reader_mt.__index = reader_mt
@@ -21,6 +25,13 @@ local function read_all(self, head)
     return true
 end
 
+local function apply(self, list)
+    for _, txn in ipairs(list) do
+        self.seq = txn.seq
+        self.tables:apply(txn.ops)
+    end
+end
+
 -- What could not be decoded gets another try.
 function reader_mt:reread()
     self.head, self.seq = -1, 0
@@ -38,17 +49,22 @@ function reader_mt:refresh()
         return false
     end
     if self.seq == 0 then
-        return read_all(self, head)
+        return garbage.keep_low(read_all, self, head)
     end
     local list = self.store:since(self.seq)
     if not list then
-        return read_all(self, head)
+        return garbage.keep_low(read_all, self, head)
     end
     self.head = head
     local before = self.seq
+    local count = 0
     for _, txn in ipairs(list) do
-        self.seq = txn.seq
-        self.tables:apply(txn.ops)
+        count = count + #txn.ops
+    end
+    if count > large then
+        garbage.keep_low(apply, self, list)
+    else
+        apply(self, list)
     end
     return self.seq ~= before
 end

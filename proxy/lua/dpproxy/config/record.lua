@@ -42,9 +42,9 @@ function M.encode_all(list)
     return concat(parts)
 end
 
--- -> array | nil when anything of it is garbage
-function M.decode_all(data, pos)
-    local list = {}
+-- -> array (list, with them behind what it has) | nil when anything of it is garbage
+function M.decode_all(data, pos, list)
+    list = list or {}
     pos = pos or 1
     while pos <= #data do
         local rec

@@ -17,8 +17,8 @@
 -- in place and need no memory; texts are stored with safe_* calls, which fail rather than evict. No ngx in here.
 local record = require("dpproxy.config.record")
 
-local match, format, sub = string.match, string.format, string.sub
-local tonumber, math_max = tonumber, math.max
+local match, format = string.match, string.format
+local tonumber, math_max, concat = tonumber, math.max, table.concat
 
 local M = {}
 
@@ -53,10 +53,9 @@ function shared_mt:number(name)
     return self.dict:get(name) or 0
 end
 
-local function header_text(txn, parts, epoch, size)
-    return format("T 1 %d %d %s %s %d %d %d\n", txn.seq, txn.revision, txn.cluster ~= "" and txn.cluster or "-",
-        txn.source, parts, epoch,
-        size)
+local function header_text(txn, parts, epoch)
+    return format("T 1 %d %d %s %s %d %d %d\n", txn.seq, txn.revision, txn.cluster ~= "" and txn.cluster or "-", txn.source,
+        parts, epoch, #txn.ops)
 end
 
 -- The transaction with that number -> {seq =, revision =, cluster =, source =, ops = array} | nil when it is not there
@@ -65,32 +64,28 @@ function shared_mt:transaction(seq)
     if not text then
         return nil
     end
-    local revision, cluster, source, parts, epoch, size, at = match(text, "^T 1 %d+ (%d+) (%S+) (%S+) (%d+) (%d+) (%d+)\n()")
+    local revision, cluster, source, parts, epoch, count, at = match(text, "^T 1 %d+ (%d+) (%S+) (%S+) (%d+) (%d+) (%d+)\n()")
     if not revision then
         return nil
     end
     parts = tonumber(parts)
-    local body = sub(text, at)
-    if parts > 0 then
-        local list = {}
-        for i = 1, parts do
-            list[i] = self.dict:get("p:" .. epoch .. ":" .. seq .. ":" .. i)
-            if not list[i] then
-                return nil -- trimmed meanwhile
-            end
+    local ops, bytes = {}, #text
+    if parts == 0 then
+        ops = record.decode_all(text, at)
+    end
+    for i = 1, parts do
+        local part = self.dict:get("p:" .. epoch .. ":" .. seq .. ":" .. i)
+        bytes = bytes + (part and #part or 0)
+        if not part or not record.decode_all(part, 1, ops) then
+            return nil -- trimmed meanwhile
         end
-        body = table.concat(list)
     end
-    if #body ~= tonumber(size) then
-        return nil
-    end
-    local ops = record.decode_all(body)
-    if not ops then
+    if not ops or #ops ~= tonumber(count) then
         return nil
     end
     return {
         seq = seq, revision = tonumber(revision), cluster = cluster ~= "-" and cluster or "", source = source, ops = ops,
-        parts = parts, epoch = tonumber(epoch), size = #text + #body,
+        size = bytes,
     }
 end
 
@@ -211,13 +206,14 @@ end
 
 local lost_place = "another worker owns the configuration now"
 
-function writer_mt:apply(txn)
+-- texts: the records' texts, if they are at hand
+function writer_mt:apply(txn, texts)
     local dict = self.dict
     local top = self.shared:number("top")
-    for _, rec in ipairs(txn.ops) do
+    for i, rec in ipairs(txn.ops) do
         local op = rec.op
         if op == "V" or op == "R" then
-            local ok, err = dict:safe_set("s:" .. rec.slot, record.encode(rec))
+            local ok, err = dict:safe_set("s:" .. rec.slot, texts and texts[i] or record.encode(rec))
             if not ok then
                 return nil, err
             end
@@ -266,22 +262,39 @@ function writer_mt:trim(limit_bytes, limit_count)
     end
 end
 
-local function store(self, txn, body)
+-- The texts of a large transaction as parts of whole records -> array; none when they fit into the transaction's own key.
+local function split(texts)
+    local parts = {}
+    local first, size = 1, 0
+    for i, text in ipairs(texts) do
+        size = size + #text
+        if size >= part_size then
+            parts[#parts + 1] = {first, i}
+            first, size = i + 1, 0
+        end
+    end
+    if #parts > 0 and first <= #texts then
+        parts[#parts + 1] = {first, #texts}
+    end
+    return parts
+end
+
+local function store(self, txn, texts)
     local dict = self.dict
-    local parts = #body > part_size and math.ceil(#body / part_size) or 0
+    local parts = split(texts)
     local ok, err = true, nil
-    local written = 0
-    for i = 1, parts do
-        ok, err = dict:safe_set("p:" .. self.epoch .. ":" .. txn.seq .. ":" .. i, sub(body, (i - 1) * part_size + 1,
-            i * part_size))
+    local written, bytes = 0, 0
+    for i, part in ipairs(parts) do
+        local text = concat(texts, "", part[1], part[2])
+        ok, err = dict:safe_set("p:" .. self.epoch .. ":" .. txn.seq .. ":" .. i, text)
         if not ok then
             break
         end
-        written = i
+        written, bytes = i, bytes + #text
     end
-    local text
     if ok then
-        text = header_text(txn, parts, self.epoch, #body) .. (parts == 0 and body or "")
+        local text = header_text(txn, #parts, self.epoch) .. (#parts == 0 and concat(texts) or "")
+        bytes = bytes + #text
         ok, err = dict:safe_add("l:" .. txn.seq, text)
     end
     if not ok then
@@ -290,8 +303,8 @@ local function store(self, txn, body)
         end
         return nil, err
     end
-    self.sizes[txn.seq] = #text + (parts > 0 and #body or 0)
-    self.bytes = self.bytes + self.sizes[txn.seq]
+    self.sizes[txn.seq] = bytes
+    self.bytes = self.bytes + bytes
     return true
 end
 
@@ -305,14 +318,15 @@ function writer_mt:publish(ops, meta)
         return nil, err
     end
     local txn = {seq = self.head + 1, revision = meta.revision, cluster = meta.cluster, source = meta.source, ops = ops}
+    local texts = {}
     for i, rec in ipairs(ops) do
         rec.seq = txn.seq * 1048576 + i -- each record another one, and newer ones greater ones
+        texts[i] = record.encode(rec)
     end
-    local body = record.encode_all(ops)
-    ok, err = store(self, txn, body)
+    ok, err = store(self, txn, texts)
     if not ok and err == "no memory" then
         self:trim(0, 0)
-        ok, err = store(self, txn, body)
+        ok, err = store(self, txn, texts)
     end
     if not ok then
         return nil, err == "exists" and lost_place or err
@@ -320,7 +334,7 @@ function writer_mt:publish(ops, meta)
     self.head = txn.seq
     self.dict:set("head", txn.seq)
     -- From here on it is published. When the base has no room, readers replay the log, and the next publication tries again.
-    if self:apply(txn) then
+    if self:apply(txn, texts) then
         self:trim(self.shared.log_bytes, self.shared.log_count)
     end
     if not self:owns() then

@@ -233,7 +233,8 @@ local function own(premature)
     while alive() do
         local owner = sync.new({
             client = etcd, shared = self.store, status = self.numbers, check = check, prefix = settings.prefix, alive = alive,
-            clock = posix.monotonic, now = ngx.now, sleep = ngx.sleep, random = random, log = log,
+            renew = function() return self.lease:renew() end, clock = posix.monotonic, now = ngx.now, sleep = ngx.sleep,
+                random = random, log = log,
             watch_timeout = settings.watch_timeout, allow_empty = settings.allow_empty,
         })
         self.owner = owner

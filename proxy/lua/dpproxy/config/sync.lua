@@ -4,6 +4,7 @@
 -- etcd says otherwise; an empty answer of an etcd that may not be ours is not believed.
 -- No ngx in here: etcd client, clocks, sleep and shared memory are given.
 local base64 = require("dpproxy.etcd.base64")
+local garbage = require("dpproxy.config.garbage")
 local kinds = require("dpproxy.config.kinds")
 local model = require("dpproxy.config.model")
 
@@ -19,14 +20,14 @@ local most_events = 1000    -- of several waiting messages taken into one transa
 local most_complaints = 20  -- about invalid objects, for one transaction
 local shortest_pause, longest_pause = 0.1, 3
 
--- opts: client, shared, status, check, prefix, alive = fn -> bool (still the owner), clock = fn (monotonic), now = fn
--- (wall), sleep = fn,
--- random = fn, log = fn(level, message), page_size, watch_timeout, verify_interval, allow_empty
+-- opts: client, shared, status, check, prefix, alive = fn -> bool (still the owner), renew = fn (I am busy, not dead), clock =
+-- fn (monotonic), now = fn (wall), sleep = fn, random = fn, log = fn(level, message), page_size, watch_timeout, verify_interval,
+-- allow_empty
 function M.new(opts)
     return setmetatable({
         client = opts.client, shared = opts.shared, status = opts.status, check = opts.check, prefix = opts.prefix,
         alive = opts.alive,
-        clock = opts.clock, now = opts.now, sleep = opts.sleep, random = opts.random, log = opts.log,
+        clock = opts.clock, now = opts.now, sleep = opts.sleep, renew = opts.renew, random = opts.random, log = opts.log,
         page_size = opts.page_size or 1000, watch_timeout = opts.watch_timeout or 50,
         verify_interval = opts.verify_interval or 600, slice = opts.slice or 1, allow_empty = opts.allow_empty,
         first_key = opts.prefix .. "/", last_key = opts.prefix .. "0", failures = 0,
@@ -204,13 +205,17 @@ local function load(self)
         self.log("warn", "config: etcd's history is another one than before (another cluster or an older revision): " ..
             "taking its state over")
     end
-    local ops = self.model:replace(kvs, self.now(), same_history)
+    local ops = self.model:replace(kvs, self.now(), same_history, self.renew)
+    kvs = nil -- luacheck: ignore 311 (they are garbage now)
+    if #ops > 2000 then
+        collectgarbage()
+    end
     local ok, err = publish(self, ops, {revision = revision, cluster = cluster, source = "etcd"})
     if not ok then
         return nil, err, "publish"
     end
     self.need_load = false
-    self.verify_time = self.clock() + self.verify_interval * (0.5 + self.random())
+    self.verify_time, self.calm = self.clock() + self.verify_interval * (0.5 + self.random()), true
     self.status:loaded()
     return true
 end
@@ -363,11 +368,6 @@ local function follow(self, stream)
                 self.status:resync()
                 return true
             end
-            -- A server that ends streams and comes back may have another history at higher revisions: look, but not with all
-            -- other gateways at once.
-            if self.verify_interval < math.huge then
-                self.verify_time = min(self.verify_time, self.clock() + 5 + self.random() * 55)
-            end
             return nil, "watch: " .. err, kind
         end
         local now = self.clock()
@@ -387,6 +387,7 @@ local function follow(self, stream)
             if not created then
                 return nil, "watch: no answer", "away"
             end
+            self.calm = true
             return true
         end
     end
@@ -425,12 +426,17 @@ function sync_mt:session()
         end
     end
     if self.need_load then
-        ok, err, kind = load(self)
+        ok, err, kind = garbage.keep_low(load, self)
         if not ok then
             return nil, err, kind
         end
     end
-    self.verify_time = self.verify_time or self.clock() + self.verify_interval * (0.5 + self.random())
+    -- Since the last stream etcd may have been set back and have overtaken us with another history, which nothing on the wire
+    -- tells: look, but not with all other gateways at once. Only where nothing but silence ended the last stream it can wait.
+    if not self.calm and self.verify_interval < math.huge then
+        self.verify_time = min(self.verify_time or math.huge, self.clock() + 5 + self.random() * 55)
+    end
+    self.verify_time, self.calm = self.verify_time or math.huge, false
     -- From the last revision that is known, not from the next one: a watch from exactly the compacted revision is accepted, and
     -- older releases do not tell of what was deleted in it (etcd-io/etcd#18089). What comes twice has no effect.
     local stream
