@@ -515,6 +515,18 @@ describe("upstream.dns", function()
         }, nodes)
         now = now + 31
         assert.equal(nodes, c:service("_web._tcp.example"))
+        -- while one asks, the others take what was
+        now = now + 31
+        local count, inner = #queries, nil
+        local before = zone
+        zone = function(...)
+            inner = c:service("_web._tcp.example")
+            return before(...)
+        end
+        assert.equal(nodes, c:service("_web._tcp.example"))
+        assert.equal(nodes, inner)
+        assert.equal(count + 1, #queries)
+        zone = before
         assert.same({{host = "10.0.0.1", port = 99, weight = 1, priority = 0}}, c:service("a.example:99"))
         local none, err = c:service("none.example")
         assert.is_nil(none)
