@@ -221,6 +221,22 @@ def serverless_functions_run(t):
     same((418, b'{"stopped":true}\n'), (answer.status, answer.body))
 
 
+def plugins_may_use_other_modules_of_apisix(t):
+    path = route(t, "mods", {"serverless-pre-function": {"phase": "rewrite", "functions": ["""
+        return function(conf, ctx)
+            local http, expr, ip = require("resty.http"), require("resty.expr.v1"), require("resty.ipmatcher")
+            local answer, err = http.new():request_uri("http://127.0.0.1:%d/asked?x=1", {method = "POST", body = ("z"):rep(100000),
+                headers = {["X-Echo"] = "1"}})
+            if not answer then
+                return 500, err
+            end
+            local ok = expr.new({{"arg_a", "==", "1"}}):eval(ctx.var) and ip.new({"127.0.0.0/8"}):match(ctx.var.remote_addr)
+            return 200, {status = answer.status, size = #answer.body, type = answer.headers["content-type"], ok = ok}
+        end""" % UP.port]}})
+    for _ in range(3):
+        same({"status": 200, "size": 100000, "type": "application/json", "ok": True}, t.gateway.request(path + "?a=1").json())
+
+
 def traffic_split_divides(t):
     t.put("upstreams/other", {"type": "roundrobin", "nodes": OTHER.node})
     path = route(t, "ts", {"traffic-split": {"rules": [
@@ -395,7 +411,7 @@ TESTS = [
     cors_with_credentials_for_all_is_refused, redirect_goes_to_https, response_rewrite_filters_what_was_packed,
     response_rewrite_takes_long_and_chunked_bodies, gzip_packs_what_other_plugins_made,
     headers_of_responses_cannot_be_injected, real_ip_tells_the_upstream, request_id_ip_restriction_and_fault_injection,
-    serverless_functions_run, traffic_split_divides, proxy_cache_on_disk, proxy_cache_in_memory,
+    serverless_functions_run, plugins_may_use_other_modules_of_apisix, traffic_split_divides, proxy_cache_on_disk, proxy_cache_in_memory,
     http_logger_sends_batches, proxy_mirror_copies, metrics_have_apisix_names, the_dashboard_shows_metrics_that_exist,
     metrics_lose_nothing_of_several_workers, metrics_say_that_etcd_is_away,
 ]

@@ -1,10 +1,10 @@
 -- http-logger: sends records of requests to an HTTP server, in batches.
 local core = require("apisix.core")
-local http_post = require("dpproxy.base.http_post")
+local http = require("resty.http")
 local log_util = require("apisix.utils.log-util")
 local manager = require("apisix.utils.batch-processor-manager").new("http logger", "http-logger")
 
-local ipairs = ipairs
+local ipairs, tostring = ipairs, tostring
 
 local plugin_name = "http-logger"
 local body_expr_def = {type = "array", minItems = 1, items = {type = "array"}}
@@ -81,33 +81,31 @@ local function encode(conf, entries, batch_max_size)
     return table.concat(lines, "\n")
 end
 
+local max_answer = 65536
+
 local function send(conf, body)
-    local url, err = http_post.parse_url(conf.uri)
-    if not url then
-        return false, "bad uri: " .. err
+    local client, err = http.new()
+    if not client then
+        return false, err
     end
-    local address
-    if not url.host:find("^[%d.]+$") and url.host:sub(1, 1) ~= "[" then
-        address, err = core.resolver.parse_domain(url.host)
-        if not address then
-            return false, "cannot resolve " .. url.host .. ": " .. (err or "")
-        end
-    end
-    local status, answer = http_post.post({
-        url = url,
-        address = address,
+    client:set_timeout(conf.timeout * 1000)
+    local answer
+    answer, err = client:request_uri(conf.uri, {
+        method = "POST",
         body = body,
-        content_type = conf.concat_method == "json" and "application/json" or "text/plain",
-        headers = {Authorization = conf.auth_header},
-        timeout_ms = conf.timeout * 1000,
+        headers = {
+            ["Content-Type"] = conf.concat_method == "json" and "application/json" or "text/plain",
+            Authorization = conf.auth_header,
+        },
         ssl_verify = conf.ssl_verify,
+        max_body = max_answer,
     })
-    if not status then
-        return false, answer
+    if not answer then
+        return false, "error while sending data to [" .. conf.uri .. "] " .. tostring(err)
     end
-    if status >= 400 then
-        return false, "server returned status code[" .. status .. "] host[" .. url.host .. "] port[" .. url.port .. "] body[" ..
-            answer:sub(1, 1000) .. "]"
+    if answer.status >= 400 then
+        return false, "server returned status code[" .. answer.status .. "] uri[" .. conf.uri .. "] body[" ..
+            answer.body:sub(1, 1000) .. "]"
     end
     return true
 end
