@@ -97,21 +97,33 @@ local function end_request(plugin, guard, code, body)
     return respond(code, body)
 end
 
--- May end the request.
-local function run_steps(steps, ctx)
+-- -> code, body
+local function call_step(steps, i, ctx)
+    local conf, plugin, guard = steps[i + 1], steps[i + 2], steps[i + 3]
     local skipped = ctx._skip_plugins
-    for i = 1, steps.n, 4 do
-        local conf, plugin, guard = steps[i + 1], steps[i + 2], steps[i + 3]
-        if not (skipped and skipped[plugin.name]) and (not guard or prepare(ctx, conf, plugin, guard)) then
-            ctx._plugin_name = plugin.name
-            local code, body = steps[i](conf, ctx)
-            ctx._plugin_name = nil
-            skipped = ctx._skip_plugins
-            if code or body then
-                return end_request(plugin, guard, code, body)
-            end
-        end
+    if skipped and skipped[plugin.name] or guard and not prepare(ctx, conf, plugin, guard) then
+        return
     end
+    ctx._plugin_name = plugin.name
+    local code, body = steps[i](conf, ctx)
+    ctx._plugin_name = nil
+    return code, body
+end
+
+-- The kinds of steps; -> true when no other shall follow.
+
+local function deciding(steps, i, ctx)
+    local code, body = call_step(steps, i, ctx)
+    if code or body then
+        end_request(steps[i + 2], steps[i + 3], code, body)
+        return true
+    end
+    return false
+end
+
+local function filtering(steps, i, ctx)
+    call_step(steps, i, ctx)
+    return false
 end
 
 local function failed(ctx, phase, err)
@@ -119,26 +131,30 @@ local function failed(ctx, phase, err)
     ctx._plugin_name = nil
 end
 
--- Results are of no interest here, and one plugin's failure must not keep another from releasing what it holds.
-local function run_all(phase, steps, ctx)
-    local skipped = ctx._skip_plugins
-    for i = 1, steps.n, 4 do
-        local conf, plugin, guard = steps[i + 1], steps[i + 2], steps[i + 3]
-        if not (skipped and skipped[plugin.name]) then
-            ctx._plugin_name = plugin.name
-            local ok, err = true, nil
-            if guard then
-                ok, err = xpcall(prepare, traceback, ctx, conf, plugin, guard)
-            end
-            if not ok then
-                failed(ctx, phase, err)
-            elseif not guard or err then
-                ok, err = xpcall(steps[i], traceback, conf, ctx)
-                if not ok then
-                    failed(ctx, phase, err)
-                end
-            end
-            ctx._plugin_name = nil
+-- One plugin's failure must not keep another from releasing what it holds.
+local function logging(steps, i, ctx)
+    local ok, err = xpcall(call_step, traceback, steps, i, ctx)
+    if not ok then
+        failed(ctx, "log", err)
+    end
+    return false
+end
+
+-- The first steps are not in the loop: LuaJIT does not compile loops that are left after a round or two, nor what calls them.
+local function walk(step, steps, ctx)
+    local n = steps.n
+    if step(steps, 1, ctx) or n == 4 then
+        return
+    elseif step(steps, 5, ctx) or n == 8 then
+        return
+    elseif step(steps, 9, ctx) or n == 12 then
+        return
+    elseif step(steps, 13, ctx) or n == 16 then
+        return
+    end
+    for i = 17, n, 4 do
+        if step(steps, i, ctx) then
+            return
         end
     end
 end
@@ -160,7 +176,7 @@ local function run_filter(phase, steps, ctx)
         end
         return
     end
-    local ok, err = xpcall(run_steps, traceback, steps, ctx)
+    local ok, err = xpcall(walk, traceback, filtering, steps, ctx)
     if ok then
         return
     end
@@ -183,13 +199,13 @@ function M.run(phase, ctx, plugins)
         return false
     end
     if phase == "log" then
-        run_all(phase, steps, ctx)
+        walk(logging, steps, ctx)
         return true
     elseif filters[phase] then
         run_filter(phase, steps, ctx)
         return true
     end
-    local ok, err = xpcall(run_steps, traceback, steps, ctx)
+    local ok, err = xpcall(walk, traceback, deciding, steps, ctx)
     if not ok then
         failed(ctx, phase, err)
         respond(500)
