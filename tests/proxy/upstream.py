@@ -212,6 +212,14 @@ class Gateway:
         servers = ["127.0.0.1:%d" % dns.port]
         settings = {"apisix": {"dns_resolver": servers, "resolver_timeout": 1}, "discovery": {"dns": {"servers": servers}}}
         self.etcd, self.dpproxy = dpproxy.Etcd(self.dir), None
+        try:
+            self.start(settings)
+        except BaseException:
+            self.etcd.stop()
+            shutil.rmtree(self.dir, ignore_errors=True)
+            raise
+
+    def start(self, settings):
         # Which worker, and which servers were asked: told in each answer.
         tell = "return function() ngx.header['X-Worker'] = ngx.worker.pid() ngx.header['X-Tries'] = ngx.var.upstream_addr end"
         self.etcd.put("/apisix/global_rules/tell", {"id": "tell", "plugins": {
