@@ -22,6 +22,22 @@ local function new_worker(store)
     return worker
 end
 
+-- The dump for the disk must say the same as what workers read.
+local function dumped(store)
+    local found = {}
+    for _, text in ipairs(store:dump().texts) do
+        local rec = record.decode(text, 1)
+        if rec.op == "V" then
+            found[#found + 1] = rec
+        end
+    end
+    table.sort(found, function(a, b) return a.order < b.order end)
+    for i, rec in ipairs(found) do
+        found[i] = rec.path:match("/(.*)") .. "=" .. rec.text:match("%d+")
+    end
+    return table.concat(found, " ")
+end
+
 local function content(worker)
     local found = {}
     for _, item in ipairs((worker.tables:list("routes"))) do
@@ -127,8 +143,13 @@ describe("config.shared", function()
             local witness = new_worker(store)
             local seen = 0
             local function look(worker)
-                worker.reader:refresh()
-                local now = content(worker)
+                local now
+                if worker then
+                    worker.reader:refresh()
+                    now = content(worker)
+                else
+                    now = dumped(store)
+                end
                 local found
                 for i = seen, #states do
                     if states[i] == now then
@@ -154,6 +175,7 @@ describe("config.shared", function()
                     dict.before = nil
                     seen = look(witness)
                     look(new_worker(store)) -- one born just now
+                    look(nil) -- the disk
                     dict.before = before
                 end
             end
@@ -166,6 +188,7 @@ describe("config.shared", function()
             local young = new_worker(store)
             look(young)
             assert.equal(content(witness), content(young))
+            assert.equal(content(witness), dumped(store))
             assert(writer:publish({put(9, "routes/z", 99, 99)}, at(50)))
             witness.reader:refresh()
             young.reader:refresh()

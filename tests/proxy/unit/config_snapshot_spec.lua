@@ -1,3 +1,4 @@
+local record = require("dpproxy.config.record")
 local posix = require("dpproxy.config.posix")
 local snapshot = require("dpproxy.config.snapshot")
 
@@ -8,12 +9,13 @@ local function rec(path, text)
 end
 
 local function state(n)
+    local valid = {["routes/1"] = rec("routes/1", '{"n":' .. n .. "}")}
+    local rejected = {["routes/2"] = {
+        op = "R", slot = 2, order = 0, create = 2, mod = 5, since = 7, seq = 4, path = "routes/2", text = "{\n", reason = "no\n",
+    }}
     return {
-        valid = {["routes/1"] = rec("routes/1", '{"n":' .. n .. "}")}, prefix = "/apisix",
-        rejected = {["routes/2"] = {
-            op = "R", slot = 2, order = 0, create = 2, mod = 5, since = 7, seq = 4, path = "routes/2", text = "{\n",
-                reason = "no\n",
-        }},
+        valid = valid, rejected = rejected, prefix = "/apisix",
+        texts = {record.encode(valid["routes/1"]), record.encode(rejected["routes/2"])},
         at = {revision = 40 + n, cluster = "18446744073709551615", source = "etcd"},
     }
 end

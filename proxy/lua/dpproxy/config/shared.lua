@@ -134,21 +134,17 @@ local function replay(records, txn)
     end
 end
 
--- Everything -> {seq =, valid = {path -> rec}, rejected = {path -> rec}, at = {revision =, cluster =, source =} | nil} | nil, err
-function shared_mt:read_all()
+-- Reads the base and what of the log is above it: slot(number, text) for each record, then transaction(txn) for each transaction
+-- that may not be in them. start() before, and again when it has to begin anew. -> seq, at | nil, err
+local function walk(self, start, slot, transaction)
     local dict = self.dict
     for _ = 1, 50 do
         local seq = self:number("applied")
-        local records = {valid = {}, rejected = {}}
-        for slot = 1, self:number("top") do
-            local text = dict:get("s:" .. slot)
-            local rec = text and record.decode(text, 1)
-            if rec then
-                -- An object that was deleted and put again meanwhile may be met twice; the replay has its last word.
-                local map = rec.op == "V" and records.valid or records.rejected
-                if not map[rec.path] or map[rec.path].seq <= rec.seq then
-                    map[rec.path] = rec
-                end
+        start()
+        for number = 1, self:number("top") do
+            local text = dict:get("s:" .. number)
+            if text then
+                slot(number, text)
             end
         end
         local last
@@ -157,18 +153,66 @@ function shared_mt:read_all()
             if not txn then
                 break
             end
-            replay(records, txn)
+            transaction(txn)
             seq, last = seq + 1, txn
         end
         -- A gap shows here: what was trimmed had been applied.
         local applied = self:number("applied")
         if applied <= seq then
-            records.seq = seq
-            records.at = applied < seq and last or self:at() or last
-            return records
+            return seq, applied < seq and last or self:at() or last
         end
     end
     return nil, "the configuration in shared memory changes faster than it can be read"
+end
+
+-- Everything -> {seq =, valid = {path -> rec}, rejected = {path -> rec}, at = {revision =, cluster =, source =} | nil} | nil, err
+function shared_mt:read_all()
+    local records
+    local seq, at = walk(self, function()
+        records = {valid = {}, rejected = {}}
+    end, function(_, text)
+        local rec = record.decode(text, 1)
+        if rec then
+            -- An object that was deleted and put again meanwhile may be met twice; the replay has its last word.
+            local map = rec.op == "V" and records.valid or records.rejected
+            if not map[rec.path] or map[rec.path].seq <= rec.seq then
+                map[rec.path] = rec
+            end
+        end
+    end, function(txn)
+        replay(records, txn)
+    end)
+    if not seq then
+        return nil, at
+    end
+    records.seq, records.at = seq, at
+    return records
+end
+
+-- The same as texts of records, for the disk: without a table for each object -> {texts = array, seq =, at =} | nil, err
+function shared_mt:dump()
+    local slots, top
+    local seq, at = walk(self, function()
+        slots, top = {}, 0
+    end, function(number, text)
+        slots[number], top = text, number
+    end, function(txn)
+        for _, rec in ipairs(txn.ops) do
+            if rec.op == "V" or rec.op == "R" then
+                slots[rec.slot], top = record.encode(rec), math_max(top, rec.slot)
+            elseif rec.op ~= "U" then
+                slots[rec.slot] = nil
+            end
+        end
+    end)
+    if not seq then
+        return nil, at
+    end
+    local texts = {}
+    for number = 1, top do
+        texts[#texts + 1] = slots[number]
+    end
+    return {texts = texts, seq = seq, at = at}
 end
 
 local writer_mt = {}

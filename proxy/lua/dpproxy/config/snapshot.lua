@@ -4,7 +4,7 @@ local crypto = require("dpproxy.base.crypto")
 local posix = require("dpproxy.config.posix")
 local record = require("dpproxy.config.record")
 
-local match, format, sub = string.match, string.format, string.sub
+local match, format, sub, concat = string.match, string.format, string.sub, table.concat
 
 local M = {}
 
@@ -15,20 +15,17 @@ local function digest_of(data)
     return (crypto.sha256(data):gsub(".", function(c) return format("%02x", c:byte()) end))
 end
 
--- state: {valid = {path -> rec}, rejected =, at =, prefix =}
+-- state: {texts = array of records' texts, at =, prefix =}
 function M.encode(state, time)
-    local list = {}
-    for _, map in ipairs({state.valid, state.rejected}) do
-        for _, rec in pairs(map) do
-            list[#list + 1] = rec
-        end
+    local size = 0
+    for _, text in ipairs(state.texts) do
+        size = size + #text
     end
-    table.sort(list, function(a, b) return a.slot < b.slot end)
-    local body = record.encode_all(list)
-    local head = format("%d %s %d %d %d %s\n", state.at.revision, state.at.cluster ~= "" and state.at.cluster or "-",
-        time, #list, #body,
+    local at = state.at
+    local head = format("%d %s %d %d %d %s\n", at.revision, at.cluster ~= "" and at.cluster or "-", time, #state.texts, size,
         state.prefix)
-    return "dpproxy configuration 1 " .. digest_of(head .. body) .. "\n" .. head .. body
+    local rest = head .. concat(state.texts)
+    return "dpproxy configuration 1 " .. digest_of(rest) .. "\n" .. rest
 end
 
 -- text -> state | nil, err
@@ -81,20 +78,20 @@ end
 
 -- What is published, to disk -> seq, size | nil, err
 function M.save(store, folder, prefix, time)
-    local records, err = store:read_all()
-    if not records then
+    local state, err = store:dump()
+    if not state then
         return nil, err
     end
-    if not records.at then
+    if not state.at then
         return nil, "nothing is published"
     end
-    records.prefix = prefix
+    state.prefix = prefix
     local size
-    size, err = M.write(folder, records, time)
+    size, err = M.write(folder, state, time)
     if not size then
         return nil, err
     end
-    return records.seq, size
+    return state.seq, size
 end
 
 local function read_file(path)

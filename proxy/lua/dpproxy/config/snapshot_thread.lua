@@ -8,7 +8,9 @@ local M = {}
 
 -- -> seq, size | nil, err
 function M.save(space, folder, prefix, time)
-    return snapshot.save(shared.new({dict = ngx.shared.dpproxy_config, space = space}), folder, prefix, time)
+    local seq, size = snapshot.save(shared.new({dict = ngx.shared.dpproxy_config, space = space}), folder, prefix, time)
+    collectgarbage() -- this Lua state may not run again for long
+    return seq, size
 end
 
 return M

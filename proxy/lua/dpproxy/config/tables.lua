@@ -118,12 +118,18 @@ local function tell(self, events)
     end
 end
 
--- ops of one or more whole transactions
+-- Takes what it has read off the list, so that the texts of a large one need not all stay until its end.
+local function take(self, events, list)
+    for i = 1, #list do
+        change(self, events, list[i])
+        list[i] = false
+    end
+end
+
+-- ops of a whole transaction; the array is used up
 function tables_mt:apply(ops)
     local events = {}
-    for _, rec in ipairs(ops) do
-        change(self, events, rec)
-    end
+    take(self, events, ops)
     tell(self, events)
 end
 
@@ -131,7 +137,7 @@ local function by_order(a, b)
     return a.order < b.order
 end
 
--- Everything anew: what is the same record as before stays the same item and gets no event.
+-- Everything anew: what is the same record as before stays the same item and gets no event. The records are used up.
 function tables_mt:replace(records)
     local events = {}
     for kind, of_kind in pairs(self.kinds) do
@@ -155,10 +161,9 @@ function tables_mt:replace(records)
             changed[#changed + 1] = rec
         end
     end
+    records.valid = {}
     table.sort(changed, by_order)
-    for _, rec in ipairs(changed) do
-        change(self, events, rec)
-    end
+    take(self, events, changed)
     self.rejected = {}
     for _, rec in pairs(records.rejected) do
         change(self, events, rec)
