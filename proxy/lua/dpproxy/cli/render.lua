@@ -204,6 +204,11 @@ local function write_variables(w)
         w:set("    default", default)
         w:raw("}")
     end
+    w:comment("is there anything that only a trusted peer may say?")
+    w:raw('map "$http_x_forwarded_proto$http_x_forwarded_host$http_x_forwarded_port" $dpproxy_forwarded_in {')
+    w:raw('    "" "";')
+    w:raw("    default 1;")
+    w:raw("}")
     w:comment("written by Lua (ctx.var)")
     variable("upstream_scheme", "http")
     variable("upstream_host", "$http_host")
@@ -304,8 +309,12 @@ end
 
 local function write_filters(w)
     w:lua("header_filter_by_lua_block", "dpproxy.header_filter()")
-    w:lua("body_filter_by_lua_block", "dpproxy.body_filter()")
     w:lua("log_by_lua_block", "dpproxy.log()")
+end
+
+-- Costs every piece of a body: not in the location that most requests use (http/body_filters.lua).
+local function write_body_filter(w)
+    w:lua("body_filter_by_lua_block", "dpproxy.body_filter()")
 end
 
 -- Where a request goes that needs neither cache nor mirror: both cost something for every request of their location.
@@ -318,13 +327,14 @@ local function write_main_location(w, conf)
 end
 
 local function write_special_locations(w, conf, zones)
-    local function location(name, mirrored)
+    local function location(name, access, mirrored)
         w:open("location", name)
         -- Lua can write a variable only where something in the configuration reads it.
         w:set("set", "$dpproxy_ctx", "$dpproxy_ctx")
-        w:lua("access_by_lua_block", "dpproxy.resume()")
+        w:lua("access_by_lua_block", access)
+        write_body_filter(w)
         w:raw(conf.nginx_config.http_server_location_configuration_snippet)
-        if #zones > 0 then
+        if #zones > 0 and name ~= "@filtered" then
             w:set("proxy_cache", "$upstream_cache_zone")
             w:set("proxy_cache_key", "$upstream_cache_key")
             w:set("proxy_no_cache", "$upstream_no_cache")
@@ -341,13 +351,15 @@ local function write_special_locations(w, conf, zones)
         w:set("proxy_pass", "$upstream_scheme://$dpproxy_block$upstream_uri")
         w:close()
     end
-    location("@cached", false)
-    location("@mirrored", true)
+    location("@filtered", "dpproxy.filtered()", false)
+    location("@cached", "dpproxy.resume()", false)
+    location("@mirrored", "dpproxy.resume()", true)
 end
 
 local function write_grpc_location(w, conf)
     w:open("location", "@grpc_pass")
     w:lua("access_by_lua_block", "dpproxy.resume()")
+    write_body_filter(w)
     w:set("grpc_set_header", "Host", "$upstream_host")
     w:set("grpc_set_header", "X-Real-IP", "$dpproxy_real_ip")
     w:set("grpc_set_header", "X-Forwarded-For", "$dpproxy_forwarded_for")

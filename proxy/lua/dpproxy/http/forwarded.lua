@@ -36,6 +36,9 @@ local function go_on(proto, host, port)
 end
 
 function M.check()
+    if not trusted and ngx_var.dpproxy_forwarded_in == "" then
+        return
+    end
     local proto, host, port = ngx_var.http_x_forwarded_proto, ngx_var.http_x_forwarded_host, ngx_var.http_x_forwarded_port
     if trusted then
         if trusted:match(ngx_var.realip_remote_addr) then

@@ -1,6 +1,9 @@
 -- What nginx.conf calls, one function per phase. Everything is loaded in the master, before the first fork.
 require("resty.core")
 
+-- A request's access phase is one trace, longer than LuaJIT's defaults allow.
+require("jit.opt").start("maxtrace=8000", "maxrecord=16000", "maxirconst=2000", "maxsnap=2000", "sizemcode=64", "maxmcode=40960")
+
 local node = require("dpproxy.base.node")
 local local_conf = require("apisix.core.config_local")
 local store = require("dpproxy.config.store")
@@ -9,6 +12,7 @@ local loader = require("dpproxy.plugin.loader")
 local objects = require("dpproxy.schema.objects")
 local consumer = require("dpproxy.plugin.consumer")
 local routes = require("dpproxy.http.routes")
+local body_filters = require("dpproxy.http.body_filters")
 local request = require("dpproxy.http.request")
 local balancer = require("dpproxy.http.balancer")
 local response = require("dpproxy.http.response")
@@ -22,7 +26,7 @@ local ngx = ngx
 local M = {}
 
 -- Who has something to do at start, in this order: init in the master, init_worker and exit_worker in each worker.
-local starters = {store, consumer, loader, tls, routes, upstream_runtime, request, response, status}
+local starters = {store, consumer, loader, tls, routes, body_filters, upstream_runtime, request, response, status}
 
 local function call_all(name, ...)
     for _, module in ipairs(starters) do
@@ -51,6 +55,7 @@ end
 
 M.access = request.access
 M.resume = request.resume
+M.filtered = request.filtered
 M.balancer = balancer.run
 M.header_filter = response.header_filter
 M.body_filter = response.body_filter

@@ -1,4 +1,5 @@
 -- The access phase: from a request to the upstream it goes to (docs/internals/proxy.md, "The request, phase by phase").
+local body_filters = require("dpproxy.http.body_filters")
 local core_ctx = require("apisix.core.ctx")
 local core_response = require("apisix.core.response")
 local forwarded = require("dpproxy.http.forwarded")
@@ -26,12 +27,20 @@ function M.init(conf)
 end
 
 local no_route = {error_msg = "404 Route Not Found"}
-local req = {} -- reused: nothing yields between filling it and the match
+
+-- Reused: nothing yields between filling it and the match. Most routes ask for neither of these two.
+local req = setmetatable({}, {__index = function(_, name)
+    if name == "http_host" then
+        return ngx_var.http_host
+    elseif name == "remote_addr" then
+        return ngx_var.remote_addr
+    end
+end})
 
 local function match(ctx)
-    req.uri, req.host, req.http_host = uri.for_match(ctx), ngx_var.host, ngx_var.http_host
-    req.method, req.remote_addr, req.vars = get_method(), ngx_var.remote_addr, ctx.var
-    local matched = ctx.curr_req_matched or {}
+    req.uri, req.host, req.http_host, req.remote_addr = uri.for_match(ctx), ngx_var.host, nil, nil
+    req.method, req.vars = get_method(), ctx.var
+    local matched = tablepool.fetch("matched", 0, 4)
     ctx.curr_req_matched = matched
     return (routes.match(req, matched))
 end
@@ -44,10 +53,12 @@ local function new_ctx()
 end
 
 local function websocket(ctx, conf)
-    local upgrade = ngx_var.http_upgrade
-    if upgrade and conf.value.enable_websocket then
-        ctx.var.upstream_upgrade = upgrade
-        ctx.var.upstream_connection = ngx_var.http_connection
+    if conf.value.enable_websocket then
+        local upgrade = ngx_var.http_upgrade
+        if upgrade then
+            ctx.var.upstream_upgrade = upgrade
+            ctx.var.upstream_connection = ngx_var.http_connection
+        end
     end
 end
 
@@ -61,7 +72,7 @@ local function go_to(location, ctx)
     return ngx_exec(location)
 end
 
-function M.resume()
+local function parked_ctx()
     local number = tonumber(ngx_var.dpproxy_ctx)
     local ctx = number and parked[number]
     if not ctx then
@@ -69,7 +80,11 @@ function M.resume()
     end
     parked[number] = nil
     ngx.ctx.api_ctx = ctx
+    return ctx
 end
+
+-- Access phase of locations that only proxy.
+M.resume = parked_ctx
 
 local function proxy(ctx)
     local scheme = upstream.finish(ctx)
@@ -77,40 +92,19 @@ local function proxy(ctx)
         return go_to("@grpc_pass", ctx)
     end
     local var = ctx.var._cache
-    local mirror = var.upstream_mirror_uri
+    local mirror, zone = var.upstream_mirror_uri, var.upstream_cache_zone
     if mirror and mirror ~= "" then
         return go_to("@mirrored", ctx)
-    end
-    local zone = var.upstream_cache_zone
-    if zone and zone ~= "" then
+    elseif zone and zone ~= "" then
         return go_to("@cached", ctx)
     end
 end
 
-function M.access()
-    if ngx.is_subrequest then
-        return
-    end
-    store.refresh()
-    local ctx = new_ctx()
-    if rewrites_uri then
-        uri.rewrite(ctx)
-    end
-    if tls.mutual and not tls.client_is_known(ctx) then
-        return core_response.exit(400)
-    end
-    forwarded.check()
-
-    local item = match(ctx)
-    if not item then
+local function run_plugins_and_proxy(ctx, conf)
+    if not conf then
         runtime.global_rules("rewrite", ctx)
         runtime.global_rules("access", ctx)
         return core_response.exit(404, no_route)
-    end
-    local conf, status, message = merge.route(item, store)
-    if not conf then
-        ngx_log(ERR, "route ", item.short_key, ": ", message)
-        return core_response.exit(status)
     end
     conf = runtime.access(ctx, conf)
     ctx.dpproxy_conf = conf
@@ -118,6 +112,40 @@ function M.access()
     upstream.prepare(ctx, conf)
     runtime.phase("before_proxy", ctx)
     return proxy(ctx)
+end
+
+-- Access phase of the location with a body filter: the second half of access().
+function M.filtered()
+    local ctx = parked_ctx()
+    local conf = ctx.dpproxy_conf
+    return run_plugins_and_proxy(ctx, conf)
+end
+
+function M.access()
+    store.refresh()
+    local ctx = new_ctx()
+    if rewrites_uri then
+        uri.rewrite(ctx)
+    end
+    if tls.mutual and not tls.client_is_known() then
+        return core_response.exit(400)
+    end
+    forwarded.check()
+
+    local item, conf = match(ctx), nil
+    if item then
+        local status, message
+        conf, status, message = merge.route(item, store)
+        if not conf then
+            ngx_log(ERR, "route ", item.short_key, ": ", message)
+            return core_response.exit(status)
+        end
+    end
+    if body_filters.needed(ctx, conf) then
+        ctx.dpproxy_conf = conf
+        return go_to("@filtered", ctx)
+    end
+    return run_plugins_and_proxy(ctx, conf)
 end
 
 return M

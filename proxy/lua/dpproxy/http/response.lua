@@ -61,6 +61,7 @@ function M.log()
     runtime.phase("log", ctx)
     upstream.done(ctx)
     ngx_ctx.api_ctx = nil
+    tablepool.release("matched", ctx.curr_req_matched)
     core_ctx.release_vars(ctx)
     tablepool.release("api_ctx", ctx)
 end

@@ -101,8 +101,8 @@ end
 function M.done(ctx)
     if ctx.dpproxy_up then
         -- What the last server said; a status that we made (502, 504) is reported by the failure behind it.
-        local status = ngx_var.upstream_status
-        lib.done(ctx, tonumber(status and status:sub(-3)) or ngx.status)
+        local status = ctx.balancer_checker and ngx_var.upstream_status
+        lib.done(ctx, status and tonumber(status:sub(-3)) or ngx.status)
         if ctx.dpproxy_tls_slot then
             upstream_tls.done(ctx)
         end

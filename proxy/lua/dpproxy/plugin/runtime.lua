@@ -252,6 +252,17 @@ local function variant_of(rules, route)
     return variant
 end
 
+local function filters_body(plugins)
+    local plan = plugins.plan
+    return (plan.body_filter or plan.delayed_body_filter) and true or false
+end
+
+-- Has this request a plugin that looks at bodies? conf: from merge.route, or nil without a route
+function M.filters_body(ctx, conf)
+    local rules = global_of()
+    return not rules.empty and filters_body(rules.plugins) or conf ~= nil and filters_body(ctx.plugins or M.filter(ctx, conf))
+end
+
 -- The set is chosen in rewrite, and in access again, since the consumer may have changed the route's plugins; later
 -- phases keep it.
 function M.global_rules(phase, ctx)
