@@ -14,7 +14,7 @@ function M.new(opts)
     return setmetatable({
         random = opts.random, clock = opts.clock, wait = opts.wait, revision = 1, compacted = 0,
         cluster = 14841639068965178418 % 1e15,
-        keys = {}, history = {}, up = true, silent = false, requests = {}, streams = {}, gateway = 1,
+        keys = {}, history = {}, states = {}, up = true, silent = false, requests = {}, streams = {}, gateway = 1,
     }, etcd_mt)
 end
 
@@ -41,6 +41,16 @@ function etcd_mt:txn(changes)
         return
     end
     self.history[self.revision] = events
+    self:remember()
+end
+
+-- The state at each revision, for those who read the past.
+function etcd_mt:remember()
+    local copy = {}
+    for key, kv in pairs(self.keys) do
+        copy[key] = kv
+    end
+    self.states[self.revision] = copy
 end
 
 function etcd_mt:put(key, text)
@@ -74,7 +84,10 @@ end
 
 -- A copy of the state, to come back to.
 function etcd_mt:save()
-    local saved = {revision = self.revision, compacted = self.compacted, keys = {}, history = {}}
+    local saved = {revision = self.revision, compacted = self.compacted, keys = {}, history = {}, states = {}}
+    for at, state in pairs(self.states or {}) do
+        saved.states[at] = state
+    end
     for key, kv in pairs(self.keys) do
         saved.keys[key] = kv
     end
@@ -88,6 +101,8 @@ function etcd_mt:restore(saved, cluster)
     local copy = etcd_mt.save(saved)
     self.revision, self.compacted, self.keys, self.history = copy.revision, copy.compacted, copy.keys, copy.history
     self.cluster = cluster or self.cluster
+    self.states = copy.states
+    self:remember()
     self:cut()
 end
 
@@ -130,7 +145,6 @@ local function range(self, body)
     elseif revision > self.revision then
         return 400, error_body(self, 11, "etcdserver: mvcc: required revision is a future revision")
     end
-    -- The state at that revision: newer changes undone. (Their former state is in `before`.)
     local found = {}
     for key, kv in pairs(self.keys) do
         if (last and key >= first and key < last) or key == first then
@@ -139,7 +153,7 @@ local function range(self, body)
     end
     if revision > 0 and revision < self.revision then
         found = {}
-        local state = self.states[revision]
+        local state = self.states[revision] or {}
         for key, kv in pairs(state) do
             if (last and key >= first and key < last) or key == first then
                 found[#found + 1] = kv
@@ -168,16 +182,6 @@ local function range(self, body)
         return 429, error_body(self, 8, "grpc: received message larger than max (9 vs. 4)")
     end
     return 200, answer
-end
-
--- Remembers the state at each revision that a paged read may ask for.
-local function remember(self)
-    self.states = self.states or {}
-    local copy = {}
-    for key, kv in pairs(self.keys) do
-        copy[key] = kv
-    end
-    self.states[self.revision] = copy
 end
 
 local function chunked(self, text)
@@ -302,7 +306,6 @@ function sock_mt:send(text)
     elseif etcd.user and token ~= etcd.token then
         respond(self, 401, error_body(etcd, 16, "etcdserver: invalid auth token"))
     elseif path == "/v3/kv/range" then
-        remember(etcd)
         respond(self, range(etcd, body))
     elseif path == "/v3/watch" then
         start_watch(self, body.create_request)

@@ -200,6 +200,28 @@ describe("config.sync", function()
         assert(world:run_for(10, all_have(world, "routes", "2", nil)))
     end)
 
+    it("does not believe an empty etcd that began anew under its old name and has overtaken us", function()
+        local world = new_world({workers = 2})
+        assert(world:run_for(5, all_have(world, "routes", "2", 1)))
+        world.etcd:restore({revision = 1, compacted = 0, keys = {}, history = {}})
+        for i = 1, 20 do
+            world.etcd:put("/elsewhere", json(i))
+        end
+        world:run_for(120)
+        assert.equal(2, #world.workers[1].tables:list("routes"))
+        assert.is_true(world:logged("another history") >= 1)
+        world.etcd:put("/apisix/routes/7", json(7))
+        assert(world:run_for(10, all_have(world, "routes", "7", 7)))
+        -- But deletions that nobody saw are believed, while their revision can be read.
+        world.etcd.up = false
+        world.etcd:cut()
+        world.etcd:delete("/apisix/routes/7")
+        world:run_for(3)
+        world.etcd.up = true
+        world.dict:incr("dirty", 1) -- has it compare everything
+        assert(world:run_for(10, all_have(world, "routes", "7", nil)))
+    end)
+
     it("believes that everything was deleted when the same etcd says so", function()
         local world = new_world({workers = 2})
         assert(world:run_for(5, all_have(world, "routes", "2", 1)))

@@ -178,6 +178,25 @@ local function count_objects(kvs)
     return count
 end
 
+-- etcd has no object of ours any more. May that be because it lost them, and not because somebody deleted them? It may be another
+-- cluster, one that was set back, or one that began anew under its old name and has overtaken us: then it does not know what was
+-- there at the revision that we had. (When that is compacted nothing can be proven, and etcd is believed.)
+local function is_suspicious(self, same_history)
+    if self.allow_empty or self.model.objects + self.model:rejected_count() == 0 then
+        return false
+    elseif not same_history then
+        return true
+    end
+    local answer, err, kind = self.client:call("/v3/kv/range", {
+        key = base64.encode(self.first_key), range_end = base64.encode(self.last_key), count_only = true,
+        revision = ("%d"):format(self.at.revision),
+    })
+    if not answer then
+        return kind ~= "compacted", err
+    end
+    return (tonumber(answer.count) or 0) == 0
+end
+
 -- Reads everything and publishes the difference.
 local function load(self)
     local kvs, revision, cluster
@@ -196,10 +215,9 @@ local function load(self)
     end
     local at = self.at
     local same_history = at ~= nil and at.cluster == cluster and revision >= at.revision
-    if self.model.objects + self.model:rejected_count() > 0 and not same_history and not self.allow_empty and
-        count_objects(kvs) == 0 then
+    if count_objects(kvs) == 0 and is_suspicious(self, same_history) then
         return nil, "etcd is empty and not the one that the configuration came from " ..
-            "(another cluster or an older revision): the last configuration stays", "suspicious"
+            "(another cluster, an older revision, or another history): the last configuration stays", "suspicious"
     end
     if at and not same_history then
         self.log("warn", "config: etcd's history is another one than before (another cluster or an older revision): " ..
