@@ -289,6 +289,35 @@ describe("plugin.runtime", function()
         assert.is_false(request(route))
         assert.equal(503, fake.exited)
     end)
+    it("forgets what is replaced", function()
+        tracing("auth", 100, {type = "auth", rewrite = function(_, c)
+            local consumer = require("apisix.consumer").get_anonymous_consumer("jack")
+            require("apisix.consumer").attach_consumer(c, consumer, {conf_version = 1})
+        end})
+        tracing("a", 1)
+        start({"auth", "a"})
+        local function change(n)
+            for i = 1, n do
+                local filler = ("x"):rep(1000) .. i
+                store:put("services", "s", {plugins = {a = {filler = filler .. "s"}}})
+                local policy = i % 2 == 0 and {a = {filler = filler .. "c"}} or nil
+                store:put("consumers", "jack", {username = "jack", plugins = policy})
+                store:put("global_rules", "1", {plugins = {a = {_meta = {filter = {{"arg_x", "==", filler}}}}}})
+                request(route_of({auth = {}, a = {filler = filler .. "r"}}, {service_id = i % 3 ~= 0 and "s" or nil}))
+                trace = {}
+            end
+            ctx = nil
+            ngx.ctx = {}
+            fake.logs = {}
+            for _ = 1, 8 do -- what weak tables hold goes step by step
+                collectgarbage()
+            end
+            return collectgarbage("count")
+        end
+        change(100)
+        local before = change(100)
+        assert.is_true(change(1000) - before < 500)
+    end)
     it("lets a plugin skip another", function()
         tracing("a", 2, {rewrite = function(_, c) require("apisix.plugin").skip_plugin(c, "b") end})
         tracing("b", 1)

@@ -32,11 +32,11 @@ local function choose(ctx, conf)
     end
     -- Pickers and health checks belong to the object that has the upstream: one for all routes of a service, and not made anew
     -- when something else of the route changes.
-    local service, route = conf.service, conf.route
+    local service = conf.service
     if service and value == service.value.upstream then
         return value, service.key, service.modifiedIndex
-    elseif route and value == route.value.upstream then
-        return value, route.key, route.modifiedIndex
+    elseif value == conf.route_upstream then
+        return value, conf.key, conf.route_version
     end
     return value, conf.key, conf.version
 end

@@ -148,67 +148,71 @@ local function for_indexes(plugin_name, node, add)
     end
 end
 
-local function remove(short_key)
-    for plugin_name, node in pairs(nodes[short_key] or {}) do
-        for_indexes(plugin_name, node, index_remove)
-    end
-    nodes[short_key] = nil
-    references[short_key] = nil
-end
-
-local function add(item, consumer, credential)
-    local short_key = item.short_key
-    local own
+-- -> plugin name -> node | nil, has references. May yield: a manager of secrets may be asked.
+local function make_nodes(item, consumer, credential)
+    local own, has_references
     for plugin_name, conf in pairs(item.value.plugins or {}) do
         if type(conf) == "table" and loader.is_auth(plugin_name) and loader.is_checked(plugin_name, conf, "credentials") then
-            local auth_conf, has_references = resolve_auth(conf, plugin_name, consumer.short_key)
-            if has_references then
-                references[short_key] = true
-            end
+            local auth_conf, dynamic = resolve_auth(conf, plugin_name, consumer.short_key)
+            has_references = has_references or dynamic
             if auth_conf then
                 own = own or {}
                 own[plugin_name] = make_node(consumer, credential, auth_conf)
-                for_indexes(plugin_name, own[plugin_name], index_add)
             end
         end
     end
-    nodes[short_key] = own
+    return own, has_references
 end
 
-local function update(short_key)
-    remove(short_key)
-    local item = store.get("consumers", short_key)
-    local consumer_name = credential_of(short_key)
-    if not consumer_name then
-        if item then
-            merge.set_parent(item.value.plugins, item)
-            add(item, item, nil)
-        end
-        return
+-- The nodes of one consumer or credential become these; nobody sees a state in between.
+local function replace(short_key, own, has_references)
+    for plugin_name, node in pairs(nodes[short_key] or {}) do
+        for_indexes(plugin_name, node, index_remove)
     end
+    nodes[short_key] = own
+    references[short_key] = has_references or nil
+    for plugin_name, node in pairs(own or {}) do
+        for_indexes(plugin_name, node, index_add)
+    end
+end
+
+local function remember_credential(consumer_name, short_key, is_there)
     local of_consumer = credentials[consumer_name]
-    if not item then
-        if of_consumer then
-            of_consumer[short_key] = nil
-        end
-        return
-    end
     if not of_consumer then
         of_consumer = {}
         credentials[consumer_name] = of_consumer
     end
-    of_consumer[short_key] = true
-    local consumer = store.get("consumers", consumer_name)
-    if consumer then
-        add(item, consumer, item)
+    of_consumer[short_key] = is_there or nil
+    if next(of_consumer) == nil then
+        credentials[consumer_name] = nil
     end
+end
+
+local function update(short_key)
+    local item = store.get("consumers", short_key)
+    local consumer_name = credential_of(short_key)
+    local consumer, credential = item, nil
+    if consumer_name then
+        remember_credential(consumer_name, short_key, item ~= nil)
+        consumer, credential = store.get("consumers", consumer_name), item
+    elseif item then
+        merge.set_parent(item.value.plugins, item)
+    end
+    if not item or not consumer then
+        return replace(short_key, nil, false)
+    end
+    replace(short_key, make_nodes(item, consumer, credential))
 end
 
 -- A consumer's nodes, and those of its credentials.
 local function update_with_credentials(short_key)
     update(short_key)
+    local keys = {}
     for credential in pairs(credentials[short_key] or {}) do
-        update(credential)
+        keys[#keys + 1] = credential
+    end
+    for i = 1, #keys do
+        update(keys[i])
     end
 end
 

@@ -97,7 +97,8 @@ local function build(route, plugin_config, service)
     local conf = {
         key = route.key, createdIndex = route.createdIndex, modifiedIndex = version, kind = route.kind,
         short_key = route.short_key, type = "route", id = own.id, version = version,
-        route = route, plugin_config = plugin_config, service = service,
+        -- Not the route itself: a weak table whose value holds its key never lets go of it.
+        route_upstream = own.upstream, route_version = route.modifiedIndex, plugin_config = plugin_config, service = service,
     }
     if service then
         M.set_parent(service.value.plugins, service)
@@ -167,7 +168,8 @@ end
 local consumers = weak_keys() -- conf -> consumer -> {group =, conf =, type =, id =, version =}
 local consumers_count, consumers_max = 0, 8192
 
--- is_auth(name) -> bool. -> {conf =, changed =, type =, id =, version =}; changed: plugins came from the consumer or its group
+-- is_auth(name) -> bool. -> {conf =, changed =, type =, id =, version =}; changed: plugins came from the consumer or its group,
+-- and conf is there
 function M.consumer(conf, consumer, group, is_auth)
     local by_consumer = consumers[conf]
     local entry = by_consumer and by_consumer[consumer]
@@ -191,7 +193,7 @@ function M.consumer(conf, consumer, group, is_auth)
     end
     entry = {
         group = group,
-        conf = changed and build_consumer(conf, consumer, group, is_auth) or conf,
+        conf = changed and build_consumer(conf, consumer, group, is_auth) or nil,
         changed = changed,
         type = conf.type .. "&consumer" .. (group and "&consumer_group" or ""),
         id = conf.id .. "&" .. consumer.consumer_name .. (group and "&" .. group.value.id or ""),
