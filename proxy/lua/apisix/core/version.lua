@@ -1,2 +1,2 @@
 -- The APISIX release whose behaviour the plugins find here; some look at it.
-return {VERSION = "3.14.0"}
+return {VERSION = "3.18.0"}
