@@ -17,7 +17,7 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "lib"))
-from dpproxy import BUILD, DPPROXY, Etcd, Gateway, Process, Scenario, Upstream, free_port, main, request, wait_for  # noqa: E402
+from dpproxy import BUILD, DPPROXY, TOP, Etcd, Gateway, Process, Scenario, Upstream, free_port, main, request, wait_for  # noqa: E402
 
 UP = Upstream()
 KINESHIM = os.environ.get("KINESHIM", str(BUILD / "kineshim" / "kineshim"))
@@ -572,6 +572,10 @@ def bad_arguments_say_what_is_wrong(t):
     same((0, True), (code, "--etcd URL" in out and "--tls-listen" in out))
     code, out = run("--print-config", "--listen", "7", "--runtime-dir", str(t.folder / "none"))
     same((0, True, False), (code, "listen 7 default_server" in out, (t.folder / "none").exists()))
+    manual = (TOP / "docs" / "dpproxy.8").read_text().replace("\\-", "-")
+    flags = re.findall(r"^  (--[a-z0-9-]+)", run("--help")[1], re.M)
+    same((True, []), (len(flags) > 15, [flag for flag in flags if flag not in manual]))
+    same(run("--print-config")[1], run("--print-config", "--config", str(TOP / "etc" / "dpproxy.yaml"))[1])
     code, out = run("--workers", "2", DPPROXY_LUA_DIR="/nonexistent")
     same((1, True), (code, "scripts are not there" in out))
 

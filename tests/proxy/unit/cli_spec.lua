@@ -91,8 +91,9 @@ describe("the configuration file", function()
         assert.matches("apisix.nonsense: unknown key, ignored", warnings[1])
     end)
 
-    it("does not take a default that looks like a variable twice", function()
-        assert.equal("a b", file.substitute("${{A}} ${{B:=b}}", env({A = "a"})))
+    it("has its variables replaced once, and not in comments", function()
+        assert.equal("a b ${{A}}", file.substitute("${{A}} ${{B:=b}} ${{C}}", env({A = "a", C = "${{A}}"})))
+        assert.equal("  # ${{NO}}\nx: a", file.substitute("  # ${{NO}}\nx: ${{A}}", env({A = "a"})))
     end)
 end)
 

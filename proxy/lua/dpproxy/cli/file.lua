@@ -4,16 +4,22 @@ local values = require("dpproxy.cli.values")
 
 local M = {}
 
--- text, getenv -> text | nil, err
+-- text, getenv -> text | nil, err. Comments are left alone.
 function M.substitute(text, getenv)
     local missing
-    local out = text:gsub("%${{%s*([%w_]+)%s*:?=?([^}]-)}}", function(name, default)
+    local function value_of(name, default)
         local value = getenv(name)
         if value == nil and default ~= "" then
             value = default
         end
         missing = missing or (value == nil and name)
         return value
+    end
+    local out = text:gsub("[^\n]+", function(line)
+        if line:find("^%s*#") then
+            return nil
+        end
+        return (line:gsub("%${{%s*([%w_]+)%s*:?=?([^}]-)}}", value_of))
     end)
     if missing then
         return nil, "environment variable " .. missing .. " is not set"
