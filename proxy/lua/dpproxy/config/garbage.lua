@@ -8,7 +8,7 @@ local M = {}
 function M.keep_low(fn, ...)
     local pause = collectgarbage("setpause", 100)
     local step = collectgarbage("setstepmul", 400)
-    collectgarbage("step", 0) -- a cycle begins now
+    collectgarbage()
     local a, b, c = fn(...)
     collectgarbage("setpause", pause)
     collectgarbage("setstepmul", step)

@@ -93,8 +93,10 @@ local function publish(self, ops, at)
     end
     local ok, err = self.writer:publish(ops, at)
     if not ok then
+        if self.writer:owns() then
+            self.status:publish_failed()
+        end
         self.writer, self.model = nil, nil -- the model is ahead of what is published
-        self.status:publish_failed()
         return nil, "cannot publish: " .. tostring(err)
     end
     self.had_configuration, self.at, self.published_at, self.at_time = true, at, at.revision, self.clock()
@@ -444,7 +446,11 @@ function sync_mt:session()
         end
     end
     if self.need_load then
-        ok, err, kind = garbage.keep_low(load, self)
+        if self.model.objects == 0 then
+            ok, err, kind = garbage.keep_low(load, self)
+        else -- a comparison; no request is to wait for the collector
+            ok, err, kind = load(self)
+        end
         if not ok then
             return nil, err, kind
         end
