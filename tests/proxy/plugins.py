@@ -3,8 +3,10 @@
 """Plugins that shape traffic, in a running gateway with a real etcd and a real upstream. Prints TAP."""
 import gzip
 import json
+import os
 import pathlib
 import re
+import signal
 import socket
 import sys
 import threading
@@ -87,6 +89,18 @@ def limit_conn_frees_the_place_of_a_client_that_left(t):
     same(503, t.gateway.request(path).status)
     client.close()
     wait_for(lambda: t.gateway.request(path).status == 200, "the place", 5)
+
+
+def limit_conn_frees_the_places_of_a_killed_worker(t):
+    path = route(t, "lkill", {"limit-conn": {"conn": 1, "burst": 0, "default_conn_delay": 0.1, "key": "remote_addr"}})
+    with socket.create_connection(("127.0.0.1", t.gateway.port)) as client:
+        client.sendall(f"GET {path}?sleep=2 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        wait_for(lambda: t.gateway.request(path).status == 503, "the place to be taken", 5)
+        before = t.gateway.workers()
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: len(set(t.gateway.workers()) - set(before)) == len(before), "other workers", 10)
+        wait_for(lambda: t.gateway.request(path).status == 200, "the place", 5)
 
 
 def proxy_rewrite_cannot_be_used_for_injection(t):
@@ -406,7 +420,8 @@ def metrics_say_that_etcd_is_away(t):
 TESTS = [
     limit_count_counts_and_says_so, limit_count_survives_an_edit_of_the_route_not_of_the_plugin,
     limit_count_begins_anew, limit_count_slides, limit_req_lets_the_rate_through,
-    limit_conn_frees_the_place_of_a_client_that_left, proxy_rewrite_cannot_be_used_for_injection,
+    limit_conn_frees_the_place_of_a_client_that_left, limit_conn_frees_the_places_of_a_killed_worker,
+    proxy_rewrite_cannot_be_used_for_injection,
     proxy_rewrite_merges_queries_and_changes_the_method, cors_answers_preflight_by_itself,
     cors_with_credentials_for_all_is_refused, redirect_goes_to_https, response_rewrite_filters_what_was_packed,
     response_rewrite_takes_long_and_chunked_bodies, gzip_packs_what_other_plugins_made,

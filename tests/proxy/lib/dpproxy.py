@@ -187,6 +187,12 @@ class Gateway:
     def reached(self, revision):
         wait_for(lambda: (self.metric("apisix_config_revision ") or 0) >= revision, f"revision {revision}")
 
+    def workers(self):
+        """pids of the workers"""
+        master = (self.folder / "nginx.pid").read_text().strip()
+        children = pathlib.Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        return [int(pid) for pid in children if b"worker process" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
+
     def error_log(self):
         """What nginx wrote: into a file, or on standard error, which is the default."""
         files = [self.log, self.folder / "logs" / "error.log"]

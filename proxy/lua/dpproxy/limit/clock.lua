@@ -1,5 +1,6 @@
 -- Seconds of a clock that never goes back and that all processes of the machine share. Not nginx' own, which each worker reads
--- once in a turn of its event loop: one that is 20 ms behind its sibling would see a bucket that fills at 100,000 a second as full.
+-- once in a turn of its event loop: one that is 20 ms behind its sibling would see a bucket that fills at 100,000 a second as
+-- full.
 local ffi = require("ffi")
 
 pcall(ffi.cdef, [[
