@@ -381,6 +381,10 @@ def plugins_are_loaded_anew(t):
     same(200, reload(t))
     wait_for(lambda: all(status(t, path) == 200 for _ in range(20)), "the end of the broken plugin")
     assert "failed to load plugin [t-new]" in t.gateway.error_log()
+    (folder / "t-new.lua").write_text(source.replace("t-bad", "t-new").replace(
+        "return _M", "_M.access = function() return 298, 'mended' end\nreturn _M"))
+    same(200, reload(t))
+    wait_for(lambda: all(status(t, path) == 298 for _ in range(20)), "the mended plugin")
     same(200, status(t, route(t, "ka", {"key-auth": {}}), apikey="jack-key"))
 
 

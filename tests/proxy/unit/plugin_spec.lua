@@ -452,17 +452,15 @@ describe("plugin.loader", function()
                 destroy = function() destroyed = destroyed + 1 end,
                 access = function() trace[#trace + 1] = mine end}
         end
-        start({"p"})
+        start({})
+        loader.init({plugins = {"p"}})
         local route = route_of({p = {}})
         request(route)
-        local conf = {plugins = {"p"}}
-        require("apisix.core.config_local").set(conf)
         loader.reload()
         request(route)
         assert.same({1, 2}, trace)
         assert.equal(1, destroyed)
-        conf.plugins = {}
-        loader.reload()
+        loader.load({})
         request(route)
         assert.same({1, 2}, trace)
     end)

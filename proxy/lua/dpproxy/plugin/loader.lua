@@ -48,9 +48,20 @@ local function inject_meta(plugin)
     return true
 end
 
+-- A require that failed leaves a mark (a userdata) in package.loaded, for the module and for those that wanted it: the next one
+-- would only say that there was an error before.
+local function forget_failures()
+    for module, value in pairs(loaded_modules) do
+        if type(value) == "userdata" then
+            loaded_modules[module] = nil
+        end
+    end
+end
+
 local function require_plugin(name)
     local ok, plugin = xpcall(require, traceback, module_name(name))
     if not ok then
+        forget_failures()
         return nil, plugin
     end
     if type(plugin) ~= "table" then
@@ -165,15 +176,8 @@ function M.init(conf)
     M.load(configured)
 end
 
--- With the names and attributes that the configuration file has now.
 local function load_again()
     reloads = reloads_of_all()
-    local conf, err = core.config.local_conf(true)
-    if not conf then
-        log.error("failed to read the configuration file again, its last content counts: ", err)
-    elseif conf.plugins then
-        configured = conf.plugins
-    end
     M.load(published or configured)
 end
 
