@@ -1,0 +1,2 @@
+-- The API of lua-tablepool.
+return require("apisix.core.tablepool")
