@@ -387,6 +387,19 @@ def metrics_have_apisix_names(t):
     assert t.gateway.metric('apisix_etcd_modify_indexes{key="x_etcd_index"}') > before
 
 
+def metrics_of_a_global_rule_count_once(t):
+    path = route(t, "once", {"prometheus": {}})
+    t.put("global_rules/prom", {"id": "prom", "plugins": {"prometheus": {}}})
+    for _ in range(3):
+        t.gateway.request(path)
+        t.gateway.request("/no/such/route")
+    start = 'apisix_http_status{code="404",route="",matched_uri="",matched_host="",service="",consumer="",node="",'
+    wait_for(lambda: t.gateway.metric(start) == 3, "the 404s", 5)
+    assert [line for line in t.gateway.metrics().splitlines() if line.startswith(start) and 'response_source="apisix"' in line]
+    same(3.0, t.gateway.metric('apisix_http_status{code="200",route="once",'))
+    t.delete("global_rules/prom")
+
+
 def the_dashboard_shows_metrics_that_exist(t):
     path = route(t, "dash", {"prometheus": {}})
     t.gateway.request(path)
@@ -427,7 +440,7 @@ TESTS = [
     response_rewrite_takes_long_and_chunked_bodies, gzip_packs_what_other_plugins_made,
     headers_of_responses_cannot_be_injected, real_ip_tells_the_upstream, request_id_ip_restriction_and_fault_injection,
     serverless_functions_run, plugins_may_use_other_modules_of_apisix, traffic_split_divides, proxy_cache_on_disk, proxy_cache_in_memory,
-    http_logger_sends_batches, proxy_mirror_copies, metrics_have_apisix_names, the_dashboard_shows_metrics_that_exist,
+    http_logger_sends_batches, proxy_mirror_copies, metrics_have_apisix_names, metrics_of_a_global_rule_count_once, the_dashboard_shows_metrics_that_exist,
     metrics_lose_nothing_of_several_workers, metrics_say_that_etcd_is_away,
 ]
 

@@ -80,11 +80,23 @@ lat_sum{t="r"} 1012.5
         c:inc(1, {"new"})
         reg:flush()
         assert.equal(1, reg.dropped)
+        local numbers = dict:get("n")
+        for i = 1, 50 do
+            c:inc(1, {"new" .. i})
+            reg:flush()
+        end
+        assert.equal(51, reg.dropped)
+        assert.equal(numbers, dict:get("n"))
         dict.full = false
         c:inc(1, {"old"})
         reg:flush()
         assert.is_truthy(text_of(reg):find('c{x="old"} 2', 1, true))
         assert.is_nil(text_of(reg):find("new", 1, true))
+        for _ = 1, 60 do
+            c:inc(1, {"new"})
+            reg:flush()
+        end
+        assert.is_truthy(text_of(reg):find('c{x="new"} ', 1, true))
     end)
     it("lets series expire that are not touched", function()
         local reg = registry.new(dict, "")

@@ -25,9 +25,13 @@ registry.__index = registry
 local metric_methods = {}
 metric_methods.__index = metric_methods
 
+-- Without room no new series are tried for so many flushes: each try takes a number, and a scrape looks at all numbers.
+local flushes_closed = 60
+
 -- dict: a shared dictionary. prefix: of all names.
 function M.new(dict, prefix)
-    return setmetatable({dict = dict, prefix = prefix or "", metrics = {}, order = {}, dirty = {}, dropped = 0}, registry)
+    return setmetatable({dict = dict, prefix = prefix or "", metrics = {}, order = {}, dirty = {}, dropped = 0, closed = 0},
+        registry)
 end
 
 -- ---- Metrics and cells ----
@@ -204,6 +208,9 @@ local function number_of(self, cell)
     local expire = cell.metric.expire
     local number = self.dict:get(key)
     if not number then
+        if self.closed > 0 then
+            return nil
+        end
         number = self.dict:incr("n", 1, 0)
         local ok, err = number, "no memory"
         if number then
@@ -216,7 +223,11 @@ local function number_of(self, cell)
             if number then
                 self.dict:delete("b" .. number)
             end
-            return err == "exists" and self.dict:get(key) or nil
+            if err == "exists" then
+                return self.dict:get(key)
+            end
+            self.closed = flushes_closed
+            return nil
         end
     elseif expire then
         self.dict:expire(key, expire)
@@ -256,6 +267,9 @@ end
 -- Writes what was added since the last time.
 function registry:flush()
     local dirty = self.dirty
+    if self.closed > 0 then
+        self.closed = self.closed - 1
+    end
     if #dirty == 0 then
         return
     end
