@@ -377,7 +377,7 @@ def plugins_are_loaded_anew(t):
     began = time.monotonic()
     wait_for(lambda: all(status(t, path) == 299 for _ in range(20)), "the new plugin in all workers")
     assert time.monotonic() - began < 3, "a reload takes too long"
-    (folder / "t-new.lua").write_text("this is no Lua")
+    (folder / "t-new.lua").write_text("error('this cannot be loaded')")
     same(200, reload(t))
     wait_for(lambda: all(status(t, path) == 200 for _ in range(20)), "the end of the broken plugin")
     assert "failed to load plugin [t-new]" in t.gateway.error_log()

@@ -373,6 +373,25 @@ describe("plugin.loader", function()
         assert.is_true(logged("there is no plugin [absent] here"))
         assert.is_true(logged("plugin [bad-init] failed in init()"))
     end)
+    it("loads again what could not be loaded before", function()
+        local broken = true
+        package.preload["helper_of_p"] = function()
+            if broken then
+                error("not yet")
+            end
+            return {}
+        end
+        package.preload["apisix.plugins.p"] = function()
+            require("helper_of_p")
+            return {name = "p", version = 1, priority = 1, schema = {type = "object"}}
+        end
+        start({"p"})
+        assert.is_nil(loader.get("p"))
+        broken = false
+        loader.load({"p"})
+        assert.truthy(loader.get("p"))
+        package.preload["helper_of_p"], package.loaded["helper_of_p"] = nil, nil
+    end)
     it("gives plugins their attributes, and init in workers only", function()
         local inits = 0
         define("p", {priority = 1, init = function() inits = inits + 1 end})

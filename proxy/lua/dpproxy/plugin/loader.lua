@@ -48,11 +48,13 @@ local function inject_meta(plugin)
     return true
 end
 
--- A require that failed leaves a mark (a userdata) in package.loaded, for the module and for those that wanted it: the next one
--- would only say that there was an error before.
+-- A require that failed leaves LuaJIT's mark in package.loaded, for the module and for those that wanted it: the next one would
+-- only say that there was an error before. The mark is there, too, while a module is being loaded, as this one now.
+local mark = loaded_modules[...]
+
 local function forget_failures()
     for module, value in pairs(loaded_modules) do
-        if type(value) == "userdata" then
+        if value == mark then
             loaded_modules[module] = nil
         end
     end
