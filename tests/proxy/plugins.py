@@ -239,8 +239,8 @@ def plugins_may_use_other_modules_of_apisix(t):
     path = route(t, "mods", {"serverless-pre-function": {"phase": "rewrite", "functions": ["""
         return function(conf, ctx)
             local http, expr, ip = require("resty.http"), require("resty.expr.v1"), require("resty.ipmatcher")
-            local answer, err = http.new():request_uri("http://127.0.0.1:%d/asked?x=1", {method = "POST", body = ("z"):rep(100000),
-                headers = {["X-Echo"] = "1"}})
+            local answer, err = http.new():request_uri("http://127.0.0.1:%d/asked?x=1", {
+                method = "POST", body = ("z"):rep(100000), headers = {["X-Echo"] = "1"}})
             if not answer then
                 return 500, err
             end
@@ -400,12 +400,14 @@ def metrics_of_a_global_rule_count_once(t):
     t.delete("global_rules/prom")
 
 
-def the_dashboard_shows_metrics_that_exist(t):
+def the_dashboard_and_the_alerts_use_metrics_that_exist(t):
     path = route(t, "dash", {"prometheus": {}})
     t.gateway.request(path)
     wait_for(lambda: t.gateway.metric('apisix_http_status{code="200",route="dash",') == 1, "the counter", 5)
     names = set(check_exposition(t.gateway.metrics()))
-    wanted = set(re.findall(r"\bapisix_\w+", (TOP / "dist" / "grafana" / "dpproxy.json").read_text()))
+    wanted = set()
+    for file in ("grafana/dpproxy.json", "prometheus/dpproxy-alerts.yml"):
+        wanted |= set(re.findall(r"\bapisix_\w+", (TOP / "dist" / file).read_text()))
     # Only there with health checks, and with loggers.
     same(set(), wanted - names - {"apisix_upstream_status", "apisix_batch_process_entries"})
 
@@ -434,13 +436,13 @@ TESTS = [
     limit_count_counts_and_says_so, limit_count_survives_an_edit_of_the_route_not_of_the_plugin,
     limit_count_begins_anew, limit_count_slides, limit_req_lets_the_rate_through,
     limit_conn_frees_the_place_of_a_client_that_left, limit_conn_frees_the_places_of_a_killed_worker,
-    proxy_rewrite_cannot_be_used_for_injection,
-    proxy_rewrite_merges_queries_and_changes_the_method, cors_answers_preflight_by_itself,
-    cors_with_credentials_for_all_is_refused, redirect_goes_to_https, response_rewrite_filters_what_was_packed,
-    response_rewrite_takes_long_and_chunked_bodies, gzip_packs_what_other_plugins_made,
-    headers_of_responses_cannot_be_injected, real_ip_tells_the_upstream, request_id_ip_restriction_and_fault_injection,
-    serverless_functions_run, plugins_may_use_other_modules_of_apisix, traffic_split_divides, proxy_cache_on_disk, proxy_cache_in_memory,
-    http_logger_sends_batches, proxy_mirror_copies, metrics_have_apisix_names, metrics_of_a_global_rule_count_once, the_dashboard_shows_metrics_that_exist,
+    proxy_rewrite_cannot_be_used_for_injection, proxy_rewrite_merges_queries_and_changes_the_method,
+    cors_answers_preflight_by_itself, cors_with_credentials_for_all_is_refused, redirect_goes_to_https,
+    response_rewrite_filters_what_was_packed, response_rewrite_takes_long_and_chunked_bodies,
+    gzip_packs_what_other_plugins_made, headers_of_responses_cannot_be_injected, real_ip_tells_the_upstream,
+    request_id_ip_restriction_and_fault_injection, serverless_functions_run, plugins_may_use_other_modules_of_apisix,
+    traffic_split_divides, proxy_cache_on_disk, proxy_cache_in_memory, http_logger_sends_batches, proxy_mirror_copies,
+    metrics_have_apisix_names, metrics_of_a_global_rule_count_once, the_dashboard_and_the_alerts_use_metrics_that_exist,
     metrics_lose_nothing_of_several_workers, metrics_say_that_etcd_is_away,
 ]
 
