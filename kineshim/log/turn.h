@@ -42,7 +42,7 @@
 #define KS_TURN_MOST_MS(append_ms) (500 + 10 * (append_ms))
 #define KS_TURN_APPEND_MS 200 /* a longer one counts as this */
 #define KS_TURN_ROOM_MS 50    /* at most so often room is left for the unknown */
-#define KS_TURN_LOOK_MS 25    /* after so long there is a look in any case */
+#define KS_TURN_LOOK_MS 50    /* after so long there is a look in any case */
 #define KS_TURN_AGAIN_MS 10   /* and then at least every so often */
 #define KS_TURN_LULL_MS 3     /* after an own append, before others are looked for */
 #define KS_TURN_OTHERS 15

@@ -250,7 +250,7 @@ static void looks_begin_shortly_before_the_turn(void)
 			CU_ASSERT(looks <= 3);
 	}
 	/* They become ten times slower, and fast again at once: nobody looks much too late. */
-	for (int round = 0; round < 60; round++) {
+	for (int round = 0; round < 80; round++) {
 		int64_t own = now, took = round < 31 ? 10 + 3 * round : 10;
 
 		entries(&turn, 1, 100, now);
@@ -264,7 +264,7 @@ static void looks_begin_shortly_before_the_turn(void)
 			}
 		}
 		CU_ASSERT(now - own <= took + KS_TURN_LOOK_MS);
-		if (round > 50)
+		if (round > 60)
 			CU_ASSERT(now - own <= took + 2);
 	}
 }
