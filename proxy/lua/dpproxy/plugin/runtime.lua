@@ -284,7 +284,7 @@ end
 
 -- The whole way
 
--- Puts into ctx what plugins read of a matched route, and the plugins themselves. conf: from merge.route
+-- Puts into ctx what plugins read of a matched route. conf: from merge.route
 function M.begin(ctx, conf)
     local value, service = conf.value, conf.service
     ctx.matched_route = conf
@@ -293,7 +293,6 @@ function M.begin(ctx, conf)
     if service then
         ctx.service_id, ctx.service_name = service.value.id, service.value.name
     end
-    M.filter(ctx, conf)
 end
 
 -- After the route's rewrite phase: the consumer that an auth plugin attached brings its plugins. -> conf
@@ -328,8 +327,9 @@ end
 -- rewrite and access of a request with a route; what is left is to choose a node, and before_proxy. -> conf
 function M.access(ctx, conf)
     M.begin(ctx, conf)
+    ctx.plugins = nil -- a request that a global rule ends does not meet the route's plugins, in later phases neither
     M.global_rules("rewrite", ctx)
-    M.run("rewrite", ctx)
+    M.run("rewrite", ctx, M.filter(ctx, conf))
     conf = M.merge_consumer(ctx)
     M.global_rules("access", ctx)
     M.run("access", ctx)
