@@ -44,8 +44,21 @@ local function get_store()
     return store
 end
 
+local refresh
+
+local function warm_up(premature)
+    if not premature then
+        refresh()
+    end
+end
+
+-- The tables are made soon after the start, not by the first request.
 function M.init_worker()
     get_store()
+    local ok, err = ngx.timer.at(0, warm_up)
+    if not ok then
+        log.warn("the first request will look for all consumers: ", err)
+    end
 end
 
 -- An index maps a value to its node, or to a list of nodes when several claim it; the last one of the list has it.
@@ -240,7 +253,7 @@ local function look_at_references(now)
 end
 
 -- Takes in what has changed. A few table reads when nothing has.
-local function refresh()
+function refresh()
     get_store()
     local now_version = store.version("consumers")
     if generation ~= loader.generation or not store.subscribe and version ~= now_version then
