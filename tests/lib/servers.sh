@@ -393,10 +393,11 @@ my_init() {
 }
 
 my_start() {
-	local dir=$1 server pid user try
+	local dir=$1 server pid user try said
 
 	shift
 	server=$(my_server) && user=$(my_user) || return 1
+	said=$(stat -c %s "$dir/log" 2>/dev/null || echo 0)
 	# A pid file whose process has gone is of a crash.
 	rm -f "$dir/pid" "$dir/server.pid" "$dir/server.sock"
 	local -a as=()
@@ -416,6 +417,10 @@ my_start() {
 		fi
 		if [ -S "$dir/server.sock" ] && my_answers "$dir"; then
 			return 0
+		fi
+		# A node that could not get what it missed from another one stays there for nothing.
+		if [ $((try % 20)) -eq 0 ] && tail -c "+$((said + 1))" "$dir/log" | grep -qF 'node restart required'; then
+			break
 		fi
 		sleep 0.05
 	done
