@@ -22,10 +22,10 @@ function M.decode(check, kind, short_key, text)
     end
     local ran, ok, reason = pcall(check, kind, value, short_key)
     if not ran then
-        return nil, "check failed: " .. tostring(ok)
+        return nil, "check failed: " .. tostring(ok):sub(1, 1000)
     end
     if not ok then
-        return nil, tostring(reason)
+        return nil, tostring(reason):sub(1, 1000)
     end
     if kind ~= "plugins" then
         value.id = short_key

@@ -3,6 +3,7 @@
 -- the watch of etcd, every worker takes in what was published. The only file here that knows nginx.
 local random_bytes = require("dpproxy.base.random").bytes
 local client = require("dpproxy.etcd.client")
+local endpoints = require("dpproxy.etcd.endpoints")
 local transport = require("dpproxy.etcd.transport")
 local kinds = require("dpproxy.config.kinds")
 local lease = require("dpproxy.config.lease")
@@ -110,6 +111,9 @@ end
 
 function M.init(node)
     self.settings = settings_of(node)
+    for _, url in ipairs(self.settings.hosts) do
+        assert(endpoints.parse(url))
+    end
     self.tls = assert(transport.prepare_tls(self.settings.tls))
     open_dictionaries()
     load_snapshot()

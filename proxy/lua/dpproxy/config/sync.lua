@@ -344,7 +344,7 @@ local function follow(self, stream)
             heard(self)
             local outcome, detail = take_message(self, message, batch)
             if outcome == "created" then
-                created, self.failures = true, 0
+                created = true
                 self.status:well()
                 if detail < self.at.revision then
                     -- A member that lags behind, or a cluster that was set back? A quorum knows.
@@ -388,7 +388,7 @@ local function follow(self, stream)
                 self.status:resync()
                 return true
             end
-            return nil, "watch: " .. err, kind
+            return nil, "watch: " .. err, created and kind == "away" and "ended" or kind
         end
         local now = self.clock()
         if self.suspicion then
@@ -473,10 +473,14 @@ function sync_mt:session()
         return nil, err, kind
     end
     self.watching, self.suspicion = true, nil
+    local opened = self.clock()
     ok, err, kind = follow(self, stream)
     self.watching = false
     stream:close()
-    if not ok and kind == "away" then
+    if self.clock() - opened >= 5 then
+        self.failures = 0 -- one that is ended at once, again and again, is opened less and less often
+    end
+    if not ok and (kind == "away" or kind == "ended") then
         stream:failed()
     end
     return ok, err, kind
@@ -488,7 +492,7 @@ function sync_mt:run()
         if not ok and self.alive() then
             self.status:reachable(kind ~= "away" and kind ~= "protocol")
             if err ~= self.last_error or self.clock() - self.last_error_time >= 60 then
-                self.log(kind == "away" and "warn" or "error", "config: " .. tostring(err))
+                self.log((kind == "away" or kind == "ended") and "warn" or "error", "config: " .. tostring(err))
                 self.last_error, self.last_error_time = err, self.clock()
             end
             self.status:failed(err)
