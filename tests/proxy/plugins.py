@@ -322,6 +322,26 @@ def http_logger_sends_batches(t):
     same(f"127.0.0.1:{UP.port}", entry["upstream"])
 
 
+def http_logger_has_formats_and_tries_again(t):
+    log = t.keep(Upstream())
+    uri = f"http://127.0.0.1:{log.port}/log"
+    t.put("plugin_metadata/http-logger", {"log_format": {"from": "metadata"}})
+    path = route(t, "hl2", {"http-logger": {"uri": uri, "inactive_timeout": 1, "concat_method": "new_line"}})
+    own = {"host": "$host", "what": {"agent": "$http_user_agent", "fixed": "x"}, "body": "$request_body"}
+    other = route(t, "hl3", {"http-logger": {"uri": uri + "?status=500", "batch_max_size": 1, "log_format": own,
+                                             "include_req_body": True, "max_retry_count": 1, "retry_delay": 0}})
+    t.gateway.request(path)
+    t.gateway.request(path)
+    t.gateway.request(other, "POST", headers={"User-Agent": "me", "Host": "h.example"}, body="sent")
+    wait_for(lambda: len(log.requests) == 3, "a batch and two tries", 5)
+    batch = [r for r in log.requests if "status" not in r["path"]][0]
+    same([{"from": "metadata", "route_id": "hl2"}] * 2, [json.loads(line) for line in batch["body"].splitlines()])
+    same("text/plain", batch["headers"]["content-type"])
+    tries = [json.loads(r["body"]) for r in log.requests if "status" in r["path"]]
+    same([{"host": "h.example", "what": {"agent": "me", "fixed": "x"}, "body": "sent", "route_id": "hl3"}] * 2, tries)
+    t.delete("plugin_metadata/http-logger")
+
+
 def proxy_mirror_copies(t):
     path = route(t, "pm", {"proxy-mirror": {"host": f"http://127.0.0.1:{MIRROR.port}"}})
     same(200, t.gateway.request(path + "/x?y=1", "POST", body="copy").status)
@@ -441,8 +461,9 @@ TESTS = [
     response_rewrite_filters_what_was_packed, response_rewrite_takes_long_and_chunked_bodies,
     gzip_packs_what_other_plugins_made, headers_of_responses_cannot_be_injected, real_ip_tells_the_upstream,
     request_id_ip_restriction_and_fault_injection, serverless_functions_run, plugins_may_use_other_modules_of_apisix,
-    traffic_split_divides, proxy_cache_on_disk, proxy_cache_in_memory, http_logger_sends_batches, proxy_mirror_copies,
-    metrics_have_apisix_names, metrics_of_a_global_rule_count_once, the_dashboard_and_the_alerts_use_metrics_that_exist,
+    traffic_split_divides, proxy_cache_on_disk, proxy_cache_in_memory, http_logger_sends_batches,
+    http_logger_has_formats_and_tries_again, proxy_mirror_copies, metrics_have_apisix_names,
+    metrics_of_a_global_rule_count_once, the_dashboard_and_the_alerts_use_metrics_that_exist,
     metrics_lose_nothing_of_several_workers, metrics_say_that_etcd_is_away,
 ]
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What scenario tests of the gateway need: an etcd, a dpproxy in front of it, an upstream that tells what it got, and TAP."""
+"""What scenario tests of the gateway need: an etcd, a dpproxy in front of it, an upstream that tells what it got, and TAP.
+KS_STORE=kineshim takes that instead of etcd, KS_TEST_ONLY=text runs some of the tests, KS_TEST_KEEP=1 keeps the files."""
 import base64
 import gzip
 import http.client
@@ -23,6 +24,8 @@ import urllib.parse
 TOP = pathlib.Path(__file__).resolve().parents[3]
 BUILD = pathlib.Path(os.environ.get("top_builddir", TOP / "build")).resolve()
 DPPROXY = os.environ.get("DPPROXY", str(BUILD / "proxy" / "dpproxy"))
+KINESHIM = os.environ.get("KINESHIM", str(BUILD / "kineshim" / "kineshim"))
+STORE = os.environ.get("KS_STORE", "etcd")  # or kineshim: what keeps the configuration
 
 
 def free_port():
@@ -83,6 +86,9 @@ class Etcd:
                      "--advertise-client-urls", self.url, "--listen-peer-urls", peer_url,
                      "--initial-advertise-peer-urls", peer_url, "--initial-cluster", f"default={peer_url}",
                      "--log-level", "error", "--unsafe-no-fsync"]
+        if STORE == "kineshim":
+            self.args = [KINESHIM, "--log-format=console", f"--data-dir={folder / 'kineshim'}",
+                         f"--listen-client-urls={self.url}"]
         self.env, self.log = dict(os.environ, ETCD_UNSUPPORTED_ARCH="arm64"), folder / "etcd.log"
         self.start()
 
