@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import http.client
+import http.server
 import json
 import os
 import pathlib
@@ -304,6 +305,48 @@ def secrets(t):
         refused(t.gateway.request(path, headers={"apikey": key}), 401, "Invalid API key in request")
 
 
+class Vault(http.server.BaseHTTPRequestHandler):
+    """A vault with key-value engines of version 1 (kv) and 2 (kv2), as far as reading goes."""
+    secrets = {"/v1/kv/apisix/jack": {"data": {"key": "vault-key"}},
+               "/v1/kv2/data/apisix/jack": {"data": {"data": {"key": "vault-key-2"}, "metadata": {"version": 1}}}}
+    asked = 0
+
+    def do_GET(self):
+        Vault.asked += 1
+        found = self.secrets.get(self.path) if self.headers.get("X-Vault-Token") == "root" else None
+        body = json.dumps(found or {"errors": []}).encode()
+        self.send_response(200 if found else 403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def secrets_of_a_vault(t):
+    vault = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Vault)
+    threading.Thread(target=vault.serve_forever, daemon=True).start()
+    try:
+        uri = f"http://127.0.0.1:{vault.server_address[1]}"
+        path = route(t, "vault", {"key-auth": {}})
+        consumer(t, "vaulted", {"key-auth": {"key": "$secret://vault/one/apisix/jack/key"}})
+        consumer(t, "vaulted2", {"key-auth": {"key": "$secret://vault/two/apisix/jack/key"}})
+        same((401, 401), (status(t, path, apikey="vault-key"), status(t, path, apikey="$secret://vault/one/apisix/jack/key")))
+        t.put("secrets/vault/one", {"uri": uri, "prefix": "kv", "token": "root"})
+        t.put("secrets/vault/two", {"uri": uri, "prefix": "kv2/data", "token": "$env://DPPROXY_TEST_TOKEN"})
+        same("vaulted", seen(t, path, apikey="vault-key")["headers"]["x-consumer-username"])
+        same("vaulted2", seen(t, path, apikey="vault-key-2")["headers"]["x-consumer-username"])
+        asked = Vault.asked
+        same([200] * 20, [status(t, path, apikey="vault-key") for _ in range(20)])
+        assert Vault.asked - asked <= 2, "the vault is asked too often"     # the other worker may not have asked before
+        t.put("secrets/vault/one", {"uri": uri, "prefix": "kv", "token": "wrong"})
+        same((401, 200), (status(t, path, apikey="vault-key"), status(t, path, apikey="vault-key-2")))
+    finally:
+        vault.shutdown()
+        vault.server_close()
+
+
 def somebody_elses_plugin(t):
     path = route(t, "ex", {"t-example": {"i": 1}})
     answer = t.gateway.request(path)
@@ -405,13 +448,14 @@ TESTS = [
     key_auth, anonymous_consumers_and_what_clients_claim, a_consumer_wins_over_its_group_over_the_route,
     an_auth_plugin_in_a_consumer_is_no_policy, credentials_change_without_a_gap,
     a_route_wins_over_its_plugin_config_over_its_service, a_plugin_in_two_global_rules_runs_in_none, basic_auth, jwt_auth,
-    hmac_auth, consumer_restriction, meta, unknown_plugins_are_skipped, secrets, somebody_elses_plugin,
+    hmac_auth, consumer_restriction, meta, unknown_plugins_are_skipped, secrets, secrets_of_a_vault, somebody_elses_plugin,
     somebody_elses_templates_and_caches, somebody_elses_body_filter, somebody_elses_auth,
     a_plugin_that_throws_harms_only_its_own_request, plugins_are_loaded_anew,
 ]
 
 if __name__ == "__main__":
     os.environ["DPPROXY_TEST_KEY"] = "from-the-environment"
+    os.environ["DPPROXY_TEST_TOKEN"] = "root"
     os.environ["DPPROXY_TEST_JSON"] = '{"field":"deep"}'
     with tempfile.TemporaryDirectory(prefix="dpproxy-test-") as folder:
         os.chmod(folder, 0o755)     # the workers are another user when started as root

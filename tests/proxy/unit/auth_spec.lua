@@ -334,6 +334,42 @@ describe("hmac-auth", function()
     end)
 end)
 
+describe("auth plugins", function()
+    -- Pieces that look like credentials, in random order and damaged: a client sees 401, whatever it sends.
+    local pieces = {
+        "Bearer ", "Basic ", "Signature ", "eyJhbGciOiJIUzI1NiJ9", ".", "e30", "W10", "bnVsbA", "MQ", "=", ":", '"', ",", ";",
+        " ", "\0", "\255", 'keyId="kid"', 'algorithm="hmac-sha256"', 'signature="', 'headers="date', "Og==", "Zm9vOg==", "%s", "(", "[",
+    }
+    local function damaged()
+        local text = {}
+        for i = 1, math.random(0, 9) do
+            text[i] = pieces[math.random(#pieces)]
+        end
+        local joined = table.concat(text)
+        if #joined > 0 and math.random(4) == 1 then
+            local at = math.random(#joined)
+            joined = joined:sub(1, at - 1) .. string.char(math.random(0, 255)) .. joined:sub(at + 1)
+        end
+        return joined
+    end
+    it("refuse whatever is thrown at them", function()
+        local seed = os.time()
+        math.randomseed(seed)
+        put_consumer("foo", {["basic-auth"] = {username = "foo", password = "bar"}, ["key-auth"] = {key = "k"},
+            ["jwt-auth"] = {key = "k", secret = "s"}, ["hmac-auth"] = {key_id = "kid", secret_key = "sk"}})
+        fake.ngx.parse_http_time = function() return nil end
+        for _ = 1, 3000 do
+            local text = damaged()
+            local request = {headers = {authorization = text, apikey = text, cookie = "jwt=" .. text, date = text}}
+            for _, name in ipairs({"key-auth", "basic-auth", "jwt-auth", "hmac-auth"}) do
+                local ok, code = pcall(rewrite, name, {}, request)
+                assert.is_true(ok and code == 401, ("seed %d: %s: %q: %s"):format(seed, name, text, tostring(code)))
+            end
+            fake.logs = {}
+        end
+    end)
+end)
+
 describe("consumer-restriction", function()
     local function access(conf, fields, method)
         conf._meta = nil

@@ -12,6 +12,7 @@ local secrets = require("dpproxy.plugin.secrets")
 local ngx = ngx
 local log = core.log
 local pairs, ipairs, next, type, setmetatable, rawset = pairs, ipairs, next, type, setmetatable, rawset
+local error, pcall = error, pcall
 local str_match = string.match
 
 local M = {}
@@ -252,18 +253,21 @@ local function look_at_references(now)
     end
 end
 
--- Takes in what has changed. A few table reads when nothing has.
-function refresh()
-    get_store()
-    local now_version = store.version("consumers")
-    if generation ~= loader.generation or not store.subscribe and version ~= now_version then
-        generation, version = loader.generation, now_version
+local function must_rebuild()
+    return generation ~= loader.generation or not store.subscribe and version ~= store.version("consumers")
+end
+
+local function references_are_due()
+    return next(references) ~= nil and (ngx.now() >= references_due or secrets_version ~= secrets.version())
+end
+
+local function take_in()
+    if must_rebuild() then
+        generation, version = loader.generation, store.version("consumers")
         changed = {}
         rebuild()
         secrets_version, references_due = secrets.version(), ngx.now() + 60
-        return
     end
-    version = now_version
     while next(changed) do
         local keys = changed
         changed = {}
@@ -271,11 +275,30 @@ function refresh()
             update_with_credentials(short_key)
         end
     end
-    if next(references) then
-        local now = ngx.now()
-        if now >= references_due or secrets_version ~= secrets.version() then
-            look_at_references(now)
+    if references_are_due() then
+        look_at_references(ngx.now())
+    end
+end
+
+local busy_until -- somebody takes in changes; not forever, should that request be torn down in the middle
+
+-- Takes in what has changed. A few table reads when nothing has. Managers of secrets may make it yield: others wait for the end.
+function refresh()
+    get_store()
+    while busy_until and ngx.now() < busy_until do
+        ngx.sleep(0.002)
+    end
+    if not must_rebuild() then
+        version = store.version("consumers")
+        if not next(changed) and not references_are_due() then
+            return
         end
+    end
+    busy_until = ngx.now() + 10
+    local ok, err = pcall(take_in)
+    busy_until = nil
+    if not ok then
+        error(err, 0)
     end
 end
 

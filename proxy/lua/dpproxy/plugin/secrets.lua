@@ -1,7 +1,7 @@
 -- "$env://NAME" and "$secret://manager/id/key" in configurations become what they stand for. Values are remembered for 300 s,
 -- failures for 60 s, and forgotten when a secret's object in etcd changes. What cannot be resolved stays as it is, and is logged;
 -- consumers with such credentials are left out (dpproxy.plugin.consumer).
--- A manager is a module `apisix.secret.<manager>` with get(conf, key); none is built in.
+-- A manager is a module `apisix.secret.<manager>` with get(conf, key); `vault` is built in.
 local core = require("apisix.core")
 local secret_ref = require("apisix.core.secret_ref")
 
