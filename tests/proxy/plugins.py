@@ -69,12 +69,12 @@ def limit_count_slides(t):
 
 
 def limit_req_lets_the_rate_through(t):
-    path = route(t, "lr", {"limit-req": {"rate": 1, "burst": 2, "key": "remote_addr", "nodelay": True}})
+    path = route(t, "lr", {"limit-req": {"rate": 0.1, "burst": 2, "key": "remote_addr", "nodelay": True}})
     same([200, 200, 200, 503], [t.gateway.request(path).status for _ in range(4)])
     path = route(t, "lr2", {"limit-req": {"rate": 5, "burst": 2, "key": "http_who", "rejected_msg": "slow down"}})
     started = time.monotonic()
     same([200, 200], [t.gateway.request(path, headers={"who": "a"}).status for _ in range(2)])
-    assert 0.15 <= time.monotonic() - started < 1, time.monotonic() - started
+    assert time.monotonic() - started >= 0.15, time.monotonic() - started
     same(200, t.gateway.request(path, headers={"who": "b"}).status)
     path = route(t, "lr3", {"limit-req": {"rate": 0.1, "burst": 0, "key": "remote_addr", "rejected_msg": "slow down"}})
     t.gateway.request(path)
