@@ -28,7 +28,8 @@ end
 
 local function rendered(conf)
     conf.dpproxy.runtime_dir = "/r"
-    return render.nginx_conf(conf, {lua_path = "/lua/?.lua", lua_cpath = "/lib/?.so", file_limit = 1024, modules = {}, resolvers = {}, env_names = {}})
+    return render.nginx_conf(conf, {lua_path = "/lua/?.lua", lua_cpath = "/lib/?.so", file_limit = 1024,
+        modules = {}, resolvers = {}, env_names = {}})
 end
 
 describe("the launcher's options", function()
@@ -57,7 +58,8 @@ describe("the launcher's options", function()
 
     it("refuse what is wrong, by name", function()
         for _, case in ipairs({
-            {{"--etcd", "ftp://a"}, "%-%-etcd: "}, {{"--listen", "99999"}, "%-%-listen: "}, {{"--workers", "many"}, "%-%-workers: "},
+            {{"--etcd", "ftp://a"}, "%-%-etcd: "},
+            {{"--listen", "99999"}, "%-%-listen: "}, {{"--workers", "many"}, "%-%-workers: "},
             {{"--log-level", "loud"}, "%-%-log%-level: must be one of"}, {{"--what"}, "unknown argument: %-%-what"},
             {{"--etcd"}, "%-%-etcd needs URL"}, {{"--test=1"}, "takes no value"},
         }) do
@@ -70,11 +72,14 @@ end)
 
 describe("the configuration file", function()
     it("may be YAML or JSON, with variables of the environment", function()
-        local text = "apisix:\n  node_listen:\n    - port: ${{PORT:=81}}\n    - ip: 127.0.0.2\n      port: 82\nnginx_config:\n  worker_processes: ${{N}}\n"
+        local text =
+            "apisix:\n  node_listen:\n    - port: ${{PORT:=81}}\n    - ip: 127.0.0.2\n      port: 82\n"
+            .. "nginx_config:\n  worker_processes: ${{N}}\n"
         local conf = assert(with_file(text, nil, function(path) return load({"--config", path}, {N = "7"}) end)).conf
         assert.same({{port = 81}, {ip = "127.0.0.2", port = 82}}, conf.apisix.node_listen)
         assert.equal(7, conf.nginx_config.worker_processes)
-        conf = assert(with_file('{"deployment":{"etcd":{"prefix":"/x"}}}', ".json", function(path) return load({"-c", path}) end)).conf
+        conf = assert(with_file(
+            '{"deployment":{"etcd":{"prefix":"/x"}}}', ".json", function(path) return load({"-c", path}) end)).conf
         assert.equal("/x", conf.deployment.etcd.prefix)
         local loaded, err = with_file(text, nil, function(path) return load({"--config", path}) end)
         assert.is_nil(loaded)
@@ -83,7 +88,8 @@ describe("the configuration file", function()
 
     it("is refused with the path of each wrong value, and unknown keys are named", function()
         local warnings = {}
-        local loaded, err = with_file("apisix:\n  enable_ipv6: maybe\n  nonsense: 1\ndeployment:\n  etcd:\n    timeout: soon\n", nil,
+        local loaded, err = with_file(
+            "apisix:\n  enable_ipv6: maybe\n  nonsense: 1\ndeployment:\n  etcd:\n    timeout: soon\n", nil,
             function(path) return load({"--config", path}, {}, warnings) end)
         assert.is_nil(loaded)
         assert.matches("apisix.enable_ipv6: must be true or false", err)
@@ -120,10 +126,13 @@ describe("nginx.conf", function()
 
     it("is refused values that would not stay one word where a word is meant", function()
         for _, text in ipairs({
-            "nginx_config:\n  http:\n    keepalive_timeout: '60s; evil on'\n", "nginx_config:\n  http:\n    real_ip_header: 'a b'\n",
+            "nginx_config:\n  http:\n    keepalive_timeout: '60s; evil on'\n",
+            "nginx_config:\n  http:\n    real_ip_header: 'a b'\n",
             "nginx_config:\n  error_log: 'a$b'\n", "apisix:\n  ssl:\n    ssl_ciphers: 'A; evil'\n",
-            "nginx_config:\n  http:\n    lua_shared_dict:\n      'a b': 1m\n", "nginx_config:\n  http:\n    real_ip_from: ['1.2.3.4; x']\n",
-            "apisix:\n  ssl:\n    ssl_protocols: TLSv9\n", "apisix:\n  control:\n    ip: 'a; b'\n", "nginx_config:\n  user: 'a b'\n",
+            "nginx_config:\n  http:\n    lua_shared_dict:\n      'a b': 1m\n",
+            "nginx_config:\n  http:\n    real_ip_from: ['1.2.3.4; x']\n",
+            "apisix:\n  ssl:\n    ssl_protocols: TLSv9\n",
+            "apisix:\n  control:\n    ip: 'a; b'\n", "nginx_config:\n  user: 'a b'\n",
         }) do
             local loaded, err = with_file(text, nil, function(path) return load({"--config", path}) end)
             assert.is_nil(loaded, text)

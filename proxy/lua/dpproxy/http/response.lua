@@ -6,6 +6,7 @@ local upstream = require("dpproxy.http.upstream")
 
 local ngx = ngx
 local ngx_header = ngx.header
+local http_version = ngx.req.http_version
 local str_sub, str_byte = string.sub, string.byte
 local FIVE = str_byte("5")
 
@@ -18,7 +19,7 @@ function M.init(conf)
     always_show_status = conf.apisix.show_upstream_status_in_response_header
 end
 
-local function show_upstream_status(ctx)
+local function show_upstream_status()
     local text = ngx.var.upstream_status
     if not text then
         return
@@ -34,8 +35,14 @@ function M.header_filter()
     if not ctx then
         return
     end
-    if ctx._apisix_proxied and (always_show_status or ngx.status >= 500) then
-        show_upstream_status(ctx)
+    if ctx._apisix_proxied then
+        -- nginx takes bytes that are no HTTP for an answer of HTTP/0.9, and would send them as they are, without a header.
+        if http_version() == 0.9 then
+            ngx.log(ngx.ERR, "the upstream's answer is no HTTP")
+            return ngx.exit(ngx.ERROR)
+        elseif always_show_status or ngx.status >= 500 then
+            show_upstream_status()
+        end
     end
     runtime.phase("header_filter", ctx)
     -- For a plugin that must see the headers as the others leave them (gzip).

@@ -26,10 +26,6 @@ local function report(premature)
     ngx.timer.at(0.1, report)
 end
 
-function M.init()
-    dict:flush_all() -- a reload may have fewer workers
-end
-
 function M.init_worker()
     ngx.timer.at(0, report)
 end
