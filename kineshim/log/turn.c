@@ -60,12 +60,19 @@ static void learn_interval(struct ks_turn_other *one, int64_t now_ms)
 		one->interval_us += (took_us - one->interval_us) / 4;
 }
 
-/* Our own append was seen, and others' before it. Shrinks quickly: a first look that is too late is what nobody else would notice. */
+/*
+ * It is our turn because others appended, for the first time since our own append: what comes after that is a race, and says nothing of
+ * when to look. Nor does it when we had nothing to append meanwhile. Shrinks quickly: nobody else would notice that the first look is
+ * too late.
+ */
 static void learn_round(struct ks_turn *turn)
 {
 	int64_t took_us = (turn->since_ms - turn->own_ms) * 1000;
 
-	if (turn->owner == turn->self || !turn->served || took_us > KS_TURN_LATELY_MS * 1000)
+	if (turn->came || turn->owner == turn->self || !turn->served)
+		return;
+	turn->came = true;
+	if (took_us > KS_TURN_LATELY_MS * 1000 || 2 * (turn->waiting_ms - turn->own_ms) * 1000 > took_us)
 		return;
 	if (turn->round_us < 0)
 		turn->round_us = took_us;
@@ -85,8 +92,8 @@ void ks_turn_entry(struct ks_turn *turn, int64_t writer, int64_t batch, int64_t 
 	}
 	turn->appends++;
 	if (writer == turn->self) {
-		learn_round(turn);
 		turn->own_ms = now_ms;
+		turn->came = false;
 		turn->served = turn->appends;
 		turn->waiting_ms = -1;
 	} else {
@@ -116,7 +123,13 @@ void ks_turn_idle(struct ks_turn *turn, int64_t now_ms)
 
 int64_t ks_turn_lull(const struct ks_turn *turn, int64_t now_ms)
 {
-	return turn->owner == turn->self ? turn->own_ms + KS_TURN_LULL_MS - now_ms : 0;
+	if (turn->owner != turn->self)
+		return 0;
+	/* Of small appends several may follow each other, also of others: who does not hear of them at once is in their way. */
+	for (size_t i = 0; i < turn->count; i++)
+		if (turn->run_entries < KS_TURN_ENTRIES && now_ms - turn->others[i].seen_ms < KS_TURN_LATELY_MS)
+			return 0;
+	return turn->own_ms + KS_TURN_LULL_MS - now_ms;
 }
 
 static int64_t patience_ms(const struct ks_turn *turn, const struct ks_turn_other *one)
@@ -166,10 +179,13 @@ static int64_t leave_room(struct ks_turn *turn, int64_t now_ms)
 	return 0;
 }
 
-static int64_t look_ms(const struct ks_turn *turn, int64_t now_ms)
+/* large: one append of each that is waited for is its turn. Else it is a matter of their silence, which begins when we look. */
+static int64_t look_ms(const struct ks_turn *turn, bool large, int64_t now_ms)
 {
 	int64_t first_ms = turn->round_us * 7 / 8 / 1000, again_ms = turn->round_us / 16 / 1000;
 
+	if (!large)
+		return now_ms + 1;
 	first_ms = turn->own_ms + (first_ms < KS_TURN_LOOK_MS ? first_ms : KS_TURN_LOOK_MS);
 	again_ms = now_ms + (again_ms < 1 ? 1 : again_ms < KS_TURN_AGAIN_MS ? again_ms : KS_TURN_AGAIN_MS);
 	return turn->round_us >= 0 && first_ms > again_ms ? first_ms : again_ms;
@@ -178,7 +194,7 @@ static int64_t look_ms(const struct ks_turn *turn, int64_t now_ms)
 int64_t ks_turn_wait(struct ks_turn *turn, int64_t append_ms, bool others, int64_t now_ms)
 {
 	int64_t until_ms = turn->since_ms;
-	bool waits = false;
+	bool waits = false, large = true;
 
 	turn->look_ms = 0;
 	turn->append_ms = append_ms < KS_TURN_APPEND_MS ? append_ms : KS_TURN_APPEND_MS;
@@ -191,12 +207,15 @@ int64_t ks_turn_wait(struct ks_turn *turn, int64_t append_ms, bool others, int64
 		if (!goes_first(turn, &turn->others[i], now_ms))
 			continue;
 		waits = true;
+		large = large && turn->others[i].entries >= KS_TURN_ENTRIES;
 		until_ms += patience_ms(turn, &turn->others[i]);
 	}
 	if (!waits)
+		learn_round(turn);
+	if (!waits)
 		return others && turn->owner == turn->self ? leave_room(turn, now_ms) : 0;
 	if (until_ms > now_ms) {
-		turn->look_ms = look_ms(turn, now_ms);
+		turn->look_ms = look_ms(turn, large, now_ms);
 		return until_ms - now_ms;
 	}
 	for (size_t i = 0; i < turn->count; i++)

@@ -21,7 +21,8 @@
  *
  * Who waits learns nothing of use before the last one before it has appended, and each look costs as much as dozens of entries. So
  * the first look is when seven eighths of the time have passed that this took lately, and then there is one every sixteenth of it. When
- * the first look finds it to be our turn already, the next round's comes earlier.
+ * the first look finds it to be our turn already, the next round's comes earlier. Where a run is several small appends its end is a
+ * silence, which must be noticed when it begins: there is a look every millisecond.
  *
  * A pure state machine that is told the time. Owner: none inside. One thread. Limits: remembers KS_TURN_OTHERS writers.
  */
@@ -43,7 +44,7 @@
 #define KS_TURN_APPEND_MS 200 /* a longer one counts as this */
 #define KS_TURN_ROOM_MS 50    /* at most so often room is left for the unknown */
 #define KS_TURN_LOOK_MS 50    /* after so long there is a look in any case */
-#define KS_TURN_AGAIN_MS 10   /* and then at least every so often */
+#define KS_TURN_AGAIN_MS 5    /* and then at least every so often */
 #define KS_TURN_LULL_MS 3     /* after an own append, before others are looked for */
 #define KS_TURN_OTHERS 15
 
@@ -71,7 +72,8 @@ struct ks_turn {
 	int64_t room_ms;                 /* when there was room for others last */
 	int64_t append_ms;               /* of the last ks_turn_wait */
 	int64_t own_ms;                  /* when the newest of our own was seen */
-	int64_t round_us; /* from there to the last one of the others before our next, a moving average; -1: not known */
+	int64_t round_us; /* from there until the others' appends made it our turn, a moving average; -1: not known */
+	bool came;        /* it was our turn since then */
 	int64_t look_ms;  /* set by ks_turn_wait: when to look what others appended; 0: nobody is waited for */
 };
 

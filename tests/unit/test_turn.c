@@ -269,6 +269,41 @@ static void looks_begin_shortly_before_the_turn(void)
 	}
 }
 
+/* Beside one that appends every 5 ms and does not wait for it, it loses three races of four. */
+static void lost_races_do_not_make_it_look_later(void)
+{
+	struct ks_turn turn;
+	int64_t now = 1000;
+
+	ks_turn_init(&turn, 1);
+	entries(&turn, 2, 100, now - 5);
+	for (int round = 0; round < 40; round++) {
+		int64_t own = now;
+
+		entries(&turn, 1, KS_TURN_ENTRIES, own);
+		CU_ASSERT_FATAL(ks_turn_wait(&turn, 10, true, now) > 0);
+		while (ks_turn_wait(&turn, 10, true, now) > 0) {
+			now = turn.look_ms;
+			if (now >= own + 5)
+				entries(&turn, 2, 100, now);
+		}
+		if (round > 10)
+			CU_ASSERT(now - own <= 6);
+		for (int lost = 0; lost < 3; lost++) {
+			entries(&turn, 2, 100, now += 5);
+			(void)ks_turn_wait(&turn, 10, true, now);
+		}
+	}
+	/* Nor does a time without anything to append. */
+	ks_turn_idle(&turn, now);
+	for (int i = 0; i < 20; i++)
+		entries(&turn, 2, 100, now += 5);
+	CU_ASSERT_EQUAL(ks_turn_wait(&turn, 10, true, now), 0);
+	entries(&turn, 1, KS_TURN_ENTRIES, now);
+	CU_ASSERT(ks_turn_wait(&turn, 10, true, now) > 0);
+	CU_ASSERT(turn.look_ms - now <= 6);
+}
+
 static void a_lull_is_short_and_only_after_an_own_append(void)
 {
 	struct ks_turn turn;
@@ -280,6 +315,29 @@ static void a_lull_is_short_and_only_after_an_own_append(void)
 	CU_ASSERT(ks_turn_lull(&turn, 1000 + KS_TURN_LULL_MS) <= 0);
 	entries(&turn, 2, 1, 1001);
 	CU_ASSERT(ks_turn_lull(&turn, 1001) <= 0);
+	entries(&turn, 1, 1, 1002);
+	CU_ASSERT(ks_turn_lull(&turn, 1002) <= 0); /* others append as well, and little */
+	entries(&turn, 2, 1, 1003);
+	entries(&turn, 1, KS_TURN_ENTRIES, 1004);
+	CU_ASSERT_EQUAL(ks_turn_lull(&turn, 1005), KS_TURN_LULL_MS - 1);
+}
+
+static void the_end_of_a_run_of_small_appends_is_looked_for_without_a_break(void)
+{
+	struct ks_turn turn;
+	int64_t now = 1000;
+
+	ks_turn_init(&turn, 1);
+	for (int round = 0; round < 20; round++) {
+		entries(&turn, 1, KS_TURN_ENTRIES, now);
+		for (int i = 0; i < KS_TURN_APPENDS; i++) {
+			if (round > 1) {
+				CU_ASSERT(ks_turn_wait(&turn, 10, true, now) > 0);
+				CU_ASSERT_EQUAL(turn.look_ms, now + 1);
+			}
+			entries(&turn, 2, 1, now += 5);
+		}
+	}
 }
 
 static void who_has_been_silent_for_long_is_forgotten(void)
@@ -311,6 +369,9 @@ int main(void)
 			 an_unknown_one_gets_room_from_who_appends_without_a_break},
 			{"who_has_been_silent_for_long_is_forgotten", who_has_been_silent_for_long_is_forgotten},
 			{"looks_begin_shortly_before_the_turn", looks_begin_shortly_before_the_turn},
+			{"the_end_of_a_run_of_small_appends_is_looked_for_without_a_break",
+			 the_end_of_a_run_of_small_appends_is_looked_for_without_a_break},
+			{"lost_races_do_not_make_it_look_later", lost_races_do_not_make_it_look_later},
 			{"a_lull_is_short_and_only_after_an_own_append", a_lull_is_short_and_only_after_an_own_append},
 			{NULL, NULL},
 		});
