@@ -6,7 +6,7 @@ local M = {}
 
 -- Calls fn(...), whose results are handed on (at most three).
 function M.keep_low(fn, ...)
-    local pause = collectgarbage("setpause", 100)
+    local pause = collectgarbage("setpause", 135)
     local step = collectgarbage("setstepmul", 400)
     collectgarbage()
     local a, b, c = fn(...)

@@ -98,7 +98,7 @@ function model_mt:delete(ops, path)
     drop(self, ops, "r", self.rejected, path)
 end
 
--- The object is this now, and valid (value) or not (reason).
+-- The object is this now, and valid (value) or not (reason). kv becomes its record.
 local function judge(self, ops, kv, now, value, reason)
     local path, text = kv.path, kv.text
     local kind = kinds.split(path)
@@ -112,24 +112,20 @@ local function judge(self, ops, kv, now, value, reason)
             self.orders[kind] = order
             self.objects = self.objects + 1
         end
-        local rec = {
-            op = "V", slot = valid and valid.slot or new_slot(self), order = order, create = kv.create, mod = kv.mod,
-            path = path, text = text,
-        }
-        self.valid[path] = rec
-        ops[#ops + 1] = rec
+        kv.op, kv.slot, kv.order = "V", valid and valid.slot or new_slot(self), order
+        self.valid[path] = kv
+        ops[#ops + 1] = kv
         drop(self, ops, "r", self.rejected, path)
     else
-        local rec = {
-            op = "R", slot = rejected and rejected.slot or new_slot(self), create = kv.create, mod = kv.mod,
-            since = rejected and rejected.since or now, path = path, text = text, reason = reason,
-        }
-        self.rejected[path] = rec
-        ops[#ops + 1] = rec
+        kv.op, kv.slot, kv.reason = "R", rejected and rejected.slot or new_slot(self), reason
+        kv.since = rejected and rejected.since or now
+        self.rejected[path] = kv
+        ops[#ops + 1] = kv
     end
 end
 
--- kv: {path =, text =, create =, mod =}. same_history: its revisions can be compared with those that are known.
+-- kv: {path =, text =, create =, mod =}, which the model keeps. same_history: its revisions can be compared with those that are
+-- known.
 function model_mt:put(ops, kv, now, same_history)
     local path, text = kv.path, kv.text
     local kind, short_key = kinds.split(path)

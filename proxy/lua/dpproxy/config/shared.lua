@@ -250,7 +250,7 @@ end
 
 local lost_place = "another worker owns the configuration now"
 
--- texts: the records' texts, if they are at hand
+-- texts: the records' texts, if they are at hand; used up
 function writer_mt:apply(txn, texts)
     local dict = self.dict
     local top = self.shared:number("top")
@@ -258,6 +258,9 @@ function writer_mt:apply(txn, texts)
         local op = rec.op
         if op == "V" or op == "R" then
             local ok, err = dict:safe_set("s:" .. rec.slot, texts and texts[i] or record.encode(rec))
+            if texts then
+                texts[i] = nil
+            end
             if not ok then
                 return nil, err
             end

@@ -122,9 +122,10 @@ local function read_kv(self, kv)
     if sub(key, 1, #self.first_key) ~= self.first_key then
         return nil
     end
+    -- With room for what makes it a record.
     return {
         path = sub(key, #self.first_key + 1), text = text, create = tonumber(kv.create_revision) or 0,
-        mod = tonumber(kv.mod_revision) or 0, key = key,
+        mod = tonumber(kv.mod_revision) or 0, op = "", slot = 0, order = 0, seq = 0,
     }
 end
 
@@ -165,7 +166,7 @@ local function read_pages(self)
             if not answer.more or #page == 0 then
                 return kvs, revision, cluster
             end
-            from = kvs[#kvs].key .. "\0"
+            from = self.first_key .. kvs[#kvs].path .. "\0"
         end
     end
 end
