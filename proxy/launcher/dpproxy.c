@@ -187,11 +187,10 @@ static int sys_mkdir(lua_State *L)
 	const char *path = luaL_checkstring(L, 1);
 	char copy[PATH_MAX];
 
-	if (strlen(path) >= sizeof(copy)) {
+	if (snprintf(copy, sizeof(copy), "%s", path) >= (int)sizeof(copy)) {
 		errno = ENAMETOOLONG;
 		return failure(L, path);
 	}
-	strcpy(copy, path);
 	if (make_folders(copy, (mode_t)luaL_checkinteger(L, 2)) != 0)
 		return failure(L, path);
 	return success(L);
@@ -231,7 +230,7 @@ static int sys_write_file(lua_State *L)
 	return success(L);
 }
 
-/* own(path, user) -> true | nil, err: gives a folder to the user that the workers run as */
+/* own(path, user) -> true | nil, err: gives a file or folder to the user that the workers run as */
 static int sys_own(lua_State *L)
 {
 	const char *path = luaL_checkstring(L, 1);
@@ -308,7 +307,8 @@ static int has_scripts(const char *folder)
 {
 	char file[PATH_MAX];
 
-	return snprintf(file, sizeof(file), "%s/dpproxy/cli/main.lua", folder) < (int)sizeof(file) && access(file, R_OK) == 0;
+	return snprintf(file, sizeof(file), "%s/dpproxy/cli/main.lua", folder) < (int)sizeof(file) &&
+	       access(file, R_OK) == 0;
 }
 
 /* DPPROXY_LUA_DIR, else beside the program (the build tree), else where make install puts them. */
@@ -319,7 +319,8 @@ static int find_scripts(char *folder, size_t size)
 	ssize_t n;
 
 	if (named != NULL && *named != '\0')
-		return realpath(named, self) != NULL && snprintf(folder, size, "%s", self) < (int)size && has_scripts(folder);
+		return realpath(named, self) != NULL && snprintf(folder, size, "%s", self) < (int)size &&
+		       has_scripts(folder);
 	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	if (n > 0) {
 		self[n] = '\0';
@@ -334,8 +335,8 @@ static void set_package_path(lua_State *L, const char *folder)
 {
 	lua_getglobal(L, "package");
 	lua_getfield(L, -1, "path");
-	lua_pushfstring(L, "%s/?.lua;%s/?/init.lua;/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua;%s", folder, folder,
-		lua_tostring(L, -1));
+	lua_pushfstring(L, "%s/?.lua;%s/?/init.lua;/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua;%s", folder,
+			folder, lua_tostring(L, -1));
 	lua_setfield(L, -3, "path");
 	lua_pop(L, 2);
 }
@@ -374,7 +375,8 @@ int main(int argc, char **argv)
 	int status;
 
 	if (!find_scripts(folder, sizeof(folder))) {
-		fprintf(stderr, "dpproxy: its scripts are not there: %s (DPPROXY_LUA_DIR names another folder)\n", folder);
+		fprintf(stderr, "dpproxy: its scripts are not there: %s (DPPROXY_LUA_DIR names another folder)\n",
+			folder);
 		return 1;
 	}
 	L = luaL_newstate();

@@ -119,6 +119,8 @@ def the_control_api_shows_what_is_there(t):
     missing = request(t.gateway.control, "/v1/route/none")
     same((404, {"error_msg": "route id: none not found"}), (missing.status, missing.json()))
     same(200, request(t.gateway.control, "/v1/gc", "POST").status)
+    reloaded = request(t.gateway.control, "/v1/plugins/reload", "PUT")
+    same((200, b"done"), (reloaded.status, reloaded.body.strip()))
     same({"status": "ok"}, request(t.gateway.status, "/status").json())
 
 

@@ -108,6 +108,9 @@ local function prepare(sys, nginx, loaded, checked)
     end
     conf.dpproxy.version, conf.dpproxy.apisix_version = sys.version, APISIX_VERSION
     ok, err = sys.write_file(dir .. "/node.json", json.encode(conf), 384)
+    if ok and env.user then
+        ok, err = sys.own(dir .. "/node.json", env.user) -- workers read it again when plugins are loaded anew
+    end
     if not ok then
         return nil, err
     end
