@@ -431,6 +431,16 @@ def plugins_are_loaded_anew(t):
     same(200, status(t, route(t, "ka", {"key-auth": {}}), apikey="jack-key"))
 
 
+def etcd_names_the_plugins(t):
+    path = route(t, "named", {"t-body": {"field": "a", "text": "b"}})
+    same("yes", t.gateway.request(path).headers.get("x-changed"))
+    t.put("plugins", [{"name": "key-auth"}, {"name": "prometheus"}, {"name": "mqtt-proxy", "stream": True}])
+    wait_for(lambda: all("x-changed" not in t.gateway.request(path).headers for _ in range(8)), "the end of t-body", 3)
+    same(401, status(t, route(t, "ka", {"key-auth": {}})))
+    t.delete("plugins")
+    wait_for(lambda: all("x-changed" in t.gateway.request(path).headers for _ in range(8)), "t-body again", 3)
+
+
 def reload(t):
     return request(t.gateway.control, "/v1/plugins/reload", "PUT").status
 
@@ -451,6 +461,7 @@ TESTS = [
     hmac_auth, consumer_restriction, meta, unknown_plugins_are_skipped, secrets, secrets_of_a_vault, somebody_elses_plugin,
     somebody_elses_templates_and_caches, somebody_elses_body_filter, somebody_elses_auth,
     a_plugin_that_throws_harms_only_its_own_request, plugins_are_loaded_anew,
+    etcd_names_the_plugins,
 ]
 
 if __name__ == "__main__":
