@@ -71,6 +71,23 @@ local function make_item(self, kind, short_key, rec)
     }
 end
 
+local function same(a, b)
+    if type(a) ~= "table" or type(b) ~= "table" then
+        return a == b
+    end
+    for key, value in pairs(a) do
+        if not same(value, b[key]) then
+            return false
+        end
+    end
+    for key in pairs(b) do
+        if a[key] == nil then
+            return false
+        end
+    end
+    return true
+end
+
 local function change(self, events, rec)
     local op, path = rec.op, rec.path
     local kind, short_key = kinds.split(path)
@@ -85,7 +102,12 @@ local function change(self, events, rec)
             self.log("error", "config: " .. self.prefix .. "/" .. path .. " is not valid in this worker: " .. reason)
             return
         end
-        local old = set_item(of_kind, short_key, item)
+        local old = of_kind.items[short_key]
+        if old and old.modifiedIndex == rec.mod and old.createdIndex == rec.create and old.order == rec.order and
+            same(old.value, item.value) then
+            return -- there and back again, while this worker was not looking (etcd was set back), or written anew: no change
+        end
+        set_item(of_kind, short_key, item)
         of_kind.version = of_kind.version + 1
         events[#events + 1] = {kind, item, old, short_key}
     elseif op == "v" then
