@@ -49,7 +49,7 @@ struct ks_api_config {
 	int64_t progress_interval_ms;
 	int64_t cursor_interval_ms; /* of idle watches through JSON, see watch.c; 0: never */
 	int64_t min_lease_ttl_s;
-	int64_t quota_bytes; /* not above 0: no limit */
+	int64_t quota_bytes;      /* not above 0: no limit */
 	const char *snapshot_dir; /* for their temporary files; NULL or not usable: TMPDIR, /tmp */
 	const char *auth_token;   /* --auth-token; NULL: simple */
 	int64_t auth_token_ttl_s; /* 0: a default */

@@ -137,7 +137,8 @@ static void weighing_done(struct ks_chore *chore)
 }
 
 /* What we know of the size may be older than the room that another instance has made: no alarm without a fresh look. */
-static void weigh(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size, ks_quota_fn *then)
+static void weigh(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size,
+		  ks_quota_fn *then)
 {
 	struct weighing *weighing = ks_arena_zalloc(ks_call_arena(call), sizeof(*weighing));
 

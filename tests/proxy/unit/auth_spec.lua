@@ -338,7 +338,8 @@ describe("auth plugins", function()
     -- Pieces that look like credentials, in random order and damaged: a client sees 401, whatever it sends.
     local pieces = {
         "Bearer ", "Basic ", "Signature ", "eyJhbGciOiJIUzI1NiJ9", ".", "e30", "W10", "bnVsbA", "MQ", "=", ":", '"', ",", ";",
-        " ", "\0", "\255", 'keyId="kid"', 'algorithm="hmac-sha256"', 'signature="', 'headers="date', "Og==", "Zm9vOg==", "%s", "(", "[",
+        " ", "\0", "\255",
+        'keyId="kid"', 'algorithm="hmac-sha256"', 'signature="', 'headers="date', "Og==", "Zm9vOg==", "%s", "(", "[",
     }
     local function damaged()
         local text = {}

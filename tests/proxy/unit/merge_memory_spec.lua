@@ -2,7 +2,8 @@
 local merge = require("dpproxy.plugin.merge")
 
 local function item(kind, value, revision)
-    return {key = "/apisix/" .. kind .. "/1", value = value, modifiedIndex = revision, createdIndex = 1, kind = kind, short_key = "1"}
+    return {key = "/apisix/" .. kind .. "/1", value = value, modifiedIndex = revision, createdIndex = 1, kind = kind,
+        short_key = "1"}
 end
 
 local function is_auth()

@@ -1,5 +1,5 @@
--- Secrets of a HashiCorp Vault: $secret://vault/<id>/<path>/<field>, with the key-value engine at <prefix>, version 1, or version 2
--- when the prefix has its data/ part.
+-- Secrets of a HashiCorp Vault: $secret://vault/<id>/<path>/<field>, with the key-value engine at <prefix>, version 1, or
+-- version 2 when the prefix has its data/ part.
 local env = require("apisix.core.env")
 local http = require("resty.http")
 local json = require("dpproxy.base.json")
