@@ -78,6 +78,8 @@ local cases = {
     {"a surrogate counts each", {minLength = 3, maxLength = 3}, "\237\160\128"},
     {"pattern", {pattern = "^a\\d+$"}, "a12"},
     {"pattern fails", {pattern = "^a\\d+$"}, "b", 'failed to match pattern "^a\\\\d+$" with "b"'},
+    {"pattern ends before a newline", {pattern = "^(a$|[$]b\\$)$"}, "a\n", 'failed to match pattern "^(a$|[$]b\\\\$)$" with "a\\\n"'},
+    {"pattern with dollars", {pattern = "^(a$|[$]b\\$)$"}, "$b$"},
     {"pattern does not compile", {pattern = "("}, "b", 'failed to match pattern "(" with "b"'},
     {"at least", {minimum = 1}, 0, "expected 0 to be at least 1"},
     {"at most", {maximum = 1}, 1.5, "expected 1.5 to be at most 1"},

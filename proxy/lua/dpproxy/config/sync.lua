@@ -382,6 +382,9 @@ local function follow(self, stream)
             if not ok then
                 return nil, problem, "publish"
             end
+            if stream:ready() then
+                self.sleep(0) -- the next events are here already: this worker's requests would wait for the last of them
+            end
         end
         if err and err ~= "timeout" then
             if kind == "too large" or kind == "compacted" then

@@ -6,7 +6,6 @@ local upstream = require("dpproxy.http.upstream")
 
 local ngx = ngx
 local ngx_header = ngx.header
-local http_version = ngx.req.http_version
 local str_sub, str_byte = string.sub, string.byte
 local FIVE = str_byte("5")
 
@@ -36,11 +35,12 @@ function M.header_filter()
         return
     end
     if ctx._apisix_proxied then
-        -- nginx takes bytes that are no HTTP for an answer of HTTP/0.9, and would send them as they are, without a header.
-        if http_version() == 0.9 then
+        local status = ngx.status
+        -- nginx takes bytes that are no HTTP for an answer of HTTP/0.9 (status 9), and would send them as they are.
+        if status == 9 then
             ngx.log(ngx.ERR, "the upstream's answer is no HTTP")
             return ngx.exit(ngx.ERROR)
-        elseif always_show_status or ngx.status >= 500 then
+        elseif always_show_status or status >= 500 then
             show_upstream_status()
         end
     end

@@ -13,7 +13,8 @@ local function service_of(id)
 end
 
 local function on_error(item, err)
-    ngx.log(ngx.ERR, "route ", item.short_key, " does not match: ", err)
+    -- A filter_func may put what a client sent into its message: that is one line of the log all the same.
+    ngx.log(ngx.ERR, "route ", item.short_key, " does not match: ", (tostring(err):gsub("%c+", " ")))
 end
 
 local function upsert(item)

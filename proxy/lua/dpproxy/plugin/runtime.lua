@@ -11,7 +11,7 @@ local secrets = require("dpproxy.plugin.secrets")
 local ngx = ngx
 local log = core.log
 local respond = core.response.exit
-local xpcall, pcall, error, setmetatable = xpcall, pcall, error, setmetatable
+local xpcall, pcall, error, setmetatable, type, tostring = xpcall, pcall, error, setmetatable, type, tostring
 local traceback = debug.traceback
 
 local M = {}
@@ -86,8 +86,16 @@ local function prepare(ctx, conf, plugin, guard)
     return true
 end
 
+-- Of other numbers nginx would make a status line that is none, or nothing at all.
+local function is_status(code)
+    return type(code) == "number" and code % 1 == 0 and (code >= 200 and code <= 999 or code == ngx.ERROR)
+end
+
 local function end_request(plugin, guard, code, body)
     code = code or 200
+    if not is_status(code) then
+        error(plugin.name .. " returned no status: " .. tostring(code), 0)
+    end
     if code >= 400 then
         log.warn(plugin.name, " exits with http status code ", code)
         if guard and guard.error_response then
@@ -126,8 +134,9 @@ local function filtering(steps, i, ctx)
     return false
 end
 
+-- What a client sent may be in the message: it must not begin a line of the log.
 local function failed(ctx, phase, err)
-    log.error("plugin [", ctx._plugin_name or "?", "] failed in ", phase, ": ", err)
+    log.error("plugin [", ctx._plugin_name or "?", "] failed in ", phase, ": ", (tostring(err):gsub("[\r\n]+%s*", "\n\t")))
     ctx._plugin_name = nil
 end
 
@@ -159,21 +168,17 @@ local function walk(step, steps, ctx)
     end
 end
 
--- The header is not sent yet: the client shall see 500, and nothing of the upstream's body.
+-- The header is not sent yet: the client shall see 500, and nothing of the upstream's body. nginx throws that away and makes a
+-- page of its own; a body that went on behind another length would be the next answer on the client's connection.
 local function fail_header(ctx)
     ctx._plugin_failed = true
-    ngx.status = 500
-    core.response.clear_header_as_body_modified()
-    ngx.header.content_length = 0
+    ngx.exit(500)
 end
 
 local filters = {header_filter = true, body_filter = true, delayed_body_filter = true}
 
 local function run_filter(phase, steps, ctx)
     if ctx._plugin_failed then
-        if phase == "body_filter" then
-            ngx.arg[1] = nil
-        end
         return
     end
     local ok, err = xpcall(walk, traceback, filtering, steps, ctx)

@@ -136,6 +136,27 @@ local function string_length(schema)
     end
 end
 
+-- "$" is the end, as in ECMAScript; to PCRE it would also stand before a last newline, which ends a line of a header.
+local function only_at_end(text)
+    local out, i, in_class = {}, 1, false
+    while i <= #text do
+        local c = text:sub(i, i)
+        local step = 1
+        if c == "\\" then
+            c, step = text:sub(i, i + 1), 2
+        elseif in_class then
+            in_class = c ~= "]"
+        elseif c == "[" then
+            in_class = true
+        elseif c == "$" then
+            c = "\\z"
+        end
+        out[#out + 1] = c
+        i = i + step
+    end
+    return concat(out)
+end
+
 local function pattern(schema)
     local text = schema.pattern
     if text == nil then
@@ -143,8 +164,9 @@ local function pattern(schema)
     elseif type(text) ~= "string" then
         error("pattern is not a string", 0)
     end
+    local strict = only_at_end(text)
     return function(value)
-        if type(value) ~= "string" or re.find(value, text) then
+        if type(value) ~= "string" or re.find(value, strict) then
             return true
         end
         return false, format("failed to match pattern %q with %q", text, value)
