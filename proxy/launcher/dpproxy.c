@@ -14,12 +14,14 @@
 #include <lualib.h>
 #include <pwd.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static const struct {
@@ -113,16 +115,23 @@ static int sys_spawn(lua_State *L)
 	return 1;
 }
 
-/* wait_signal() -> name */
+/* wait_signal([seconds]) -> name | nil when none came in that time */
 static int sys_wait_signal(lua_State *L)
 {
+	double seconds = luaL_optnumber(L, 1, -1);
+	struct timespec wait = {.tv_sec = (time_t)seconds,
+				.tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9)};
 	sigset_t set;
 	int number;
 
 	our_signals(&set);
 	do
-		number = sigwaitinfo(&set, NULL);
+		number = seconds < 0 ? sigwaitinfo(&set, NULL) : sigtimedwait(&set, NULL, &wait);
 	while (number < 0 && errno == EINTR);
+	if (number < 0 && errno == EAGAIN) {
+		lua_pushnil(L);
+		return 1;
+	}
 	for (size_t i = 0; i < N_SIGNALS; i++)
 		if (signal_names[i].number == number) {
 			lua_pushstring(L, signal_names[i].name);
@@ -230,6 +239,77 @@ static int sys_write_file(lua_State *L)
 	return success(L);
 }
 
+static ssize_t read_all(int fd, char *text, size_t size)
+{
+	size_t n = 0;
+
+	while (n < size) {
+		ssize_t got = read(fd, text + n, size - n);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return -1;
+		if (got == 0)
+			break;
+		n += (size_t)got;
+	}
+	return (ssize_t)n;
+}
+
+/* read_plain(path, limit) -> text | nil, err; for a file in a folder of somebody whom we do not trust: no link, nothing to wait for */
+static int sys_read_plain(lua_State *L)
+{
+	const char *path = luaL_checkstring(L, 1);
+	lua_Number limit = luaL_checknumber(L, 2);
+	struct stat st;
+	ssize_t n;
+	char *text;
+	int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+
+	if (fd < 0)
+		return failure(L, path);
+	if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (lua_Number)st.st_size > limit) {
+		close(fd);
+		errno = EINVAL;
+		return failure(L, path);
+	}
+	text = malloc((size_t)st.st_size + 1);
+	n = text == NULL ? -1 : read_all(fd, text, (size_t)st.st_size);
+	close(fd);
+	if (n < 0) {
+		free(text);
+		return failure(L, path);
+	}
+	lua_pushlstring(L, text, (size_t)n);
+	free(text);
+	return 1;
+}
+
+/* stamp(path) -> a text that is another one when the file was replaced or written to | nil when it is not there */
+static int sys_stamp(lua_State *L)
+{
+	struct stat st;
+	char text[128];
+
+	if (lstat(luaL_checkstring(L, 1), &st) != 0)
+		return failure(L, NULL);
+	snprintf(text, sizeof(text), "%jd %jd %jd.%09ld", (intmax_t)st.st_ino, (intmax_t)st.st_size,
+		 (intmax_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+	lua_pushstring(L, text);
+	return 1;
+}
+
+/* monotonic() -> seconds that only grow */
+static int sys_monotonic(lua_State *L)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	lua_pushnumber(L, (lua_Number)now.tv_sec + (lua_Number)now.tv_nsec / 1e9);
+	return 1;
+}
+
 /* own(path, user) -> true | nil, err: gives a file or folder to the user that the workers run as */
 static int sys_own(lua_State *L)
 {
@@ -294,10 +374,13 @@ static const luaL_Reg sys[] = {
 	{"kill", sys_kill},
 	{"kind", sys_kind},
 	{"mkdir", sys_mkdir},
+	{"monotonic", sys_monotonic},
 	{"own", sys_own},
+	{"read_plain", sys_read_plain},
 	{"realpath", sys_realpath},
 	{"reap", sys_reap},
 	{"spawn", sys_spawn},
+	{"stamp", sys_stamp},
 	{"wait_signal", sys_wait_signal},
 	{"write_file", sys_write_file},
 	{NULL, NULL},

@@ -31,9 +31,9 @@ function M.nginx(sys, getenv)
 end
 
 -- ngx_lua and what it needs, unless nginx has them built in.
-local function modules(sys, folder)
+local function modules(sys, folder, streams)
     local list = {}
-    for _, name in ipairs({"ndk_http_module.so", "ngx_http_lua_module.so"}) do
+    for _, name in ipairs({"ndk_http_module.so", "ngx_http_lua_module.so", streams and "ngx_stream_module.so" or nil}) do
         local path = first(sys, "file", folder and folder .. "/" .. name, "/usr/lib/nginx/modules/" .. name,
             "/usr/lib64/nginx/modules/" .. name)
         list[#list + 1] = path
@@ -130,7 +130,7 @@ function M.look(sys, conf)
     if err then
         return nil, err
     end
-    local loaded = modules(sys, conf.dpproxy.modules_dir)
+    local loaded = modules(sys, conf.dpproxy.modules_dir, conf.apisix.proxy_mode ~= "http")
     return {
         lua_path = without_here(package.path), lua_cpath = without_here(package.cpath),
         modules = loaded, user = name, group = group, resolvers = resolvers(conf),

@@ -4,12 +4,15 @@ local json = require("cjson.safe").new()
 local options = require("dpproxy.cli.options")
 local placeholder = require("dpproxy.cli.placeholder")
 local render = require("dpproxy.cli.render")
+local streams_lib = require("dpproxy.stream.apply")
 
 local M = {}
 
 json.encode_sparse_array(true)
 
 local APISIX_VERSION = "3.18.0"
+
+local STREAM_POLL_SECONDS = 0.25
 
 local function say(text)
     io.stderr:write("dpproxy: ", text, "\n")
@@ -42,14 +45,14 @@ local function settle_paths(sys, conf)
 end
 
 local function make_folders(sys, dir, conf, user)
-    for _, folder in ipairs({{"logs", 493}, {"tmp", 493}, {"cache", 493}, {"snapshot", 448}}) do
+    for _, folder in ipairs({{"logs", 493}, {"tmp", 493}, {"cache", 493}, {"snapshot", 448}, {"stream", 448}}) do
         local ok, err = sys.mkdir(dir .. "/" .. folder[1], folder[2])
         if not ok then
             return nil, err
         end
     end
     if user then
-        for _, folder in ipairs({"snapshot", "cache"}) do
+        for _, folder in ipairs({"snapshot", "cache", "stream"}) do
             local ok, err = sys.own(dir .. "/" .. folder, user)
             if not ok then
                 return nil, err
@@ -76,8 +79,47 @@ local function check(sys, nginx, dir, conf_file)
     return true
 end
 
--- Writes everything that nginx reads. checked: the old nginx.conf stays when nginx refuses the new one. (At a start, nginx itself
--- says no just as well, and checks only once.)
+-- The stream part to go on with: that of the last run, or nothing when it cannot be used any more. It becomes stream.conf.next.
+local function choose_streams(sys, nginx, dir, conf, env, streams)
+    local test = render.stream_test_conf(conf, env, streams_lib.next_file)
+    local ok, err = sys.write_file(dir .. "/" .. streams_lib.test_file, test, 420)
+    for _, part in ipairs(ok and streams:candidates() or {}) do
+        ok, err = streams:write_next(sys, part)
+        if ok then
+            ok, err = check(sys, nginx, dir, dir .. "/" .. streams_lib.test_file)
+        end
+        if ok then
+            break
+        end
+    end
+    return ok, err
+end
+
+-- checked: the old nginx.conf stays when nginx refuses the new one. (At a start, nginx itself says no just as well, and checks
+-- only once.)
+local function write_nginx_conf(sys, nginx, dir, conf, env, streams, checked)
+    local ok, err = true, nil
+    if streams then
+        ok, err = choose_streams(sys, nginx, dir, conf, env, streams)
+    end
+    if ok and checked then
+        local text = render.nginx_conf(conf, env, streams_lib.next_file)
+        ok, err = sys.write_file(dir .. "/nginx.conf.next", text, 420)
+        if ok then
+            ok, err = check(sys, nginx, dir, dir .. "/nginx.conf.next")
+        end
+    end
+    if ok and streams then
+        ok, err = streams:take_next()
+    end
+    if ok then
+        os.remove(dir .. "/nginx.conf.next")
+        ok, err = sys.write_file(dir .. "/nginx.conf", render.nginx_conf(conf, env), 420)
+    end
+    return ok, err
+end
+
+-- Writes everything that nginx reads. -> folder, streams
 local function prepare(sys, nginx, loaded, checked)
     local conf = loaded.conf
     local env, err = environment.look(sys, conf)
@@ -89,6 +131,7 @@ local function prepare(sys, nginx, loaded, checked)
     if not dir then
         return nil, err
     end
+    local streams = streams_lib.settle(conf)
     ok, err = make_folders(sys, dir, conf, env.user)
     if not ok then
         return nil, err
@@ -114,19 +157,11 @@ local function prepare(sys, nginx, loaded, checked)
     if not ok then
         return nil, err
     end
-    local text = render.nginx_conf(conf, env)
-    ok, err = sys.write_file(dir .. "/nginx.conf.next", text, 420)
+    ok, err = write_nginx_conf(sys, nginx, dir, conf, env, streams, checked)
     if not ok then
         return nil, err
     end
-    if checked then
-        ok, err = check(sys, nginx, dir, dir .. "/nginx.conf.next")
-        if not ok then
-            return nil, err
-        end
-    end
-    os.rename(dir .. "/nginx.conf.next", dir .. "/nginx.conf")
-    return dir
+    return dir, streams
 end
 
 local function load(sys, args)
@@ -140,21 +175,44 @@ local function load(sys, args)
     return loaded, err
 end
 
-local function reload(sys, nginx, args, pid)
+-- -> streams
+local function reload(sys, nginx, args, pid, old_streams)
     local loaded, err = load(sys, args)
-    local dir
+    local dir, streams
     if loaded then
-        dir, err = prepare(sys, nginx, loaded, true)
+        dir, streams = prepare(sys, nginx, loaded, true)
+        err = streams
     end
     if not dir then
         say("not reloaded, the old configuration goes on: " .. err)
-        return
+        return old_streams
     end
     sys.kill(pid, "HUP")
+    return streams
+end
+
+-- nginx takes signals once it has written its process id; before, they would end it.
+local function takes_signals(dir, pid)
+    local file = io.open(dir .. "/nginx.pid", "r")
+    local text = file and file:read("*l")
+    if file then
+        file:close()
+    end
+    return tonumber(text) == pid
+end
+
+local function look_for_streams(sys, nginx, pid, streams)
+    streams:poll(sys, function(file)
+        return check(sys, nginx, streams.dir, file)
+    end, function()
+        return takes_signals(streams.dir, pid)
+    end, function()
+        sys.kill(pid, "HUP")
+    end, say)
 end
 
 -- Until nginx has ended -> exit status
-local function supervise(sys, nginx, args, pid)
+local function supervise(sys, nginx, args, pid, streams)
     while true do
         local how, number = sys.reap(pid, false)
         if how then
@@ -162,11 +220,13 @@ local function supervise(sys, nginx, args, pid)
             sys.kill(-pid, "KILL")
             return how == "exit" and number or 128 + number
         end
-        local signal = sys.wait_signal()
+        local signal = sys.wait_signal(streams and STREAM_POLL_SECONDS)
         if signal == "HUP" then
-            reload(sys, nginx, args, pid)
+            streams = reload(sys, nginx, args, pid, streams)
         elseif signal and passed_on[signal] then
             sys.kill(pid, passed_on[signal])
+        elseif not signal and streams then
+            look_for_streams(sys, nginx, pid, streams)
         end
     end
 end
@@ -200,10 +260,9 @@ local function run(sys, args)
     if not nginx then
         return nil, "nginx is not there (Debian: nginx, libnginx-mod-http-lua, lua-resty-core)"
     end
-    local dir
-    dir, err = prepare(sys, nginx, loaded, loaded.options.test)
+    local dir, streams = prepare(sys, nginx, loaded, loaded.options.test)
     if not dir then
-        return nil, err
+        return nil, streams
     end
     if loaded.options.test then
         say("the configuration is good, " .. dir .. "/nginx.conf")
@@ -214,7 +273,7 @@ local function run(sys, args)
     if not pid then
         return nil, err
     end
-    return supervise(sys, nginx, args, pid)
+    return supervise(sys, nginx, args, pid, streams)
 end
 
 function M.main(sys, args)

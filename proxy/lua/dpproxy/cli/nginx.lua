@@ -42,6 +42,11 @@ function Writer:set_empty(name, ...)
     line(self, words(name, ...) .. ' "";')
 end
 
+-- An entry of a map: both parts are data, and the value may be empty.
+function Writer:set_quoted(key, value)
+    line(self, M.quote(key) .. ' "' .. tostring(value):gsub('[\\"]', "\\%0") .. '";')
+end
+
 function Writer:open(name, ...)
     line(self, words(name, ...) .. " {")
     self.depth = self.depth + 1

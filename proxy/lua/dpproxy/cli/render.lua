@@ -262,6 +262,14 @@ local function write_listeners(w, conf)
     end
 end
 
+local function words_of(text)
+    local list = {}
+    for word in text:gmatch("%S+") do
+        list[#list + 1] = word
+    end
+    return list
+end
+
 local function write_tls(w, conf)
     local ssl = conf.apisix.ssl
     w:comment("never served: a handshake without a certificate from the configuration ends")
@@ -269,13 +277,7 @@ local function write_tls(w, conf)
     w:set("ssl_certificate_key", "placeholder.key")
     w:set("ssl_session_cache", "shared:SSL:20m")
     w:set("ssl_session_timeout", "10m")
-    w:set("ssl_protocols", unpack((function()
-        local list = {}
-        for word in ssl.ssl_protocols:gmatch("%S+") do
-            list[#list + 1] = word
-        end
-        return list
-    end)()))
+    w:set("ssl_protocols", unpack(words_of(ssl.ssl_protocols)))
     w:set("ssl_ciphers", ssl.ssl_ciphers)
     w:set("ssl_prefer_server_ciphers", "on")
     w:set("ssl_session_tickets", ssl.ssl_session_tickets and "on" or "off")
@@ -452,9 +454,27 @@ local function write_small_servers(w, conf, env)
     end
 end
 
+-- Servers are in a file of their own, which changes with the configuration in etcd (stream/render.lua).
+local function write_stream(w, conf, file)
+    local s, ssl = conf.nginx_config.stream, conf.apisix.ssl
+    w:open("stream")
+    if s.enable_access_log then
+        w:set("log_format", "main", "escape=" .. s.access_log_format_escape, s.access_log_format)
+        w:set("access_log", s.access_log, "main")
+    end
+    w:set("tcp_nodelay", "on")
+    w:set("ssl_protocols", unpack(words_of(ssl.ssl_protocols)))
+    w:set("ssl_ciphers", ssl.ssl_ciphers)
+    w:set("ssl_prefer_server_ciphers", "on")
+    w:set("ssl_session_tickets", "off")
+    w:raw(conf.nginx_config.stream_configuration_snippet)
+    w:set("include", file)
+    w:close()
+end
+
 -- conf: the configuration; env: {lua_path, lua_cpath, file_limit, modules, user, group, resolvers, mime_types, ca_file,
--- env_names} -> text
-function M.nginx_conf(conf, env)
+-- env_names}; stream_file: another one than stream.conf, for a test -> text
+function M.nginx_conf(conf, env, stream_file)
     local w = nginx.new()
     write_main(w, conf, env)
     w:open("http")
@@ -470,9 +490,30 @@ function M.nginx_conf(conf, env)
     w:lua("init_worker_by_lua_block", "dpproxy.init_worker()")
     w:lua("exit_worker_by_lua_block", "dpproxy.exit_worker()")
     write_small_servers(w, conf, env)
-    write_proxy_server(w, conf, env, zones)
+    if conf.apisix.proxy_mode ~= "stream" then
+        write_proxy_server(w, conf, env, zones)
+    end
     w:raw(conf.nginx_config.http_end_configuration_snippet)
     w:close()
+    if conf.apisix.proxy_mode ~= "http" then
+        write_stream(w, conf, stream_file or "stream.conf")
+    end
+    return w:text()
+end
+
+-- The stream part alone, for a test that does not take the time that all of it takes.
+function M.stream_test_conf(conf, env, stream_file)
+    local w = nginx.new()
+    for _, module in ipairs(env.modules) do
+        if module:find("stream", 1, true) then
+            w:set("load_module", module)
+        end
+    end
+    w:set("error_log", "stderr", "warn")
+    w:set("pid", "stream-test.pid")
+    w:open("events")
+    w:close()
+    write_stream(w, conf, stream_file)
     return w:text()
 end
 

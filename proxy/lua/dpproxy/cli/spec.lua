@@ -61,7 +61,7 @@ M.keys = {
             ssl = one_of({"radixtree_sni"}, "radixtree_sni"),
         },
         proxy_mode = one_of({"http", "stream", "http&stream"}, "http"),
-        stream_proxy = {tcp = any, udp = any},
+        stream_proxy = {tcp = leaf("stream_tcp", {}), udp = leaf("stream_udp", {})},
         dns_resolver = list("string"),
         dns_resolver_valid = leaf("int"),
         resolver_timeout = leaf("number", 5),
@@ -113,7 +113,14 @@ M.keys = {
         http_end_configuration_snippet = leaf("string", ""),
         stream_configuration_snippet = leaf("string", ""),
         meta = {lua_shared_dict = map("size")},
-        stream = any,
+        stream = {
+            enable_access_log = leaf("bool", false),
+            access_log = leaf("path", "logs/access_stream.log"),
+            access_log_format = leaf("string", "$remote_addr [$time_local] $protocol $status $bytes_sent $bytes_received "
+                .. "$session_time"),
+            access_log_format_escape = one_of({"default", "json", "none"}, "default"),
+            lua_shared_dict = without_effect(not_here),
+        },
         http = {
             enable_access_log = leaf("bool", true),
             access_log = leaf("path", "logs/access.log"),

@@ -192,6 +192,52 @@ function M.listen(value)
 end
 M.tls_listen = M.listen
 
+-- PORT | "IP:PORT" | {addr = either, tls = bool}, as apisix.stream_proxy has them -> {ip =, port =, tls =}
+local function stream_listener(value, may_have_tls)
+    local tls = false
+    if type(value) == "table" then
+        tls, value = value.tls, value.addr
+        if tls ~= nil and type(tls) ~= "boolean" then
+            return nil, "tls must be true or false"
+        elseif tls and not may_have_tls then
+            return nil, "tls is not there for UDP"
+        end
+    end
+    if type(value) == "table" then
+        return nil, "addr must be a port or IP:PORT"
+    end
+    local one, err = listener(value)
+    if not one then
+        return nil, err
+    end
+    return {ip = one.ip, port = one.port, tls = tls or nil}
+end
+
+local function stream_listen(value, may_have_tls)
+    if type(value) ~= "table" then
+        return nil, "must be a list"
+    end
+    local list, seen = {}, {}
+    for i, each in ipairs(value) do
+        local one, err = stream_listener(each, may_have_tls)
+        local name = one and (one.ip or "") .. ":" .. one.port
+        if not one or seen[name] then
+            return nil, "entry " .. i .. ": " .. (err or "is there twice")
+        end
+        seen[name] = true
+        list[i] = one
+    end
+    return list
+end
+
+function M.stream_tcp(value)
+    return stream_listen(value, true)
+end
+
+function M.stream_udp(value)
+    return stream_listen(value, false)
+end
+
 function M.cache_zones(value)
     if type(value) ~= "table" then
         return nil, "must be a list"

@@ -5,6 +5,7 @@ local json = require("dpproxy.base.json")
 local loader = require("dpproxy.plugin.loader")
 local schemas = require("dpproxy.schema.control")
 local store = require("dpproxy.config.store")
+local streams = require("dpproxy.stream.owner")
 
 local ngx = ngx
 local ipairs = ipairs
@@ -56,7 +57,13 @@ local function plugin_metadatas()
 end
 
 local function rejected()
-    return 200, json.as_array(store.rejected())
+    local list = json.as_array({})
+    for _, source in ipairs({store.rejected(), streams.rejected()}) do
+        for _, entry in ipairs(source) do
+            list[#list + 1] = entry
+        end
+    end
+    return 200, list
 end
 
 local function collect_garbage()

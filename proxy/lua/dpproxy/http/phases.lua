@@ -19,6 +19,7 @@ local response = require("dpproxy.http.response")
 local upstream_runtime = require("dpproxy.upstream.runtime")
 local control = require("dpproxy.http.control")
 local status = require("dpproxy.http.status")
+local streams = require("dpproxy.stream.owner")
 local tls = require("dpproxy.tls")
 
 local ngx = ngx
@@ -26,7 +27,7 @@ local ngx = ngx
 local M = {}
 
 -- Who has something to do at start, in this order: init in the master, init_worker and exit_worker in each worker.
-local starters = {store, consumer, loader, tls, routes, body_filters, upstream_runtime, request, response, status}
+local starters = {store, consumer, loader, tls, routes, body_filters, upstream_runtime, request, response, status, streams}
 
 local function call_all(name, ...)
     for _, module in ipairs(starters) do

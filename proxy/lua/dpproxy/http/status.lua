@@ -13,7 +13,8 @@ local function say(status, value)
     ngx.say(json.encode(value))
 end
 
--- A worker that has what there is to have says so, under its number.
+-- A worker that has what there is to have says so, under its number. A reload leaves that: the configuration is in shared memory,
+-- and whoever asks while workers change must not be told that there is none.
 local function report(premature)
     if premature then
         return
