@@ -209,7 +209,7 @@ end
 describe("router, at random,", function()
     for _, mode in ipairs(modes) do
         it(mode, function()
-            local seed = tonumber(os.getenv("SEED")) or os.time()
+            local seed = tonumber(os.getenv("SEED")) or 1
             math.randomseed(seed)
             local services = {s1 = {value = {hosts = {"x.com"}}}}
             local r = assert(router.new(mode, {
