@@ -173,7 +173,7 @@ def is_soon(call, expected, what, seconds=10):
 
 def fill(s):
     """The routes of the tests that follow, in one go: each change costs a reload."""
-    put(s, "upstreams/two", s.two.upstream)
+    put(s, "upstreams/two", {"nodes": {f"localhost:{s.two.port}": 1}})
     put(s, "services/two", {"upstream_id": "two"})
     put(s, "stream_routes/a", {"server_port": P["a"], "upstream": s.one.upstream})
     put(s, "stream_routes/b", {"server_port": P["b"], "service_id": "two"})
@@ -210,7 +210,7 @@ def fill(s):
 
 def tcp_by_port(s):
     assert tcp(P["a"]) == "one"
-    assert tcp(P["b"]) == "two", "through a service"
+    assert tcp(P["b"]) == "two", "through a service, by a name"
     with connect(P["a"]) as connection:
         data = bytes(range(256)) * 2000
         threading.Thread(target=connection.sendall, args=(data,), daemon=True).start()
