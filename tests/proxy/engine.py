@@ -109,6 +109,7 @@ def a_bad_object_keeps_its_last_good_version_and_is_listed(t):
 
 
 def the_control_api_shows_what_is_there(t):
+    t.put("routes/1", {"uri": "/hello", "upstream": to(UP)})
     t.put("services/s", {"upstream": to(UP)})
     t.put("upstreams/u", to(UP))
     route = request(t.gateway.control, "/v1/route/1").json()
