@@ -204,11 +204,6 @@ local function write_variables(w)
         w:set("    default", default)
         w:raw("}")
     end
-    w:comment("is there anything that only a trusted peer may say?")
-    w:raw('map "$http_x_forwarded_proto$http_x_forwarded_host$http_x_forwarded_port" $dpproxy_forwarded_in {')
-    w:raw('    "" "";')
-    w:raw("    default 1;")
-    w:raw("}")
     w:comment("written by Lua (ctx.var)")
     variable("upstream_scheme", "http")
     variable("upstream_host", "$http_host")
@@ -319,12 +314,13 @@ local function write_body_filter(w)
     w:lua("body_filter_by_lua_block", "dpproxy.body_filter()")
 end
 
--- Where a request goes that needs neither cache nor mirror: both cost something for every request of their location.
+-- Where requests go that need nothing special: plain HTTP to the upstream, the client's own path, no plugin that looks at bodies,
+-- no cache, no mirror. Each of these costs something for every request of its location.
 local function write_main_location(w, conf)
     w:open("location", "/")
     w:lua("access_by_lua_block", "dpproxy.access()")
     w:raw(conf.nginx_config.http_server_location_configuration_snippet)
-    w:set("proxy_pass", "$upstream_scheme://$dpproxy_block$upstream_uri")
+    w:set("proxy_pass", "http://apisix_backend")
     w:close()
 end
 
@@ -334,9 +330,11 @@ local function write_special_locations(w, conf, zones)
         -- Lua can write a variable only where something in the configuration reads it.
         w:set("set", "$dpproxy_ctx", "$dpproxy_ctx")
         w:lua("access_by_lua_block", access)
-        write_body_filter(w)
+        if name ~= "@proxied" then
+            write_body_filter(w)
+        end
         w:raw(conf.nginx_config.http_server_location_configuration_snippet)
-        if #zones > 0 and name ~= "@filtered" then
+        if #zones > 0 and name ~= "@filtered" and name ~= "@proxied" then
             w:set("proxy_cache", "$upstream_cache_zone")
             w:set("proxy_cache_key", "$upstream_cache_key")
             w:set("proxy_no_cache", "$upstream_no_cache")
@@ -353,6 +351,7 @@ local function write_special_locations(w, conf, zones)
         w:set("proxy_pass", "$upstream_scheme://$dpproxy_block$upstream_uri")
         w:close()
     end
+    location("@proxied", "dpproxy.resume()", false)
     location("@filtered", "dpproxy.filtered()", false)
     location("@cached", "dpproxy.resume()", false)
     location("@mirrored", "dpproxy.resume()", true)

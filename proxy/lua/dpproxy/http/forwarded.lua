@@ -35,10 +35,12 @@ local function go_on(proto, host, port)
     ngx_var.dpproxy_forwarded = text_of(get_headers(0)["forwarded"]) or ""
 end
 
+-- Must it be done before the route is known? nginx overwrites the headers anyway: otherwise only plugins would see a difference.
+function M.is_early()
+    return trusted ~= nil
+end
+
 function M.check()
-    if not trusted and ngx_var.dpproxy_forwarded_in == "" then
-        return
-    end
     local proto, host, port = ngx_var.http_x_forwarded_proto, ngx_var.http_x_forwarded_host, ngx_var.http_x_forwarded_port
     if trusted then
         if trusted:match(ngx_var.realip_remote_addr) then

@@ -86,17 +86,25 @@ end
 -- Access phase of locations that only proxy.
 M.resume = parked_ctx
 
+-- Which location proxies. The one we are in serves plain HTTP with the client's own path; @filtered all but gRPC, cache, mirror.
 local function proxy(ctx)
     local scheme = upstream.finish(ctx)
     if scheme == "grpc" or scheme == "grpcs" then
         return go_to("@grpc_pass", ctx)
     end
-    local var = ctx.var._cache
-    local mirror, zone = var.upstream_mirror_uri, var.upstream_cache_zone
-    if mirror and mirror ~= "" then
-        return go_to("@mirrored", ctx)
-    elseif zone and zone ~= "" then
-        return go_to("@cached", ctx)
+    local plugins = ctx.dpproxy_plugins
+    if plugins then
+        local var = ctx.var._cache
+        local mirror, zone = var.upstream_mirror_uri, var.upstream_cache_zone
+        if mirror and mirror ~= "" then
+            return go_to("@mirrored", ctx)
+        elseif zone and zone ~= "" then
+            return go_to("@cached", ctx)
+        end
+    end
+    if not ctx.dpproxy_filtered
+            and (scheme ~= "http" or plugins and (ngx_var.upstream_uri ~= "" or ngx_var.upstream_scheme ~= "http")) then
+        return go_to("@proxied", ctx)
     end
 end
 
@@ -118,6 +126,7 @@ end
 function M.filtered()
     local ctx = parked_ctx()
     local conf = ctx.dpproxy_conf
+    ctx.dpproxy_filtered = true
     return run_plugins_and_proxy(ctx, conf)
 end
 
@@ -130,7 +139,10 @@ function M.access()
     if tls.mutual and not tls.client_is_known() then
         return core_response.exit(400)
     end
-    forwarded.check()
+    local checked = forwarded.is_early() or routes.look_at_headers()
+    if checked then
+        forwarded.check()
+    end
 
     local item, conf = match(ctx), nil
     if item then
@@ -141,7 +153,13 @@ function M.access()
             return core_response.exit(status)
         end
     end
-    if body_filters.needed(ctx, conf) then
+    if runtime.has_plugins(ctx, conf) then
+        ctx.dpproxy_plugins = true
+        if not checked then
+            forwarded.check()
+        end
+    end
+    if ctx.dpproxy_plugins and body_filters.needed(ctx, conf) then
         ctx.dpproxy_conf = conf
         return go_to("@filtered", ctx)
     end

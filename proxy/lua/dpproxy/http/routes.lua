@@ -17,6 +17,25 @@ local function on_error(item, err)
     ngx.log(ngx.ERR, "route ", item.short_key, " does not match: ", (tostring(err):gsub("%c+", " ")))
 end
 
+-- Routes that look at headers: their number, and which ones.
+local with_vars, looking = 0, {}
+
+local function looks(item)
+    return item ~= nil and (item.value.vars ~= nil or item.value.filter_func ~= nil)
+end
+
+local function count(short_key, is)
+    if (looking[short_key] or false) ~= is then
+        with_vars = with_vars + (is and 1 or -1)
+        looking[short_key] = is or nil
+    end
+end
+
+-- Could a match depend on the request's headers?
+function M.look_at_headers()
+    return with_vars > 0
+end
+
 local function upsert(item)
     local ok, err = router:upsert(item)
     if not ok then
@@ -25,6 +44,7 @@ local function upsert(item)
 end
 
 local function route_changed(new, _, short_key)
+    count(short_key, looks(new))
     if new then
         upsert(new)
     else

@@ -262,6 +262,11 @@ local function filters_body(plugins)
     return (plan.body_filter or plan.delayed_body_filter) and true or false
 end
 
+-- Has this request a plugin at all? conf: from merge.route, or nil without a route
+function M.has_plugins(ctx, conf)
+    return not global_of().empty or conf ~= nil and #(ctx.plugins or M.filter(ctx, conf)) > 0
+end
+
 -- Has this request a plugin that looks at bodies? conf: from merge.route, or nil without a route
 function M.filters_body(ctx, conf)
     local rules = global_of()
