@@ -408,6 +408,8 @@ static int find_scripts(char *folder, size_t size)
 	if (n > 0) {
 		self[n] = '\0';
 		*(strrchr(self, '/') + 1) = '\0';
+		if (snprintf(folder, size, "%sscripts", self) < (int)size && has_scripts(folder))
+			return 1;
 		if (snprintf(folder, size, "%slua", self) < (int)size && has_scripts(folder))
 			return 1;
 	}
