@@ -620,6 +620,28 @@ def a_reload_drops_nothing(t):
     same({200}, set(statuses))
 
 
+def a_reload_while_nginx_starts_waits_for_it(t):
+    """nginx without its handlers yet would be ended by the signal."""
+    gateway = t.gateway
+    for _ in range(3):
+        gateway.stop()
+        gateway.process = Process(gateway.args, gateway.log)
+        pid = gateway.process.process.pid
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+        # What nginx -t runs as is gone before nginx itself is there.
+        wait_for(lambda: any(b"-t" not in of(child).split(b"\0") for child in children.read_text().split()), "nginx")
+        gateway.process.process.send_signal(signal.SIGHUP)
+        gateway.wait()
+        same(200, gateway.request("/hello").status)
+
+
+def of(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b"-t"
+
+
 def a_bad_configuration_is_not_reloaded(t):
     file = t.gateway.folder.parent / "config.json"
     good = file.read_text()
@@ -756,7 +778,7 @@ TESTS = [
     clients_must_show_a_certificate_where_asked, sessions_open_no_other_name, upstreams_with_tls_share_no_connection_between_names,
     http2_with_and_without_tls, grpc_passes_with_its_trailers, grpc_over_tls_on_both_sides, websockets_only_where_they_are_enabled,
     upstreams_that_send_nonsense_harm_one_request_each, malformed_requests_are_refused, a_slow_client_holds_nobody_up,
-    settings_of_the_file_take_effect, a_killed_worker_is_replaced_by_one_that_knows_everything, a_reload_drops_nothing, a_bad_configuration_is_not_reloaded,
+    settings_of_the_file_take_effect, a_killed_worker_is_replaced_by_one_that_knows_everything, a_reload_drops_nothing, a_reload_while_nginx_starts_waits_for_it, a_bad_configuration_is_not_reloaded,
     without_etcd_it_starts_from_the_snapshot, nginx_ends_with_its_launcher, signals_are_passed_on, bad_arguments_say_what_is_wrong,
     every_rendered_configuration_is_good_for_nginx, it_runs_the_same_on_kineshim,
 ]

@@ -356,7 +356,8 @@ describe("auth plugins", function()
     it("refuse whatever is thrown at them", function()
         local seed = tonumber(os.getenv("SEED")) or 1
         math.randomseed(seed)
-        put_consumer("foo", {["basic-auth"] = {username = "foo", password = "bar"}, ["key-auth"] = {key = "longer than any piece"},
+        put_consumer("foo", {["basic-auth"] = {username = "foo", password = "bar"},
+            ["key-auth"] = {key = "longer than any piece"},
             ["jwt-auth"] = {key = "k", secret = "s"}, ["hmac-auth"] = {key_id = "kid", secret_key = "sk"}})
         fake.ngx.parse_http_time = function() return nil end
         for _ = 1, 3000 do

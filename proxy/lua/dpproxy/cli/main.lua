@@ -175,6 +175,32 @@ local function load(sys, args)
     return loaded, err
 end
 
+-- nginx takes signals once it has written its process id; before, they would end it.
+local function takes_signals(dir, pid)
+    local file = io.open(dir .. "/nginx.pid", "r")
+    local text = file and file:read("*l")
+    if file then
+        file:close()
+    end
+    return tonumber(text) == pid
+end
+
+-- A reload that is asked for while nginx starts waits for it, but not for ever. What else comes meanwhile is passed on.
+local function hang_up(sys, dir, pid)
+    for _ = 1, 200 do
+        if takes_signals(dir, pid) then
+            break
+        end
+        local signal = sys.wait_signal(0.05)
+        if signal and passed_on[signal] then
+            sys.kill(pid, passed_on[signal])
+        elseif signal == "CHLD" then
+            return
+        end
+    end
+    sys.kill(pid, "HUP")
+end
+
 -- -> streams
 local function reload(sys, nginx, args, pid, old_streams)
     local loaded, err = load(sys, args)
@@ -187,18 +213,8 @@ local function reload(sys, nginx, args, pid, old_streams)
         say("not reloaded, the old configuration goes on: " .. err)
         return old_streams
     end
-    sys.kill(pid, "HUP")
+    hang_up(sys, dir, pid)
     return streams
-end
-
--- nginx takes signals once it has written its process id; before, they would end it.
-local function takes_signals(dir, pid)
-    local file = io.open(dir .. "/nginx.pid", "r")
-    local text = file and file:read("*l")
-    if file then
-        file:close()
-    end
-    return tonumber(text) == pid
 end
 
 local function look_for_streams(sys, nginx, pid, streams)
