@@ -6,9 +6,10 @@ local loader = require("dpproxy.plugin.loader")
 local schemas = require("dpproxy.schema.control")
 local store = require("dpproxy.config.store")
 local streams = require("dpproxy.stream.owner")
+local utf8 = require("dpproxy.base.utf8")
 
 local ngx = ngx
-local ipairs = ipairs
+local assert, ipairs, type = assert, ipairs, type
 
 local M = {}
 
@@ -134,27 +135,35 @@ local function of_plugins(method, uri)
     return nil
 end
 
+-- Keys and values in etcd may be anything; what we answer is JSON.
+local function answer(code, body)
+    if type(body) == "table" then
+        body = utf8.valid(assert(json.encode(body))) .. "\n"
+    end
+    return core_response.exit(code, body)
+end
+
 function M.run()
     store.refresh()
     local method, uri = ngx.req.get_method(), ngx.var.uri
     local handler = exact[method .. " " .. uri]
     if handler then
-        return core_response.exit(handler())
+        return answer(handler())
     end
     local kind, id = uri:match("^/v1/healthcheck/([^/]+)/(.+)$")
     if kind and method == "GET" then
-        return core_response.exit(health_of(kind, id))
+        return answer(health_of(kind, id))
     end
     local path, short_key = uri:match("^(/v1/[^/]+)/(.+)$")
     handler = path and by_id[method .. " " .. path]
     if handler then
-        return core_response.exit(handler(short_key))
+        return answer(handler(short_key))
     end
     handler = of_plugins(method, uri)
     if handler then
-        return core_response.exit(handler({}))
+        return answer(handler({}))
     end
-    return core_response.exit(404)
+    return answer(404)
 end
 
 return M

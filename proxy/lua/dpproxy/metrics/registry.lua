@@ -11,10 +11,11 @@
 --
 -- When the dictionary is full, new series are left out and counted; those that exist go on. No ngx in here.
 local floor, huge = math.floor, math.huge
-local find, format, gsub, match, concat = string.find, string.format, string.gsub, string.match, table.concat
+local format, gsub, concat = string.format, string.gsub, table.concat
 local ipairs, tostring = ipairs, tostring
 
 local md5 = require("dpproxy.base.crypto").md5
+local valid_utf8 = require("dpproxy.base.utf8").valid
 local buffer = require("string.buffer")
 
 local M = {}
@@ -67,35 +68,14 @@ function registry:histogram(name, help, labels, buckets, expire)
     return define(self, "histogram", name, help, labels, buckets, expire)
 end
 
--- One byte that is not UTF-8 (a header of a client, by extra_labels) would make Prometheus refuse the whole scrape.
-local function valid_utf8(text)
-    local out, at = {}, 1
-    while at <= #text do
-        local piece = match(text, "^[%z\1-\127]+", at)
-            or match(text, "^[\194-\223][\128-\191]", at)
-            or match(text, "^[\224-\239][\128-\191][\128-\191]", at)
-            or match(text, "^[\240-\244][\128-\191][\128-\191][\128-\191]", at)
-        -- Overlong forms, surrogates, beyond U+10FFFF
-        if piece and (find(piece, "^\224[\128-\159]") or find(piece, "^\237[\160-\191]") or find(piece, "^\240[\128-\143]")
-                or find(piece, "^\244[\144-\191]")) then
-            piece = nil
-        end
-        out[#out + 1] = piece or "?"
-        at = at + (piece and #piece or 1)
-    end
-    return concat(out)
-end
-
 local escapes = {["\\"] = "\\\\", ['"'] = '\\"', ["\n"] = "\\n"}
 
 local function label_text(labels, values)
     local parts = {}
     for i = 1, #labels do
         local value = values[i] == nil and "" or tostring(values[i])
-        if find(value, "[\128-\255]") then
-            value = valid_utf8(value)
-        end
-        parts[i] = labels[i] .. '="' .. gsub(value, '[\\"\n]', escapes) .. '"'
+        -- A client's header, by extra_labels, may be anything.
+        parts[i] = labels[i] .. '="' .. gsub(valid_utf8(value), '[\\"\n]', escapes) .. '"'
     end
     return concat(parts, ",")
 end
