@@ -326,6 +326,32 @@ static int sys_own(lua_State *L)
 	return success(L);
 }
 
+/* reaches(folder, user) -> may that user work in it, and in all above it; in a child, which becomes the user */
+static int sys_reaches(lua_State *L)
+{
+	const char *path = luaL_checkstring(L, 1);
+	const struct passwd *user = getpwnam(luaL_checkstring(L, 2));
+	int status = 0;
+	pid_t pid;
+
+	if (user == NULL) {
+		lua_pushboolean(L, 0);
+		return 1;
+	}
+	pid = fork();
+	if (pid == 0) {
+		if (initgroups(user->pw_name, user->pw_gid) != 0 || setgid(user->pw_gid) != 0 || setuid(user->pw_uid) != 0)
+			_exit(2);
+		_exit(access(path, R_OK | W_OK | X_OK) == 0 ? 0 : 1);
+	}
+	if (pid < 0)
+		return failure(L, "fork");
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	lua_pushboolean(L, WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	return 1;
+}
+
 /* group_of(user) -> the name of its group | nil when there is no such user */
 static int sys_group_of(lua_State *L)
 {
@@ -378,6 +404,7 @@ static const luaL_Reg sys[] = {
 	{"own", sys_own},
 	{"read_plain", sys_read_plain},
 	{"realpath", sys_realpath},
+	{"reaches", sys_reaches},
 	{"reap", sys_reap},
 	{"spawn", sys_spawn},
 	{"stamp", sys_stamp},

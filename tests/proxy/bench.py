@@ -248,6 +248,7 @@ def main():
     parser.add_argument("--write", metavar="FILE")
     options = parser.parse_args()
     root = tempfile.mkdtemp(prefix="ks-proxy-bench.")
+    os.chmod(root, 0o755)  # workers are another user
     processes = []
     lines = []
 

@@ -642,6 +642,20 @@ def of(pid):
         return b"-t"
 
 
+def a_folder_that_the_workers_cannot_get_to_is_refused(t):
+    """Else the last configuration would be missing when it is needed."""
+    if os.getuid() != 0:
+        print("# not root: the workers are who we are, and the folder is ours")
+        return
+    folder = t.gateway.folder.parent / "closed"
+    folder.mkdir(mode=0o700)
+    done = subprocess.run([DPPROXY, "--runtime-dir", str(folder / "run"), "--user", "nobody", "--test"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1 and "--runtime-dir" in done.stderr, done
+    folder.chmod(0o755)
+    done = subprocess.run([DPPROXY, "--runtime-dir", str(folder / "run"), "--user", "nobody", "--test"], capture_output=True, text=True, timeout=30)
+    same(0, done.returncode)
+
+
 def a_bad_configuration_is_not_reloaded(t):
     file = t.gateway.folder.parent / "config.json"
     good = file.read_text()
@@ -778,7 +792,7 @@ TESTS = [
     clients_must_show_a_certificate_where_asked, sessions_open_no_other_name, upstreams_with_tls_share_no_connection_between_names,
     http2_with_and_without_tls, grpc_passes_with_its_trailers, grpc_over_tls_on_both_sides, websockets_only_where_they_are_enabled,
     upstreams_that_send_nonsense_harm_one_request_each, malformed_requests_are_refused, a_slow_client_holds_nobody_up,
-    settings_of_the_file_take_effect, a_killed_worker_is_replaced_by_one_that_knows_everything, a_reload_drops_nothing, a_reload_while_nginx_starts_waits_for_it, a_bad_configuration_is_not_reloaded,
+    settings_of_the_file_take_effect, a_killed_worker_is_replaced_by_one_that_knows_everything, a_reload_drops_nothing, a_reload_while_nginx_starts_waits_for_it, a_folder_that_the_workers_cannot_get_to_is_refused, a_bad_configuration_is_not_reloaded,
     without_etcd_it_starts_from_the_snapshot, nginx_ends_with_its_launcher, signals_are_passed_on, bad_arguments_say_what_is_wrong,
     every_rendered_configuration_is_good_for_nginx, it_runs_the_same_on_kineshim,
 ]

@@ -58,6 +58,10 @@ local function make_folders(sys, dir, conf, user)
                 return nil, err
             end
         end
+        if not sys.reaches(dir .. "/snapshot", user) then
+            return nil, "the workers' user " .. user .. " cannot get to " .. dir .. ", where the last configuration is kept: " ..
+                "choose another folder with --runtime-dir, or another user with --user"
+        end
     end
     for _, zone in ipairs(conf.apisix.proxy_cache.zones) do
         if zone.disk_path then
