@@ -212,10 +212,11 @@ def main():
     print(plain(rows))
     print("\n".join(facts))
     if len(sys.argv) > 4:
-        # What writers.py put there stays as it is.
-        kept = re.search(r"\n<!-- several instances -->\n.*?<!-- /several instances -->\n", open(sys.argv[3], encoding="utf-8").read(), re.S)
+        # What writers.py and the gateway's bench.py put there stays as it is.
+        kept = [m.group(0) for m in re.finditer(r"\n<!-- (several instances|proxy) -->\n.*?<!-- /\1 -->\n",
+                                                open(sys.argv[3], encoding="utf-8").read(), re.S)]
         with open(sys.argv[3], "w", encoding="utf-8") as file:
-            file.write(page(rows, facts, results) + (kept.group(0) if kept else ""))
+            file.write(page(rows, facts, results) + "".join(kept))
         with open(sys.argv[4], "w", encoding="utf-8") as file:
             file.write(chart(rows))
 

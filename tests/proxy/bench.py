@@ -247,6 +247,7 @@ def main():
     parser.add_argument("--updates", type=int, default=300)
     parser.add_argument("--write", metavar="FILE")
     options = parser.parse_args()
+    options.load = os.getloadavg()[0]
     root = tempfile.mkdtemp(prefix="ks-proxy-bench.")
     os.chmod(root, 0o755)  # workers are another user
     processes = []
@@ -320,15 +321,23 @@ def version(argv, pattern):
     return re.search(pattern, out.stdout + out.stderr).group(1)
 
 
+INTRO = """## dpproxy
+
+One worker of dpproxy beside one of a bare nginx that does the least a gateway must do: choose the node in Lua, keep connections to it, and
+set the same request headers. Each worker has a core of its own; the load (wrk, 50 connections) and the upstream share the other. Processor time is
+the worker's, user and system; on a busy machine it says more than requests per second.
+"""
+
+
 def write(page, lines, options):
     with open(page) as old:
         text = old.read()
-    begin, end = "<!-- proxy -->\n", "<!-- /proxy -->"
-    facts = (f"\n{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, nginx {version(['nginx', '-v'], r'nginx/([0-9.]+)')}, "
-             f"`./dev bench proxy --rounds {options.rounds} --seconds {options.seconds}`: wrk with 50 connections, medians of interleaved rounds.\n")
+    begin, end = "<!-- proxy -->\n", "<!-- /proxy -->\n"
+    facts = (f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, load average before {options.load:.1f}, nginx {version(['nginx', '-v'], r'nginx/([0-9.]+)')}, "
+             f"`./dev bench proxy --rounds {options.rounds} --seconds {options.seconds} --write docs/benchmarks.md`, which writes this section; medians of interleaved rounds.")
     head, rest = text.split(begin)
     with open(page, "w") as new:
-        new.write(head + begin + "\n".join(lines) + "\n" + facts + end + rest.split(end, 1)[1])
+        new.write(head + begin + INTRO + "\n" + "\n".join(lines) + "\n\n" + facts + "\n" + end + rest.split(end, 1)[1])
 
 
 if __name__ == "__main__":
