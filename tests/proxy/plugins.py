@@ -95,6 +95,8 @@ def limit_conn_frees_the_places_of_a_killed_worker(t):
     path = route(t, "lkill", {"limit-conn": {"conn": 1, "burst": 0, "default_conn_delay": 0.1, "key": "remote_addr"}})
     with socket.create_connection(("127.0.0.1", t.gateway.port)) as client:
         client.sendall(f"GET {path}?sleep=2 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        # Not before: a request of ours could take the place, and this one be refused.
+        wait_for(lambda: any("sleep=2" in r["path"] for r in UP.requests), "the first request")
         wait_for(lambda: t.gateway.request(path).status == 503, "the place to be taken", 5)
         before = t.gateway.workers()
         for pid in before:
