@@ -3,11 +3,12 @@
 local log = require("apisix.core.log")
 local request = require("apisix.core.request")
 local tablepool = require("apisix.core.tablepool")
+local cookie_jar = require("resty.cookie")
 local clear = require("table.clear")
 
 local ngx = ngx
 local type, error, pcall, setmetatable, tostring = type, error, pcall, setmetatable, tostring
-local str_sub, str_lower, str_gsub, str_gmatch, str_match = string.sub, string.lower, string.gsub, string.gmatch, string.match
+local str_sub, str_lower, str_gsub, str_match = string.sub, string.lower, string.gsub, string.match
 
 local M = {version = 0.2}
 
@@ -85,30 +86,9 @@ local function graphql(vars, name)
     return require("apisix.core.graphql").of(vars._ctx)[name]
 end
 
-local cookie_mt = {
-    __index = {
-        get = function(self, name)
-            return self.values[name]
-        end,
-        get_all = function(self)
-            return self.values
-        end,
-    },
-}
-
 local function cookies()
-    local text = ngx.var.http_cookie
-    if not text then
-        return nil
-    end
-    local values = {}
-    for pair in str_gmatch(text, "[^;]+") do
-        local name, value = str_match(pair, "^%s*([^=]-)%s*=%s*(.-)%s*$")
-        if name and name ~= "" then
-            values[name] = value
-        end
-    end
-    return setmetatable({values = values}, cookie_mt)
+    local jar = cookie_jar.new()
+    return jar:get_all() and jar or nil
 end
 
 local function cookie_value(vars, name)

@@ -1,7 +1,6 @@
 -- ip-restriction: an allow list or a deny list of client addresses.
+local addresses = require("dpproxy.plugin.addresses")
 local core = require("apisix.core")
-
-local ipairs = ipairs
 
 local list_def = {type = "array", items = {anyOf = core.schema.ip_def}, minItems = 1}
 
@@ -26,34 +25,20 @@ local M = {
     schema = schema,
 }
 
-local matchers = setmetatable({}, {__mode = "k"})
-
 function M.check_schema(conf)
     local ok, err = core.schema.check(schema, conf)
     if not ok then
         return false, err
     end
-    -- The patterns of the schema let some impossible IPv6 addresses through.
-    for _, address in ipairs(conf.whitelist or conf.blacklist) do
-        if not core.ip.validate_cidr_or_ip(address) then
-            return false, "invalid ip address: " .. address
-        end
-    end
-    return true
+    return addresses.check(conf.whitelist or conf.blacklist)
 end
 
 local function listed(list, address)
-    local matcher = matchers[list]
-    if not matcher then
-        local err
-        matcher, err = core.ip.create_ip_matcher(list)
-        if not matcher then
-            core.log.error("failed to create ip matcher: ", err)
-            return nil
-        end
-        matchers[list] = matcher
+    local found, err = addresses.match(list, address)
+    if found == nil then
+        core.log.error("failed to create ip matcher: ", err)
     end
-    return matcher:match(address) and true or false
+    return found
 end
 
 local function restrict(conf, ctx)

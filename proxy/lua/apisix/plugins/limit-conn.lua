@@ -3,6 +3,7 @@
 local core = require("apisix.core")
 local limit = require("dpproxy.limit.conn")
 local limit_key = require("dpproxy.limit.key")
+local outcome = require("dpproxy.limit.outcome")
 
 local ipairs, tonumber = ipairs, tonumber
 
@@ -55,10 +56,7 @@ function M.check_schema(conf)
     if not ok then
         return false, err
     end
-    if conf.policy ~= "local" then
-        return false, "policy \"" .. conf.policy .. "\" is not supported by dpproxy: counters are local to the node"
-    end
-    return true
+    return outcome.check_policy(conf)
 end
 
 local function alive(pid)
@@ -85,16 +83,10 @@ local function enter(conf, ctx, value, conn, burst)
     local place, err = limit.enter(ngx.shared[dict_name], key, conn, burst, ngx.worker.pid())
     if not place then
         if err == "rejected" then
-            if conf.rejected_msg then
-                return conf.rejected_code, {error_msg = conf.rejected_msg}
-            end
-            return conf.rejected_code
+            return outcome.rejected(conf)
         end
         core.log.error("failed to limit conn: ", err)
-        if conf.allow_degradation then
-            return
-        end
-        return 500
+        return outcome.failed(conf)
     end
     local delay = limit.delay(place, conn, learned[conf] or conf.default_conn_delay)
     local entered = ctx.limit_conn
@@ -140,10 +132,7 @@ function M.access(conf, ctx)
     end
     if not burst then
         core.log.error("failed to get limit conn rules: ", err)
-        if conf.allow_degradation then
-            return
-        end
-        return 500
+        return outcome.failed(conf)
     end
     return enter(conf, ctx, limit_key.value(conf.key, conf.key_type, ctx), conn, burst)
 end

@@ -4,6 +4,7 @@ local plugin = require("apisix.plugin")
 local clock = require("dpproxy.limit.clock")
 local limit = require("dpproxy.limit.count")
 local limit_key = require("dpproxy.limit.key")
+local outcome = require("dpproxy.limit.outcome")
 
 local ipairs, pairs, type, tostring = ipairs, pairs, type, tostring
 local floor = math.floor
@@ -110,8 +111,9 @@ function M.check_schema(conf, schema_type)
     if not ok then
         return false, err
     end
-    if conf.policy ~= "local" then
-        return false, "policy \"" .. conf.policy .. "\" is not supported by dpproxy: counters are local to the node"
+    ok, err = outcome.check_policy(conf)
+    if not ok then
+        return false, err
     end
     if conf.group then
         if conf.rules then
@@ -134,10 +136,7 @@ end
 
 local function fail(conf, err)
     core.log.error("failed to limit count: ", err)
-    if conf.allow_degradation then
-        return
-    end
-    return 500, {error_msg = "failed to limit count"}
+    return outcome.failed(conf, {error_msg = "failed to limit count"})
 end
 
 -- Names of the headers of a rule: "X-RateLimit-Limit" becomes "X-<prefix>-RateLimit-Limit".
@@ -174,10 +173,7 @@ local function run(conf, ctx, dict, value, count, window, prefix)
         set_headers(metadata and metadata.value or default_metadata, prefix, count, remaining, reset)
     end
     if not allowed then
-        if conf.rejected_msg then
-            return conf.rejected_code, {error_msg = conf.rejected_msg}
-        end
-        return conf.rejected_code
+        return outcome.rejected(conf)
     end
 end
 

@@ -4,6 +4,7 @@ local core = require("apisix.core")
 local clock = require("dpproxy.limit.clock")
 local limit = require("dpproxy.limit.req")
 local limit_key = require("dpproxy.limit.key")
+local outcome = require("dpproxy.limit.outcome")
 
 local schema = {
     type = "object",
@@ -34,10 +35,7 @@ function M.check_schema(conf)
     if not ok then
         return false, err
     end
-    if conf.policy ~= "local" then
-        return false, "policy \"" .. conf.policy .. "\" is not supported by dpproxy: counters are local to the node"
-    end
-    return true
+    return outcome.check_policy(conf)
 end
 
 function M.access(conf, ctx)
@@ -45,16 +43,10 @@ function M.access(conf, ctx)
     local delay, err = limit.incoming(ngx.shared["plugin-limit-req"], key, conf.rate, conf.burst, clock.now())
     if not delay then
         if err == "rejected" then
-            if conf.rejected_msg then
-                return conf.rejected_code, {error_msg = conf.rejected_msg}
-            end
-            return conf.rejected_code
+            return outcome.rejected(conf)
         end
         core.log.error("failed to limit req: ", err)
-        if conf.allow_degradation then
-            return
-        end
-        return 500
+        return outcome.failed(conf)
     end
     if delay >= 0.001 and not conf.nodelay then
         core.sleep(delay)

@@ -1,5 +1,6 @@
 -- proxy-rewrite: changes what the upstream gets: URI, method, Host and headers.
 local core = require("apisix.core")
+local header_rules = require("dpproxy.plugin.header_rules")
 local is_reference = require("apisix.core.secret_ref").is_secret_ref
 
 local ipairs, pairs, type = ipairs, pairs, type
@@ -60,27 +61,12 @@ core.ctx.register_var("proxy_rewrite_regex_uri_captures", function(ctx)
     return ctx.proxy_rewrite_regex_uri_captures
 end)
 
-local function is_grouped(headers)
-    return type(headers.add) == "table" or type(headers.set) == "table" or type(headers.remove) == "table"
-end
-
-local function check_flat_headers(headers)
-    for name, value in pairs(headers) do
-        if type(name) ~= "string" then
-            return false, "invalid type as header field"
-        end
-        if type(value) ~= "string" and type(value) ~= "number" then
-            return false, "invalid type as header value"
-        end
-        if #name == 0 then
-            return false, "invalid field length in header"
-        end
-        if not core.utils.validate_header_field(name) then
-            return false, "invalid field character in header"
-        end
-        if not core.utils.validate_header_value(value) then
-            return false, "invalid value character in header"
-        end
+local function check_characters(name, value)
+    if not core.utils.validate_header_field(name) then
+        return false, "invalid field character in header"
+    end
+    if not core.utils.validate_header_value(value) then
+        return false, "invalid value character in header"
     end
     return true
 end
@@ -112,8 +98,8 @@ function M.check_schema(conf)
             return false, err
         end
     end
-    if conf.headers and not is_grouped(conf.headers) then
-        return check_flat_headers(conf.headers)
+    if conf.headers and not header_rules.is_grouped(conf.headers) then
+        return header_rules.check_flat(conf.headers, check_characters)
     end
     return true
 end
@@ -137,7 +123,7 @@ local operations = setmetatable({}, {__mode = "k"})
 local function header_operations(headers)
     local op = operations[headers]
     if not op then
-        if is_grouped(headers) then
+        if header_rules.is_grouped(headers) then
             op = {add = sorted_pairs(headers.add), set = sorted_pairs(headers.set), remove = headers.remove or {}}
         else
             op = {add = {}, set = sorted_pairs(headers), remove = {}}

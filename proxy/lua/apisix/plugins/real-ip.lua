@@ -2,9 +2,10 @@
 --
 -- nginx' own idea of the connection stays (its access log, allow and deny): what changes is what routes' plugins see, and what
 -- upstreams are told.
+local addresses = require("dpproxy.plugin.addresses")
 local core = require("apisix.core")
 
-local ipairs, type = ipairs, type
+local type = type
 
 local schema = {
     type = "object",
@@ -23,32 +24,19 @@ local M = {
     schema = schema,
 }
 
-local matchers = setmetatable({}, {__mode = "k"})
-
 function M.check_schema(conf)
     local ok, err = core.schema.check(schema, conf)
     if not ok then
         return false, err
     end
-    for _, address in ipairs(conf.trusted_addresses or {}) do
-        if not core.ip.validate_cidr_or_ip(address) then
-            return false, "invalid ip address: " .. address
-        end
+    if conf.trusted_addresses then
+        return addresses.check(conf.trusted_addresses)
     end
     return true
 end
 
 local function is_trusted(conf, address)
-    local list = conf.trusted_addresses
-    local matcher = matchers[list]
-    if not matcher then
-        matcher = core.ip.create_ip_matcher(list)
-        if not matcher then
-            return false
-        end
-        matchers[list] = matcher
-    end
-    return matcher:match(address) and true or false
+    return addresses.match(conf.trusted_addresses, address) or false
 end
 
 -- X-Forwarded-For: each proxy adds the address that it saw at the end.
@@ -60,17 +48,17 @@ local function from_forwarded_for(conf, ctx)
     if not header then
         return nil
     end
-    local addresses = {}
+    local listed = {}
     for address in header:gmatch("[^,%s]+") do
-        addresses[#addresses + 1] = address
+        listed[#listed + 1] = address
     end
-    local last = #addresses
+    local last = #listed
     if conf.recursive and conf.trusted_addresses then
-        while last > 1 and is_trusted(conf, addresses[last]) do
+        while last > 1 and is_trusted(conf, listed[last]) do
             last = last - 1
         end
     end
-    return addresses[last]
+    return listed[last]
 end
 
 -- "1.2.3.4", "1.2.3.4:80", "::1", "[::1]:80" -> address, port | nil

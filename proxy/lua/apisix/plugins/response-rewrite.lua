@@ -1,6 +1,7 @@
 -- response-rewrite: changes what the client gets: status, headers and body.
 local core = require("apisix.core")
 local decoders = require("apisix.utils.content-decode")
+local header_rules = require("dpproxy.plugin.header_rules")
 local is_reference = require("apisix.core.secret_ref").is_secret_ref
 local vars = require("dpproxy.plugin.vars")
 
@@ -60,25 +61,6 @@ local M = {
     schema = schema,
 }
 
-local function is_grouped(headers)
-    return type(headers.add) == "table" or type(headers.set) == "table" or type(headers.remove) == "table"
-end
-
-local function check_flat_headers(headers)
-    for name, value in pairs(headers) do
-        if type(name) ~= "string" then
-            return false, "invalid type as header field"
-        end
-        if type(value) ~= "string" and type(value) ~= "number" then
-            return false, "invalid type as header value"
-        end
-        if #name == 0 then
-            return false, "invalid field length in header"
-        end
-    end
-    return true
-end
-
 local function check_body(conf)
     if conf.body_base64 and not is_reference(conf.body) then
         if not conf.body or #conf.body == 0 or not ngx.decode_base64(conf.body) then
@@ -93,8 +75,8 @@ function M.check_schema(conf)
     if not ok then
         return false, err
     end
-    if conf.headers and not is_grouped(conf.headers) then
-        ok, err = check_flat_headers(conf.headers)
+    if conf.headers and not header_rules.is_grouped(conf.headers) then
+        ok, err = header_rules.check_flat(conf.headers)
         if not ok then
             return false, err
         end
@@ -135,7 +117,7 @@ local function header_operations(headers)
     if op then
         return op
     end
-    if is_grouped(headers) then
+    if header_rules.is_grouped(headers) then
         op = {add = {}, set = pairs_of(headers.set), remove = headers.remove or {}}
         for _, line in ipairs(headers.add or {}) do
             local name, value = line:match("^([^:%s]+)%s*:%s*([^:]+)$")

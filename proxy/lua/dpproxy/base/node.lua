@@ -1,4 +1,5 @@
 -- The node's own configuration: what the launcher made of flags, environment and configuration file. Read once by the master.
+local files = require("dpproxy.base.files")
 local json = require("dpproxy.base.json")
 
 local M = {}
@@ -8,12 +9,10 @@ local conf
 local file
 
 local function read()
-    local handle, err = io.open(file, "r")
-    if not handle then
+    local text, err = files.read(file)
+    if not text then
         return nil, err
     end
-    local text = handle:read("*a")
-    handle:close()
     return json.decode(text)
 end
 

@@ -1,19 +1,10 @@
 -- What nginx.conf needs to know about this machine: modules, the workers' user, certificates, name servers.
+local files = require("dpproxy.base.files")
 local ffi = require("ffi")
 
 local M = {}
 
 ffi.cdef("extern char **environ;")
-
-local function read(path)
-    local handle = io.open(path, "r")
-    if not handle then
-        return nil
-    end
-    local text = handle:read("*a")
-    handle:close()
-    return text
-end
 
 local function first(sys, kind, ...)
     for i = 1, select("#", ...) do
@@ -60,7 +51,7 @@ local function resolvers(conf)
         list[#list + 1] = server
     end
     if #list == 0 then
-        for server in ("\n" .. (read("/etc/resolv.conf") or "")):gmatch("\n%s*nameserver%s+(%S+)") do
+        for server in ("\n" .. (files.read("/etc/resolv.conf") or "")):gmatch("\n%s*nameserver%s+(%S+)") do
             list[#list + 1] = server
         end
     end
@@ -95,7 +86,7 @@ end
 
 -- How many files we may open at most: nginx complains of each worker that cannot have what it was told.
 local function file_limit()
-    local hard = (read("/proc/self/limits") or ""):match("Max open files%s+%S+%s+(%d+)")
+    local hard = (files.read("/proc/self/limits") or ""):match("Max open files%s+%S+%s+(%d+)")
     return tonumber(hard) or math.huge
 end
 

@@ -1,6 +1,7 @@
 -- The last good configuration on disk: two generations, each with a digest over all of it. Written beside, synced, then
 -- renamed. No ngx.
 local crypto = require("dpproxy.base.crypto")
+local files = require("dpproxy.base.files")
 local posix = require("dpproxy.config.posix")
 local record = require("dpproxy.config.record")
 
@@ -94,21 +95,11 @@ function M.save(store, folder, prefix, time)
     return state.seq, size
 end
 
-local function read_file(path)
-    local file = io.open(path, "rb")
-    if not file then
-        return nil
-    end
-    local text = file:read("*a")
-    file:close()
-    return text
-end
-
 -- -> state | nil ; problems are told to `complain(message)`, once for each file that is not good
 function M.load(folder, prefix, complain)
     for _, name in ipairs({newest, older}) do
         local path = folder .. name
-        local text = read_file(path)
+        local text = files.read(path)
         if text then
             local state, err = M.decode(text)
             if not state then

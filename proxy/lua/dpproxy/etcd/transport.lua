@@ -1,5 +1,7 @@
 -- Sockets for the etcd client inside nginx: TCP, unix sockets, TLS with or without a client's certificate.
 -- Certificates of servers are verified against `lua_ssl_trusted_certificate` of nginx.conf.
+local files = require("dpproxy.base.files")
+
 local M = {}
 
 local function hosts_file(name)
@@ -31,16 +33,6 @@ local function resolve(host)
     return hosts_file(host:lower()) or host:lower() == "localhost" and "127.0.0.1" or host
 end
 
-local function read_file(path)
-    local file, err = io.open(path, "rb")
-    if not file then
-        return nil, err
-    end
-    local text = file:read("*a")
-    file:close()
-    return text
-end
-
 -- tls: {cert = file, key = file, verify = bool (default true), sni = name | nil} -> prepared | nil, err
 -- The files are read here, by the master or early in a worker, and again for each connection when they can be (rotation).
 function M.prepare_tls(tls)
@@ -50,11 +42,11 @@ function M.prepare_tls(tls)
         prepared.cert_file, prepared.key_file = tls.cert, tls.key
         if tls.cert then
             local err
-            prepared.cert, err = read_file(tls.cert)
+            prepared.cert, err = files.read(tls.cert)
             if not prepared.cert then
                 return nil, "cannot read the etcd client certificate: " .. err
             end
-            prepared.key, err = read_file(tls.key)
+            prepared.key, err = files.read(tls.key)
             if not prepared.key then
                 return nil, "cannot read the etcd client key: " .. err
             end
@@ -65,7 +57,7 @@ end
 
 local function set_client_certificate(sock, tls)
     local ssl = require("ngx.ssl")
-    local cert_text, key_text = read_file(tls.cert_file), read_file(tls.key_file)
+    local cert_text, key_text = files.read(tls.cert_file), files.read(tls.key_file)
     if not cert_text or not key_text then
         cert_text, key_text = tls.cert, tls.key
     end

@@ -1,5 +1,6 @@
 -- The launcher's side of streams: turns the plan that a worker left into nginx' configuration, has nginx test it, and tells nginx
 -- to reload. Workers may be another user than we are, so they cannot do it, and what they wrote is data to us, no configuration.
+local files = require("dpproxy.base.files")
 local json = require("cjson.safe").new()
 local render = require("dpproxy.stream.render")
 
@@ -46,20 +47,10 @@ function M.settle(conf)
     }, mt)
 end
 
-local function read_own(path)
-    local file = io.open(path, "r")
-    if not file then
-        return nil
-    end
-    local text = file:read("*a")
-    file:close()
-    return text
-end
-
 -- What to start with: the last plan that was good, else nothing. -> array of texts to try
 function M:candidates()
     local list = {}
-    local saved = json.decode(read_own(self.dir .. "/stream-plan.json") or "")
+    local saved = json.decode(files.read(self.dir .. "/stream-plan.json") or "")
     if saved then
         list[1] = render.text(saved, self.node)
     end
@@ -98,7 +89,7 @@ local function apply(self, sys, check)
     if not rendered then
         return nil, problems
     end
-    local changed = rendered ~= read_own(self.dir .. "/stream.conf")
+    local changed = rendered ~= files.read(self.dir .. "/stream.conf")
     if changed then
         local ok
         ok, err = self:write_next(sys, rendered)

@@ -2,6 +2,7 @@
 -- which alone may change nginx' configuration (apply.lua). Certificates are files of the workers' own: nginx reads one for each
 -- handshake, so a new certificate needs no reload.
 local dns = require("dpproxy.upstream.dns")
+local files = require("dpproxy.base.files")
 local json = require("dpproxy.base.json")
 local keys = require("dpproxy.tls.keys")
 local lease = require("dpproxy.config.lease")
@@ -26,16 +27,6 @@ local self = {files = {}}
 
 local function hex(text)
     return (text:gsub(".", function(c) return ("%02x"):format(c:byte()) end))
-end
-
-local function read(path)
-    local file = io.open(path, "r")
-    if not file then
-        return nil
-    end
-    local text = file:read("*a")
-    file:close()
-    return text
 end
 
 local function write(path, text)
@@ -168,7 +159,7 @@ local function update()
     self.versions, self.domains, self.resolve_at = seen, domains, now + RESOLVE_SECONDS
     publish_rejected(rejected)
     local path = self.folder .. "plan.json"
-    local text, before = json.encode(made), self.text or read(path)
+    local text, before = json.encode(made), self.text or files.read(path)
     if text == before then
         self.text = text
         return
@@ -229,7 +220,7 @@ function M.rejected()
         return {}
     end
     local list = json.decode(self.state:get("stream:rejected") or "[]") or {}
-    local result = json.decode(read(self.result) or "") or {}
+    local result = json.decode(files.read(self.result) or "") or {}
     if result.error then
         list[#list + 1] = {key = "stream.conf", kind = "stream_routes", reason = result.error, since = result.since}
     end
