@@ -17,10 +17,9 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "lib"))
-from dpproxy import BUILD, DPPROXY, TOP, Etcd, Gateway, Process, Scenario, Upstream, free_port, main, request, wait_for  # noqa: E402
+from dpproxy import DPPROXY, TOP, Gateway, Process, Scenario, Upstream, free_port, main, request, wait_for  # noqa: E402
 
 UP = Upstream()
-KINESHIM = os.environ.get("KINESHIM", str(BUILD / "kineshim" / "kineshim"))
 
 
 def same(wanted, got):
@@ -766,23 +765,6 @@ def every_rendered_configuration_is_good_for_nginx(t):
         same((0, []), (done.returncode, [line for line in done.stderr.splitlines() if "warn" in line or "emerg" in line]))
 
 
-def it_runs_the_same_on_kineshim(t):
-    folder = t.folder / "kineshim"
-    folder.mkdir()
-    os.chmod(folder, 0o755)
-    url = f"http://127.0.0.1:{free_port()}"
-    store = t.keep(Process([KINESHIM, f"--data-dir={folder / 'data'}", f"--listen-client-urls={url}",
-                            f"--advertise-client-urls={url}"], folder / "kineshim.log"))
-    port = int(url.rsplit(":", 1)[1])
-    wait_for(lambda: request(port, "/health").status == 200, "kineshim")
-    gateway = t.keep(Gateway(folder, url, workers=1))
-    etcdctl(url, "put", "/apisix/routes/1", json.dumps({"uri": "/k", "upstream": to(UP)}))
-    wait_for(lambda: gateway.request("/k").status == 200, "the route", 1)
-    etcdctl(url, "del", "/apisix/routes/1")
-    wait_for(lambda: gateway.request("/k").status == 404, "the deletion", 1)
-    assert store.process.poll() is None
-
-
 TESTS = [
     a_put_is_in_effect_within_a_second, no_route_is_404_with_apisix_body, an_update_and_a_deletion_take_effect,
     a_bad_object_keeps_its_last_good_version_and_is_listed, the_control_api_shows_what_is_there, references_that_lead_nowhere,
@@ -794,7 +776,7 @@ TESTS = [
     upstreams_that_send_nonsense_harm_one_request_each, malformed_requests_are_refused, a_slow_client_holds_nobody_up,
     settings_of_the_file_take_effect, a_killed_worker_is_replaced_by_one_that_knows_everything, a_reload_drops_nothing, a_reload_while_nginx_starts_waits_for_it, a_folder_that_the_workers_cannot_get_to_is_refused, a_bad_configuration_is_not_reloaded,
     without_etcd_it_starts_from_the_snapshot, nginx_ends_with_its_launcher, signals_are_passed_on, bad_arguments_say_what_is_wrong,
-    every_rendered_configuration_is_good_for_nginx, it_runs_the_same_on_kineshim,
+    every_rendered_configuration_is_good_for_nginx,
 ]
 
 if __name__ == "__main__":

@@ -737,4 +737,5 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = dpproxy.on_each_store()
+    sys.exit(main() if status is None else status)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What scenario tests of the gateway need: an etcd, a dpproxy in front of it, an upstream that tells what it got, and TAP.
-KS_STORE=kineshim takes that instead of etcd, KS_TEST_ONLY=text runs some of the tests, KS_TEST_KEEP=1 keeps the files."""
+A program runs once in front of etcd and once in front of kineshim; KS_STORE=etcd, or kineshim, takes one of them, KS_TEST_ONLY=text
+runs some of the tests, KS_TEST_KEEP=1 keeps the files."""
 import base64
 import gzip
 import http.client
@@ -9,6 +10,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import socket
@@ -25,7 +27,7 @@ TOP = pathlib.Path(__file__).resolve().parents[3]
 BUILD = pathlib.Path(os.environ.get("top_builddir", TOP / "build")).resolve()
 DPPROXY = os.environ.get("DPPROXY", str(BUILD / "proxy" / "dpproxy"))
 KINESHIM = os.environ.get("KINESHIM", str(BUILD / "kineshim" / "kineshim"))
-STORE = os.environ.get("KS_STORE", "etcd")  # or kineshim: what keeps the configuration
+STORE = os.environ.get("KS_STORE") or "etcd"  # or kineshim: what keeps the configuration
 
 
 def free_port():
@@ -217,7 +219,7 @@ class Upstream:
     """An HTTP server that answers with what it got, as JSON. The path and query may ask for more: see do()."""
 
     def __init__(self):
-        self.requests = []
+        self.requests, self.lines = [], []
         self.lock = threading.Lock()
         upstream = self
 
@@ -261,6 +263,10 @@ class Upstream:
                     self.wfile.write(data)
 
             do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_PATCH = do_OPTIONS = do
+
+            def parse_request(self):
+                upstream.lines.append(self.raw_requestline.decode("latin-1"))
+                return super().parse_request()
 
             def log_message(self, *_):
                 pass
@@ -342,8 +348,30 @@ class Scenario:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def main(tests, config=None, workers=2):
-    """Runs tests(scenario) on a new scenario and ends the program."""
+def on_each_store():
+    """Runs this program once for each store, and numbers the tests of all: -> the exit status | None when we are one of these."""
+    if os.environ.get("KS_STORE"):
+        return None
+    count = worst = 0
+    for store in ("etcd", "kineshim"):
+        child = subprocess.Popen([sys.executable, *sys.argv], stdout=subprocess.PIPE, text=True, env=dict(os.environ, KS_STORE=store))
+        for line in child.stdout:
+            result = re.match(r"(not ok|ok) \d+ - (.*)", line)
+            if result:
+                count += 1
+                line = f"{result.group(1)} {count} - {store}: {result.group(2)}\n"
+            if not re.match(r"1\.\.\d+$", line):
+                print(line, end="", flush=True)
+        worst = max(worst, child.wait())
+    print(f"1..{count}")
+    return worst
+
+
+def main(tests, config=None, workers=2, both=True):
+    """Runs tests(scenario) on a new scenario and ends the program; both: on each store."""
+    status = on_each_store() if both else None
+    if status is not None:
+        sys.exit(status)
     for program in ("etcd", "nginx"):
         if not shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin"):
             print(f"Bail out! {program} is needed")

@@ -159,6 +159,11 @@ function M.rejected()
     return self.mine:rejected_list()
 end
 
+-- Is there a configuration at all?
+function M.loaded()
+    return self.reader.seq > 0
+end
+
 function M.status()
     local now = self.numbers:read()
     now.loaded = self.reader.seq > 0

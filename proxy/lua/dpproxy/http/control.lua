@@ -1,6 +1,7 @@
 -- The control API (spec 6.3), for people and scripts on this machine.
 local core_response = require("apisix.core.response")
 local health = require("dpproxy.health")
+local health_page = require("dpproxy.health.page")
 local json = require("dpproxy.base.json")
 local loader = require("dpproxy.plugin.loader")
 local schemas = require("dpproxy.schema.control")
@@ -80,16 +81,32 @@ local function reload_plugins()
     return 200, "done"
 end
 
+-- JSON, or a page for a browser.
+local function health_answer(list, value)
+    local accept = ngx.var.http_accept
+    if accept and accept:find("text/html", 1, true) then
+        ngx.header["Content-Type"] = "text/html"
+        return 200, health_page.of(list)
+    end
+    return 200, value
+end
+
+local checked_kinds = {routes = true, services = true, upstreams = true, stream_routes = true}
+
 local function health_of(kind, id)
+    if not checked_kinds[kind] then
+        return 400, {error_msg = "invalid src type " .. kind}
+    end
     local found = health.status(kind, id)
     if not found then
         return 404, {error_msg = "no checker for " .. kind .. "[" .. id .. "]"}
     end
-    return 200, found
+    return health_answer({found}, found)
 end
 
 local function all_health()
-    return 200, json.as_array(health.control())
+    local list = json.as_array(health.control())
+    return health_answer(list, list)
 end
 
 local function all_schemas()

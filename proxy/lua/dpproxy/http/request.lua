@@ -27,6 +27,7 @@ function M.init(conf)
 end
 
 local no_route = {error_msg = "404 Route Not Found"}
+local no_configuration = {error_msg = "no configuration yet"}
 
 -- Reused: nothing yields between filling it and the match. Most routes ask for neither of these two.
 local req = setmetatable({}, {__index = function(_, name)
@@ -110,6 +111,11 @@ end
 
 local function run_plugins_and_proxy(ctx, conf)
     if not conf then
+        -- That there is no such route is not known yet: nobody may remember it.
+        if not store.loaded() then
+            core_response.set_header("Cache-Control", "no-store")
+            return core_response.exit(503, no_configuration)
+        end
         runtime.global_rules("rewrite", ctx)
         runtime.global_rules("access", ctx)
         return core_response.exit(404, no_route)

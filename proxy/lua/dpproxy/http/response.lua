@@ -68,7 +68,10 @@ function M.log()
     runtime.phase("log", ctx)
     upstream.done(ctx)
     ngx_ctx.api_ctx = nil
-    tablepool.release("matched", ctx.curr_req_matched)
+    local matched = ctx.curr_req_matched
+    if matched then -- not when a client without a certificate was refused
+        tablepool.release("matched", matched)
+    end
     core_ctx.release_vars(ctx)
     tablepool.release("api_ctx", ctx)
 end
