@@ -88,12 +88,12 @@ bool ks_password_matches(const char *password, struct ks_slice hash, int cost_ma
 
 /* ---- the threads ---- */
 
-static void work(const struct ks_passwords *passwords, struct ks_password_job *job)
+static void work(const struct ks_passwords *passwords, struct ks_password_job *job, bool late)
 {
 	int cost_max = passwords->config.cost > COST_TRUSTED ? passwords->config.cost : COST_TRUSTED;
 
 	job->err.status = KS_OK;
-	if (ks_clock_now(passwords->config.clock) - job->since_ms > passwords->config.wait_max_ms)
+	if (late)
 		ks_fail(&job->err, KS_UNAVAILABLE, "etcdserver: request timed out");
 	else if (job->hash.size)
 		job->matches = ks_password_matches(job->password, job->hash, cost_max);
@@ -111,6 +111,7 @@ static void *run(void *arg)
 	ks_mutex_lock(&passwords->lock);
 	while (!passwords->stopping) {
 		struct ks_password_job *job;
+		bool late;
 
 		link = ks_list_pop(&passwords->queue);
 		if (!link) {
@@ -118,9 +119,11 @@ static void *run(void *arg)
 			continue;
 		}
 		passwords->count--;
-		ks_mutex_unlock(&passwords->lock);
 		job = ks_container_of(link, struct ks_password_job, link);
-		work(passwords, job);
+		/* Under the lock: a job that cannot be taken back any more has been judged. */
+		late = ks_clock_now(passwords->config.clock) - job->since_ms > passwords->config.wait_max_ms;
+		ks_mutex_unlock(&passwords->lock);
+		work(passwords, job, late);
 		job->done(job);
 		ks_mutex_lock(&passwords->lock);
 	}
