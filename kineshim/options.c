@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The command line, the environment, and what must fit together; see options.h and, for the other files, options_priv.h. */
+/* The command line and the environment; see options.h and, for the other files, options_priv.h. */
 #include "options_priv.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/buf.h"
 #include "base/panic.h"
-#include "endpoint.h"
 
 /* ---- the command line and the environment ---- */
 
@@ -53,7 +51,7 @@ static enum ks_status parse_flag(struct ks_options *options, int argc, char *con
 	return ks_option_set(options, option, FROM_FLAG, where, argv[++*i], err);
 }
 
-/* Whoever forgets --endpoint before a URL does not find his password in the journal. */
+/* Whoever forgets the flag before a URL does not find his password in the journal. */
 static enum ks_status refuse_argument(struct ks_options *options, int i, char *const argv[], struct ks_err *err)
 {
 	if (i > 1 && argv[i - 1][0] == '-' && (strcmp(argv[i], "true") == 0 || strcmp(argv[i], "false") == 0))
@@ -95,15 +93,14 @@ static enum ks_status parse_environment(struct ks_options *options, char *(*gete
 	return KS_OK;
 }
 
-/* ---- what must fit together ---- */
+/* ---- what counts ---- */
 
 static uint8_t counting(const struct ks_options *options)
 {
 	return *options->config_file ? FROM_FILE : FROM_FLAG | FROM_ENVIRONMENT;
 }
 
-/* Where a flag's value comes from; a flag hides its variable. 0: from its default. */
-static uint8_t given_as(const struct ks_options *options, const char *flag)
+uint8_t ks_option_given_as(const struct ks_options *options, const char *flag)
 {
 	const struct option *option = ks_option_find(flag, strlen(flag));
 	uint8_t from;
@@ -113,57 +110,7 @@ static uint8_t given_as(const struct ks_options *options, const char *flag)
 	return from & FROM_FLAG ? FROM_FLAG : from;
 }
 
-static enum ks_status settle_endpoint(struct ks_options *options, char *(*getenv_fn)(const char *name),
-				      struct ks_err *err)
-{
-	char endpoint[KS_ENDPOINT_MAX];
-	enum ks_status status;
-
-	if (*options->endpoint_file) {
-		if (ks_options_given(options, "endpoint"))
-			return ks_fail(err, KS_INVALID_ARGUMENT, "endpoint and endpoint-file exclude each other");
-		status = ks_endpoint_read(options->endpoint_file, endpoint, err);
-	} else {
-		options->password_shown =
-			given_as(options, "endpoint") == FROM_FLAG && ks_endpoint_has_password(options->endpoint);
-		status = ks_endpoint_expand(options->endpoint, getenv_fn, endpoint, err);
-	}
-	if (status == KS_OK)
-		options->endpoint = ks_options_keep(options, endpoint);
-	return status;
-}
-
-/*
- * Three servers that are started with an etcd cluster's flags, each on a SQLite file of its own, would answer their clients from
- * three different stores. That must not pass as a cluster.
- */
-static enum ks_status check_cluster(const struct ks_options *options, struct ks_err *err)
-{
-	unsigned members = 1;
-
-	for (const char *c = options->initial_cluster; *c; c++)
-		members += *c == ',';
-	if (members == 1 || strncasecmp(options->endpoint, "sqlite:", 7) != 0)
-		return KS_OK;
-	return ks_fail(
-		err, KS_INVALID_ARGUMENT,
-		"initial-cluster names %u members, but a SQLite file serves one instance; give all of them the same "
-		"database with --endpoint postgres://… or mysql://…",
-		members);
-}
-
-/* etcd's own rule and words: their election timeout decides what our leases may be. */
-static enum ks_status check_election(const struct ks_options *options, struct ks_err *err)
-{
-	if (options->heartbeat_interval * 5 <= options->election_timeout)
-		return KS_OK;
-	return ks_fail(err, KS_INVALID_ARGUMENT,
-		       "--election-timeout[%lldms] should be at least as 5 times as --heartbeat-interval[%lldms]",
-		       (long long)options->election_timeout, (long long)options->heartbeat_interval);
-}
-
-/* Lists may be written with blanks behind their commas, as etcd allows for URLs. */
-static const char *without_blanks(struct ks_options *options, const char *list)
+const char *ks_option_list(struct ks_options *options, const char *list)
 {
 	char *out = ks_xstrdup(list);
 	size_t size = 0;
@@ -191,23 +138,6 @@ static const char *without_blanks(struct ks_options *options, const char *list)
 	return list;
 }
 
-static enum ks_status settle(struct ks_options *options, char *(*getenv_fn)(const char *name), struct ks_err *err)
-{
-	enum ks_status status = settle_endpoint(options, getenv_fn, err);
-
-	if (status == KS_OK)
-		status = check_cluster(options, err);
-	if (status == KS_OK)
-		status = check_election(options, err);
-	options->listen_client_urls = without_blanks(options, options->listen_client_urls);
-	options->advertise_client_urls = without_blanks(options, options->advertise_client_urls);
-	options->listen_client_http_urls = without_blanks(options, options->listen_client_http_urls);
-	options->listen_metrics_urls = without_blanks(options, options->listen_metrics_urls);
-	if (!*options->advertise_client_urls)
-		options->advertise_client_urls = options->listen_client_urls;
-	return status;
-}
-
 /* The file alone counts; what the switches of the command line ask for stays. */
 static enum ks_status turn_to_file(struct ks_options *options, struct ks_err *err)
 {
@@ -232,7 +162,7 @@ enum ks_status ks_options_parse(struct ks_options *options, int argc, char *cons
 		return status;
 	if (*options->config_file)
 		status = turn_to_file(options, err);
-	return status == KS_OK ? settle(options, getenv_fn, err) : status;
+	return status == KS_OK ? ks_options_settle(options, getenv_fn, err) : status;
 }
 
 void ks_options_fini(struct ks_options *options)
@@ -248,7 +178,7 @@ void ks_options_fini(struct ks_options *options)
 
 bool ks_options_given(const struct ks_options *options, const char *flag)
 {
-	return given_as(options, flag) != 0;
+	return ks_option_given_as(options, flag) != 0;
 }
 
 static bool without_effect(const struct ks_options *options, const struct option *option)
@@ -310,11 +240,11 @@ static bool is_variable_of_etcd(const char *name, size_t size)
 	return ks_option_find(flag, length) && ks_option_target(ks_option_find(flag, length))->kind != SWITCH;
 }
 
-/* Set in every pod beside a service that is called kineshim. */
+/* Set in every pod beside a service that is called like us. */
 static bool is_variable_of_kubernetes(const char *name)
 {
-	return strncmp(name, ENV_PREFIX "SERVICE_", sizeof(ENV_PREFIX "SERVICE_") - 1) == 0 ||
-	       strncmp(name, ENV_PREFIX "PORT", sizeof(ENV_PREFIX "PORT") - 1) == 0;
+	return strncmp(name, KS_ENV_PREFIX "SERVICE_", sizeof(KS_ENV_PREFIX "SERVICE_") - 1) == 0 ||
+	       strncmp(name, KS_ENV_PREFIX "PORT", sizeof(KS_ENV_PREFIX "PORT") - 1) == 0;
 }
 
 static void report_variables(char *const *environment)
@@ -323,27 +253,13 @@ static void report_variables(char *const *environment)
 		size_t size = strcspn(*environment, "=");
 		int shown = size < NAME_MAX_SIZE ? (int)size : NAME_MAX_SIZE;
 
-		if (strncmp(*environment, ENV_PREFIX, sizeof(ENV_PREFIX) - 1) == 0 &&
+		if (strncmp(*environment, KS_ENV_PREFIX, sizeof(KS_ENV_PREFIX) - 1) == 0 &&
 		    !is_variable(*environment, size) && !is_variable_of_kubernetes(*environment))
 			ks_diag(KS_WARN, "main", "unknown environment variable name=%.*s", shown, *environment);
 		else if (is_variable_of_etcd(*environment, size))
 			ks_diag(KS_WARN, "main", "environment variable of etcd is not read; use %s%.*s name=%.*s",
-				ENV_PREFIX, shown - 5, *environment + 5, shown, *environment);
+				KS_ENV_PREFIX, shown - 5, *environment + 5, shown, *environment);
 	}
-}
-
-static void report_secrets(const struct ks_options *options)
-{
-	struct stat stat_buf;
-
-	if (options->password_shown)
-		ks_diag(KS_WARN, "main",
-			"the password in --endpoint is hidden now, but every user of this machine could read it at the "
-			"start; use --endpoint-file or ${NAME} in it");
-	if (*options->endpoint_file && stat(options->endpoint_file, &stat_buf) == 0 && stat_buf.st_mode & S_IROTH)
-		ks_diag(KS_WARN, "main",
-			"everybody may read the endpoint file, and a password in it; chmod it to 0600 path=%s",
-			options->endpoint_file);
 }
 
 void ks_options_report(const struct ks_options *options, char *const *environment)
@@ -352,5 +268,5 @@ void ks_options_report(const struct ks_options *options, char *const *environmen
 	report_flags(options, "the flag counts, ignored is the environment variable of", shadowed);
 	report_flags(options, "accepted without effect here (docs/configuration.md says why)", without_effect);
 	report_variables(environment);
-	report_secrets(options);
+	ks_options_report_own(options);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The options of the server: command line, environment and configuration file, all made from the rows of options_table.h.
+ * The options of a program: command line, environment and configuration file, all made from the rows of its table
+ * (options_program.h; kineshim's is options_table.h).
  *
- * A flag wins over its variable, KINESHIM_ + the flag in capitals with '_' for '-', which wins over the default. Empty variables
+ * A flag wins over its variable, KINESHIM_ (or DPAGENT_) + the flag in capitals with '_' for '-', which wins over the default. Empty variables
  * count as not set. With --config-file the file alone counts, as with etcd: what other flags and variables set is ignored, and
  * said on the log.
  *
@@ -18,6 +19,7 @@
 
 #include "base/diag.h"
 #include "base/status.h"
+#include "options_program.h"
 #include "tools/tools.h"
 
 #define KS_OPTION_TYPE_TEXT const char *
@@ -38,7 +40,7 @@ struct ks_options {
 #define ALIAS(flag, of)
 #define IGNORED(kind, flag, why)
 #define REFUSED(kind, flag, harmless, advice)
-#include "options_table.h"
+#include KS_OPTIONS_TABLE
 
 	/* Of the module: by row of the table, how it was set; and the texts that are not borrowed. */
 	uint8_t origins[KS_OPTIONS_MAX];

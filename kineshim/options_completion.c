@@ -51,8 +51,8 @@ static void put_quoted(FILE *out, const char *text)
 
 static void complete_bash(FILE *out, const struct ks_tool *tools)
 {
-	(void)fputs("# bash completion for kineshim; made by `kineshim completion bash`\n"
-		    "_kineshim()\n{\n"
+	(void)fputs("# bash completion for " KS_PROGRAM "; made by `" KS_PROGRAM " completion bash`\n"
+		    "_" KS_PROGRAM "()\n{\n"
 		    "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}\n"
 		    "\tCOMPREPLY=()\n"
 		    "\tif [ \"$cur\" = = ]; then cur=; elif [ \"$prev\" = = ]; then prev=${COMP_WORDS[COMP_CWORD - "
@@ -86,13 +86,13 @@ static void complete_bash(FILE *out, const struct ks_tool *tools)
 	for (; tools->name; tools++)
 		(void)fprintf(out, " %s", tools->name);
 	(void)fputs("' -- \"$cur\"))\n\telse\n\t\tCOMPREPLY=($(compgen -f -- \"$cur\"))\n\tfi\n}\n"
-		    "complete -o filenames -F _kineshim kineshim\n",
+		    "complete -o filenames -F _" KS_PROGRAM " " KS_PROGRAM "\n",
 		    out);
 }
 
 static void complete_zsh(FILE *out, const struct ks_tool *tools)
 {
-	(void)fputs("#compdef kineshim\n# zsh completion; made by `kineshim completion zsh`\n_arguments -S \\\n", out);
+	(void)fputs("#compdef " KS_PROGRAM "\n# zsh completion; made by `" KS_PROGRAM " completion zsh`\n_arguments -S \\\n", out);
 	for (size_t i = 0; i < ks_option_count; i++) {
 		const struct option *option = &ks_option_rows[i];
 		const char *choices = completes(option) ? choices_of(option) : "";
@@ -126,9 +126,9 @@ static void complete_zsh(FILE *out, const struct ks_tool *tools)
 
 static void complete_fish(FILE *out, const struct ks_tool *tools)
 {
-	(void)fputs("# fish completion for kineshim; made by `kineshim completion fish`\n", out);
+	(void)fputs("# fish completion for " KS_PROGRAM "; made by `" KS_PROGRAM " completion fish`\n", out);
 	for (; tools->name; tools++) {
-		(void)fprintf(out, "complete -c kineshim -n __fish_use_subcommand -f -a %s -d '", tools->name);
+		(void)fprintf(out, "complete -c " KS_PROGRAM " -n __fish_use_subcommand -f -a %s -d '", tools->name);
 		put_quoted(out, tools->summary);
 		(void)fputs("'\n", out);
 	}
@@ -138,7 +138,7 @@ static void complete_fish(FILE *out, const struct ks_tool *tools)
 
 		if (!completes(option))
 			continue;
-		(void)fprintf(out, "complete -c kineshim -l %s -d '", option->flag);
+		(void)fprintf(out, "complete -c " KS_PROGRAM " -l %s -d '", option->flag);
 		put_quoted(out, option->text);
 		(void)fputc('\'', out);
 		if (*choices) {

@@ -60,7 +60,7 @@ static enum ks_status unknown_key(const struct file *file, const struct ks_confi
 	if (nearest && ks_option_target(ks_option_find(nearest, strlen(nearest)))->kind != SWITCH)
 		return ks_fail(err, KS_INVALID_ARGUMENT, "%s:%u: unknown key \"%s\"; did you mean %s?", file->path,
 			       entry->line, entry->key, nearest);
-	return ks_fail(err, KS_INVALID_ARGUMENT, "%s:%u: unknown key \"%s\"; see kineshim-config(5)", file->path,
+	return ks_fail(err, KS_INVALID_ARGUMENT, "%s:%u: unknown key \"%s\"; see " KS_CONFIG_PAGE, file->path,
 		       entry->line, entry->key);
 }
 

@@ -88,7 +88,12 @@ static void help_option(FILE *out, const struct option *option)
 static void help_class(FILE *out, const char *title, enum class class, const char *ending)
 {
 	struct column column = {.out = out, .indent = 2};
+	bool found = false;
 
+	for (size_t i = 0; i < ks_option_count; i++)
+		found = found || ks_option_rows[i].class == class;
+	if (!found)
+		return;
 	(void)fprintf(out, "\n%s\n", title);
 	for (size_t i = 0; i < ks_option_count; i++) {
 		char word[NAME_MAX_SIZE + 4];
@@ -109,11 +114,7 @@ static bool has_options(size_t group)
 
 void ks_options_help(FILE *out, const struct ks_tool *tools)
 {
-	(void)fputs("Usage: kineshim [flags]\n"
-		    "       kineshim COMMAND [arguments]\n"
-		    "\n"
-		    "An etcd v3 server that keeps its data in an SQL database. Without a command it serves.\n",
-		    out);
+	(void)fputs(KS_USAGE "\n" KS_SUMMARY, out);
 	if (tools->name)
 		(void)fputs("\nCommands:\n", out);
 	for (; tools->name; tools++) {
@@ -132,14 +133,14 @@ void ks_options_help(FILE *out, const struct ks_tool *tools)
 	help_class(out, "Older names:", CLASS_ALIAS, "");
 	help_class(out, "Accepted without effect:", CLASS_IGNORED, "");
 	help_class(out, "Refused:", CLASS_REFUSED, "");
-	(void)fputs("\nEach flag but those of \"This program\" can be set in the environment, " ENV_PREFIX
-		    "NAME for\n--name, and in a file (--config-file). kineshim(8) and kineshim-config(5) say more.\n",
+	(void)fputs("\nEach flag but those of \"This program\" can be set in the environment, " KS_ENV_PREFIX
+		    "NAME for\n--name, and in a file (--config-file). " KS_HELP_END "\n",
 		    out);
 }
 
 void ks_options_version(FILE *out, bool verbose)
 {
-	(void)fprintf(out, "kineshim Version: %s\netcd API: %s\n", PACKAGE_VERSION, KS_ETCD_VERSION);
+	(void)fprintf(out, KS_PROGRAM " Version: %s\netcd API: %s\n", PACKAGE_VERSION, KS_ETCD_VERSION);
 	if (verbose)
 		(void)fputs(KS_BUILD_SUMMARY, out);
 }

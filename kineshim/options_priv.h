@@ -3,7 +3,8 @@
  * What the files of the options share: the table's rows as data, and how one is found and set.
  *
  *	options_rows.c   names, nearest names, setting one row from a text
- *	options.c        command line, environment, what must fit together, the report on the log
+ *	options.c        command line, environment, the report on the log
+ *	options_own.c    what must fit together in this program
  *	options_file.c   the configuration file
  *	options_help.c   --help, --version; options_completion.c for shells
  */
@@ -15,7 +16,6 @@
 #include "base/bytes.h"
 #include "options.h"
 
-#define ENV_PREFIX "KINESHIM_"
 #define NAME_MAX_SIZE 80
 
 enum kind { TEXT, CHOICE, NUMBER, BYTES, TIME, BOOL, SWITCH, LEVEL, FORMAT };
@@ -54,6 +54,15 @@ enum ks_status ks_option_set(struct ks_options *options, const struct option *op
 void ks_options_set_initial(struct ks_options *options);
 /* A copy that lives as long as the options. */
 const char *ks_options_keep(struct ks_options *options, const char *text);
+/* options_own.c of each program, after everything was read: derived values, and what must fit together. */
+enum ks_status ks_options_settle(struct ks_options *options, char *(*getenv_fn)(const char *name),
+				 struct ks_err *err) KS_MUST_CHECK;
+/* What this program has to say of its own on the log. */
+void ks_options_report_own(const struct ks_options *options);
+/* Where a flag's value comes from, one of the bits above; a flag hides its variable. 0: from its default. */
+uint8_t ks_option_given_as(const struct ks_options *options, const char *flag);
+/* The list without blanks around its commas, as etcd allows them for URLs. */
+const char *ks_option_list(struct ks_options *options, const char *list);
 /* A copy without passwords, whole: a text that is cut first may have lost what shows that it has one. */
 const char *ks_option_masked(struct ks_options *options, const char *text);
 /* Reads the configuration file over the defaults. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The rows of options_table.h as data, see options_priv.h. */
+/* The rows of the table as data, see options_priv.h. */
 #include "options_priv.h"
 
 #include <ctype.h>
@@ -17,7 +17,7 @@ const struct option ks_option_rows[] = {
 #define ALIAS(name, of) {.class = CLASS_ALIAS, .flag = (name), .text = (of)},
 #define IGNORED(type, name, why) {CLASS_IGNORED, type, name, 0, "", 0, INT64_MAX, why},
 #define REFUSED(type, name, harmless, advice) {CLASS_REFUSED, type, name, 0, harmless, 0, INT64_MAX, advice},
-#include "options_table.h"
+#include KS_OPTIONS_TABLE
 };
 const size_t ks_option_count = sizeof(ks_option_rows) / sizeof(*ks_option_rows);
 _Static_assert(sizeof(ks_option_rows) / sizeof(*ks_option_rows) <= KS_OPTIONS_MAX,
@@ -45,12 +45,12 @@ const struct option *ks_option_target(const struct option *option)
 
 void ks_option_variable(const struct option *option, char name[NAME_MAX_SIZE])
 {
-	size_t i = sizeof(ENV_PREFIX) - 1;
+	size_t i = sizeof(KS_ENV_PREFIX) - 1;
 
 	name[0] = '\0';
 	if (!option->flag || ks_option_target(option)->kind == SWITCH)
 		return;
-	memcpy(name, ENV_PREFIX, i);
+	memcpy(name, KS_ENV_PREFIX, i);
 	for (const char *c = option->flag; *c && i < NAME_MAX_SIZE - 1; c++)
 		name[i++] = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
 	name[i] = '\0';

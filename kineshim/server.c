@@ -8,46 +8,32 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
-#include "api/api.h"
 #include "api/password.h"
-#include "api/probes.h"
 #include "base/diag.h"
 #include "base/metrics.h"
 #include "base/panic.h"
 #include "base/thread.h"
 #include "base/timer.h"
+#include "frontend.h"
 #include "log/log.h"
-#include "net/address.h"
-#include "net/http.h"
-#include "net/listener.h"
 #include "notify.h"
 #include "option_values.h"
-#include "server_tls.h"
 #include "sqlbackends/sqlb.h"
 
 #define DRAIN_MS 5000
-#define TLS_DRAIN_MS 1000 /* after that, for what clients have still to read */
 #define ACTIVATION_WAIT_MS 5000
 /* Spec 11.1: how long a request may wait, with two election timeouts on top. */
 #define LEAST_DUTY_MS 1000 /* refreshed each third of it, which a busy database must have time for */
 #define REQUEST_TIMEOUT_MS 5000
-/* What decoding and answering a request may take, as a multiple of the largest request. */
-#define ARENA_FACTOR 24
 
 struct ks_server {
 	const struct sqlb_ops *backend;
 	struct sqlb_db *db;
 	struct ks_timers *timers;
 	struct ks_log *log;
-	struct ks_api *api;
-	struct ks_rpc *rpc;
-	struct ks_http *http;
-	struct ks_tls *tls; /* NULL: plaintext only */
-	struct ks_listener *listener;
-	struct ks_timer quit_timer;
+	struct ks_frontend *frontend;
 	struct ks_metrics_source source;
 	int64_t quota_bytes;
 	char endpoint[1024]; /* without its password */
@@ -82,15 +68,6 @@ static void part_ready(void *ctx)
 	ks_notify_ready(server->urls);
 }
 
-/* Is 'part' in the comma separated list, each element of which it sees with a comma behind it? */
-static bool any_url_has(const char *urls, const char *part)
-{
-	char list[4096];
-
-	(void)snprintf(list, sizeof(list), "%s,", urls);
-	return strstr(list, part) != NULL;
-}
-
 /*
  * Stable over restarts, different for two instances on one database. Not 0, which means "none". Where the system chooses the
  * port, nothing else may tell two instances apart, so such an id lasts as long as the process.
@@ -103,7 +80,7 @@ static uint64_t member_id(const struct ks_options *options)
 	uint64_t hash = 0xcbf29ce484222325u;
 
 	(void)gethostname(host, sizeof(host) - 1);
-	if (any_url_has(options->advertise_client_urls, ":0,"))
+	if (ks_frontend_any_url_has(options->advertise_client_urls, ":0,"))
 		(void)snprintf(process, sizeof(process), "%d", (int)getpid());
 	for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++) {
 		for (const char *c = parts[i]; *c; c++)
@@ -112,30 +89,6 @@ static uint64_t member_id(const struct ks_options *options)
 	}
 	hash ^= hash >> 32;
 	return hash ? hash : 1;
-}
-
-/* Each watch client costs a descriptor. */
-static void raise_file_limit(void)
-{
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-		return;
-	limit.rlim_cur = limit.rlim_max;
-	if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
-		ks_diag(KS_WARN, "main", "cannot raise the limit of open files error=\"%s\"", strerror(errno));
-}
-
-/* Clients that ask for the members connect to what they are told. */
-static void check_advertised(const struct ks_options *options)
-{
-	static const char *const useless[] = {"//0.0.0.0:", "//[::]:", ":0,"};
-
-	for (size_t i = 0; i < sizeof(useless) / sizeof(*useless); i++)
-		if (any_url_has(options->advertise_client_urls, useless[i]))
-			ks_diag(KS_WARN, "main",
-				"clients cannot connect to the advertised urls=%s; set --advertise-client-urls",
-				options->advertise_client_urls);
 }
 
 static enum ks_status read_autocompact(const struct ks_options *options, struct ks_autocompact_config *config,
@@ -206,18 +159,13 @@ static int64_t min_lease_ttl_s(const struct ks_options *options)
 	return (ticks * 3 / 2 * options->heartbeat_interval + 999) / 1000;
 }
 
-/* For the core's settings, of which 0 is the default: a flag's 0 means never. */
-static int never_if_zero(int64_t ms)
-{
-	return ms > 0 ? (int)ms : -1;
-}
-
 /*
  * The client whose connection made systemd start us waits in the socket's queue, and has no use for "no leader". It is served once
  * the log is loaded, or when that takes too long.
  */
-static void wait_for_log(struct ks_server *server)
+static void wait_for_log(void *ctx)
 {
+	struct ks_server *server = ctx;
 	int64_t now = ks_clock_now(ks_clock_system()), end = now + ACTIVATION_WAIT_MS;
 
 	ks_mutex_lock(&server->lock);
@@ -228,64 +176,26 @@ static void wait_for_log(struct ks_server *server)
 
 static enum ks_status start_serving(struct ks_server *server, const struct ks_options *options, struct ks_err *err)
 {
-	size_t most = (size_t)options->max_request_bytes + KS_ETCD_GRPC_OVERHEAD_BYTES;
-	const struct ks_api_config api_config = {
-		.store = ks_log_store(server->log),
-		.committer = ks_log_committer(server->log),
-		.timers = server->timers,
-		.max_txn_ops = (size_t)options->max_txn_ops,
-		.max_request_bytes = (size_t)options->max_request_bytes,
-		.progress_interval_ms = options->watch_progress_notify_interval,
-		.cursor_interval_ms = options->watch_cursor_interval,
-		.min_lease_ttl_s = min_lease_ttl_s(options),
-		.auth_token = options->auth_token,
-		.auth_token_ttl_s = options->auth_token_ttl,
-		.bcrypt_cost = options->bcrypt_cost <= KS_BCRYPT_COST_MAX ? (int)options->bcrypt_cost : 0,
-		.quota_bytes = server->quota_bytes,
-		.snapshot_dir = options->data_dir,
-	};
-	struct ks_rpc_config rpc_config = {
-		.max_request_bytes = most,
-		.max_arena_bytes = most * ARENA_FACTOR,
-		.ping_min_ms = never_if_zero(options->grpc_keepalive_min_time),
-		.ping_after_ms = never_if_zero(options->grpc_keepalive_interval),
-		.ping_timeout_ms = (int)options->grpc_keepalive_timeout,
-		.max_streams = (uint32_t)options->max_concurrent_streams,
-		.slow_ms = options->warning_unary_request_duration,
-	};
-	struct ks_http_config http_config = {.cors = options->cors, .host_whitelist = options->host_whitelist};
-	struct ks_notify_socket handed[KS_NOTIFY_MAX_SOCKETS];
-	struct ks_listener_socket sockets[KS_NOTIFY_MAX_SOCKETS];
-	struct ks_listener_config listener_config = {
-		.urls = options->listen_client_urls,
-		.http_urls = options->listen_client_http_urls,
-		.metrics_urls = options->listen_metrics_urls,
-		.sockets = sockets,
-		.reuse_port = options->socket_reuse_port,
+	const struct ks_frontend_config config = {
+		.options = options,
+		.api =
+			{
+				.store = ks_log_store(server->log),
+				.committer = ks_log_committer(server->log),
+				.timers = server->timers,
+				.min_lease_ttl_s = min_lease_ttl_s(options),
+				.auth_token = options->auth_token,
+				.auth_token_ttl_s = options->auth_token_ttl,
+				.bcrypt_cost =
+					options->bcrypt_cost <= KS_BCRYPT_COST_MAX ? (int)options->bcrypt_cost : 0,
+				.quota_bytes = server->quota_bytes,
+			},
+		.handed_over = wait_for_log,
+		.handed_over_ctx = server,
 	};
 
-	rpc_config.methods = ks_api_methods(&rpc_config.method_count);
-	rpc_config.context = server->api = ks_api_start(&api_config, err);
-	if (server->api)
-		server->rpc = listener_config.rpc = ks_rpc_start(&rpc_config, err);
-	http_config.rpc = options->enable_grpc_gateway ? server->rpc : NULL;
-	http_config.plain = ks_api_plain;
-	http_config.plain_ctx = server->api;
-	if (server->rpc)
-		server->http = listener_config.http = ks_http_start(&http_config, err);
-	if (server->http) {
-		listener_config.socket_count = ks_notify_sockets(handed);
-		for (size_t i = 0; i < listener_config.socket_count; i++)
-			sockets[i] = (struct ks_listener_socket){.fd = handed[i].fd, .name = handed[i].name};
-		if (listener_config.socket_count > 0)
-			wait_for_log(server);
-	}
-	if (!server->http || ks_server_tls_start(options, listener_config.socket_count > 0, server->rpc, server->http,
-						 &server->tls, err) != KS_OK)
-		return err->status;
-	listener_config.tls = server->tls;
-	server->listener = ks_listener_start(&listener_config, err);
-	return server->listener ? KS_OK : err->status;
+	server->frontend = ks_frontend_start(&config, err);
+	return server->frontend ? KS_OK : err->status;
 }
 
 static enum ks_status start(struct ks_server *server, const struct ks_options *options, struct ks_err *err)
@@ -293,8 +203,8 @@ static enum ks_status start(struct ks_server *server, const struct ks_options *o
 	enum ks_status status;
 
 	sqlb_url_redact(options->endpoint, server->endpoint, sizeof(server->endpoint));
-	raise_file_limit();
-	check_advertised(options);
+	ks_frontend_raise_file_limit();
+	ks_frontend_check_advertised(options);
 	ks_metrics_set_extensive(strcmp(options->metrics, "extensive") == 0);
 	server->backend = sqlb_find(options->endpoint, err);
 	if (!server->backend)
@@ -312,26 +222,17 @@ static enum ks_status start(struct ks_server *server, const struct ks_options *o
 }
 
 /* Whatever still waits for the database is not waited for: a write in doubt might wait until the database is back. */
-static void quit_log(struct ks_timer *timer)
+static void quit_log(void *ctx)
 {
-	ks_log_quit(ks_container_of(timer, struct ks_server, quit_timer)->log);
+	const struct ks_server *server = ctx;
+
+	ks_log_quit(server->log);
 }
 
 void ks_server_stop(struct ks_server *server)
 {
 	ks_metrics_remove_source(&server->source);
-	if (server->listener)
-		ks_listener_stop(server->listener);
-	ks_tls_drain(server->tls);
-	if (server->rpc) {
-		ks_timer_init(&server->quit_timer, quit_log);
-		ks_timer_arm(server->timers, &server->quit_timer, DRAIN_MS);
-		ks_http_stop(server->http, DRAIN_MS);
-		ks_rpc_stop(server->rpc, DRAIN_MS);
-		ks_tls_stop(server->tls, TLS_DRAIN_MS);
-		ks_timer_cancel(server->timers, &server->quit_timer);
-	}
-	ks_api_stop(server->api);
+	ks_frontend_stop(server->frontend, DRAIN_MS, quit_log, server);
 	if (server->log)
 		ks_log_stop(server->log);
 	ks_timers_stop(server->timers);
@@ -342,33 +243,14 @@ void ks_server_stop(struct ks_server *server)
 	free(server);
 }
 
-static enum ks_status check_urls(const char *list, struct ks_err *err)
-{
-	char *urls = ks_xstrdup(list), *rest = urls, *url;
-	enum ks_status status = KS_OK;
-
-	while (status == KS_OK && (url = strsep(&rest, ","))) {
-		struct ks_address address;
-
-		status = ks_address_parse(url, &address, err);
-	}
-	free(urls);
-	return status;
-}
-
 enum ks_status ks_server_check(const struct ks_options *options, struct ks_err *err)
 {
-	const char *const lists[] = {options->listen_client_urls, options->listen_client_http_urls,
-				     options->listen_metrics_urls};
 	enum ks_status status = sqlb_find(options->endpoint, err) ? KS_OK : err->status;
 	struct ks_autocompact_config autocompact;
 	int64_t quota;
 
-	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists) && status == KS_OK; i++)
-		if (*lists[i] || i == 0)
-			status = check_urls(lists[i], err);
 	if (status == KS_OK)
-		status = ks_server_tls_check(options, err);
+		status = ks_frontend_check(options, err);
 	if (status == KS_OK)
 		status = read_autocompact(options, &autocompact, err);
 	return status == KS_OK ? read_quota(options, &quota, err) : status;
@@ -385,7 +267,7 @@ struct ks_server *ks_server_start(const struct ks_options *options, struct ks_er
 		return NULL;
 	}
 	/* A copy, because the log's thread may be the one to print it, at any time until it is stopped. */
-	(void)snprintf(server->urls, sizeof(server->urls), "%s", ks_listener_urls(server->listener));
+	(void)snprintf(server->urls, sizeof(server->urls), "%s", ks_frontend_urls(server->frontend));
 	ks_notify_waiting("the database");
 	part_ready(server);
 	return server;

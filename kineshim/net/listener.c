@@ -350,7 +350,7 @@ static enum ks_status open_ports(struct ks_listener *listener, const struct ks_l
 
 	for (size_t i = 0; i < config->socket_count && status == KS_OK; i++)
 		status = ks_ports_take(&listener->ports, config->sockets[i].fd, config->sockets[i].name, err);
-	if (status == KS_OK && config->socket_count == 0)
+	if (status == KS_OK && config->socket_count == 0 && config->urls)
 		status = ks_ports_open(&listener->ports, config->urls, kind, reuse, err);
 	if (status == KS_OK && config->http_urls && *config->http_urls)
 		status = ks_ports_open(&listener->ports, config->http_urls, KS_PORT_HTTP, reuse, err);

@@ -26,7 +26,7 @@ struct ks_listener_socket {
 
 struct ks_listener_config {
 	const char *
-		urls; /* comma separated: http(s)://host:port, unix(s):///path, unix(s)://name; port 0 = any free one */
+		urls; /* comma separated: http(s)://host:port, unix(s):///path, unix(s)://name; port 0 = any free one; NULL: none */
 	/* Optional, like urls. With http_urls these serve HTTP/1.1, and the others only gRPC. */
 	const char *http_urls, *metrics_urls;
 	/* When there are any, they stand in for urls. Taken over, also by a start that fails. */
