@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kineshim completion SHELL: the script that the shell reads, e.g. `source <(kineshim completion bash)`. */
+/* PROGRAM completion SHELL: the script that the shell reads, e.g. `source <(kineshim completion bash)`. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,10 +9,10 @@
 
 int ks_tool_completion(int argc, char *argv[])
 {
-	static const char usage[] = "Usage: kineshim completion bash|zsh|fish\n"
+	static const char usage[] = "Usage: " KS_PROGRAM " completion bash|zsh|fish\n"
 				    "\n"
 				    "Prints the completion script of that shell. For this session of bash:\n"
-				    "  source <(kineshim completion bash)\n";
+				    "  source <(" KS_PROGRAM " completion bash)\n";
 
 	if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
 		(void)fputs(usage, stdout);

@@ -1,10 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kineshim help [COMMAND]: what --help says of the server, or of a subcommand. */
+/* PROGRAM help [COMMAND]: what --help says of the server, or of a subcommand. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "options.h"
 #include "tools/tools.h"
+
+const struct ks_tool *ks_tool_find(const char *name)
+{
+	for (const struct ks_tool *tool = ks_tools; tool->name; tool++)
+		if (strcmp(tool->name, name) == 0)
+			return tool;
+	return NULL;
+}
 
 int ks_tool_help(int argc, char *argv[])
 {
@@ -12,7 +21,7 @@ int ks_tool_help(int argc, char *argv[])
 	char ask[] = "--help";
 
 	if (argc > 2 || (argc == 2 && !tool)) {
-		(void)fprintf(stderr, "kineshim: no command is called \"%.60s\"; see kineshim --help\n",
+		(void)fprintf(stderr, KS_PROGRAM ": no command is called \"%.60s\"; see " KS_PROGRAM " --help\n",
 			      argv[argc - 1]);
 		return 2;
 	}

@@ -3,7 +3,6 @@
 #include "tools/tools.h"
 
 #include <stddef.h>
-#include <string.h>
 
 const struct ks_tool ks_tools[] = {
 	{"completion", "print the completion script of a shell: bash, zsh or fish", ks_tool_completion},
@@ -13,11 +12,3 @@ const struct ks_tool ks_tools[] = {
 	{"restore", "fill an empty database with an etcd snapshot", ks_tool_restore},
 	{NULL, NULL, NULL},
 };
-
-const struct ks_tool *ks_tool_find(const char *name)
-{
-	for (const struct ks_tool *tool = ks_tools; tool->name; tool++)
-		if (strcmp(tool->name, name) == 0)
-			return tool;
-	return NULL;
-}

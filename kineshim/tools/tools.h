@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Subcommands: `kineshim NAME …` does one thing and ends, without a server. Each is one row of the table in tools.c and
- * a file of its own beside it.
+ * Subcommands: `kineshim NAME …` does one thing and ends, without a server. Each is one row of the program's table (kineshim's
+ * is in tools.c) and a file of its own.
  */
 #ifndef KS_TOOLS_TOOLS_H
 #define KS_TOOLS_TOOLS_H

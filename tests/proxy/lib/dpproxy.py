@@ -315,23 +315,26 @@ class Scenario:
     def delete(self, path):
         self.gateway.reached(self.etcd.delete("/apisix/" + path))
 
-    def run(self, tests):
+    def run_one(self, test):
         only = os.environ.get("KS_TEST_ONLY")
+        if only and only not in test.__name__:
+            return
+        self.count += 1
+        started = time.monotonic()
+        try:
+            test(self)
+        except Exception:  # a failure is a line of TAP, and the others run
+            self.failed += 1
+            print(f"not ok {self.count} - {test.__name__}")
+            for line in traceback.format_exc().splitlines():
+                print("# " + line)
+        else:
+            print(f"ok {self.count} - {test.__name__} # {time.monotonic() - started:.2f} s")
+        sys.stdout.flush()
+
+    def run(self, tests):
         for test in tests:
-            if only and only not in test.__name__:
-                continue
-            self.count += 1
-            started = time.monotonic()
-            try:
-                test(self)
-            except Exception:  # a failure is a line of TAP, and the others run
-                self.failed += 1
-                print(f"not ok {self.count} - {test.__name__}")
-                for line in traceback.format_exc().splitlines():
-                    print("# " + line)
-            else:
-                print(f"ok {self.count} - {test.__name__} # {time.monotonic() - started:.2f} s")
-            sys.stdout.flush()
+            self.run_one(test)
         print(f"1..{self.count}")
 
     def finish(self):
