@@ -99,9 +99,9 @@ static json_t *line_of(const struct dpa_status *status, const char *what)
 	(void)gmtime_r(&seconds, &parts);
 	(void)strftime(stamp, sizeof(stamp), "%Y-%m-%dT%H:%M:%S", &parts);
 	return json_pack("{s:o, s:s, s:s, s:s, s:s, s:b, s:s, s:s}", "ts",
-			 json_sprintf("%s.%03dZ", stamp, (int)(now % 1000)), "level", "info", "module", "dpagent", "event",
-			 what, "source", source_names[status->source], "connected", status->connected, "endpoint",
-			 status->endpoint, "error", status->connected ? "" : status->upstream_error);
+			 json_sprintf("%s.%03dZ", stamp, (int)(now % 1000)), "level", "info", "module", "dpagent",
+			 "event", what, "source", source_names[status->source], "connected", status->connected,
+			 "endpoint", status->endpoint, "error", status->connected ? "" : status->upstream_error);
 }
 
 struct dpa_status *dpa_board_begin(struct dpa_board *board) KS_NO_TSA

@@ -47,7 +47,8 @@ struct dpa_point {
 	size_t keys;          /* upstream's */
 	size_t overlaid;      /* keys that an overlay sets or hides */
 	size_t transformed;   /* keys whose nodes come from discovery */
-	/* The live key with the greatest mod_revision upstream, to recognise the history: counted, NULL without keys. */
+	/* The name of a live key that upstream changed lately, and its mod_revision there, to recognise the history: counted, NULL
+	 * without keys. */
 	struct ks_bytes *witness;
 	int64_t witness_mod;
 };
@@ -133,10 +134,10 @@ struct dpa_numbers {
 	bool altered;                 /* overlaid or transformed: the served value is not upstream's */
 };
 bool dpa_replica_numbers(struct dpa_replica *replica, struct ks_slice key, struct dpa_numbers *numbers);
-/* Calls 'reached' once, when upstream's revision is reached (perhaps at once), or with false after dpa_replica_cancel_waits. It runs under the
- * lock: it may only schedule. The struct is the caller's until then. */
+/* Calls 'reached' once, when upstream's revision is reached (perhaps at once). It runs under the lock: it may only schedule. The struct is lent
+ * until then, or until dpa_replica_unwait. */
 struct dpa_wait {
-	void (*reached)(struct dpa_wait *wait, bool ok);
+	void (*reached)(struct dpa_wait *wait);
 	int64_t up_revision;
 	struct dpa_wait *next;
 };

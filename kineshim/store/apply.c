@@ -66,7 +66,8 @@ static const char *effect_fault(const struct ks_entry *entry, const struct ks_ef
 	return "an effect is of an unknown kind";
 }
 
-static enum ks_status check(const struct ks_state *state, const struct ks_entry *entry, struct ks_err *err)
+static enum ks_status check(const struct ks_state *state, bool sparse, const struct ks_entry *entry,
+			    struct ks_err *err)
 {
 	const struct ks_point *tail = &state->tail;
 	bool has_keys = false;
@@ -86,7 +87,7 @@ static enum ks_status check(const struct ks_state *state, const struct ks_entry 
 		has_keys = has_keys || effect->kind == KS_EFFECT_PUT || effect->kind == KS_EFFECT_DELETE;
 	}
 	if (entry->revision < tail->revision + has_keys ||
-	    (!state->direct && entry->revision != tail->revision + has_keys))
+	    (!state->direct && !sparse && entry->revision != tail->revision + has_keys))
 		return misfit(err, entry, "its revision does not follow the one before");
 	return KS_OK;
 }
@@ -165,7 +166,7 @@ enum ks_status ks_store_apply(struct ks_store *store, const struct ks_entry *ent
 	struct ks_point before = state->tail; /* the writer's own: no lock needed to read it */
 	size_t undo_count = state->undo_count, dropped_count = state->auth_dropped.count,
 	       alarms_dropped = state->alarms_dropped.count;
-	enum ks_status status = check(state, entry, err);
+	enum ks_status status = check(state, store->config.sparse_revisions, entry, err);
 	struct ks_auth *auth_before = NULL;
 	struct ks_alarms *alarms_before;
 	bool ok = true;

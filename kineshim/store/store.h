@@ -341,6 +341,8 @@ struct ks_store_config {
 	ks_store_fetch_fn *fetch; /* [writer] */
 	void *fetch_ctx;
 	bool values_kept; /* nothing to fetch from (memory tests, dpagent): the cache never lets go */
+	/* A replica of a part of the keys (dpagent): applied entries may skip revisions, and one without keys may raise it. */
+	bool sparse_revisions;
 };
 
 struct ks_store *ks_store_new(const struct ks_store_config *config, struct ks_err *err);
@@ -364,7 +366,8 @@ void ks_effects_fini(struct ks_effects *effects);
 
 /*
  * Extends the tail by an entry that somebody appended. KS_DATA_LOSS, with nothing changed, when it does not fit: the caller
- * must reload. It fits when its position is the tail's + 1 and its revision the tail's, + 1 when it has puts or deletes.
+ * must reload. It fits when its position is the tail's + 1 and its revision the tail's, + 1 when it has puts or deletes (with
+ * sparse_revisions: not below that).
  * While loading or jumping rows may have been trimmed: position and revision must only be greater (the revision of an
  * entry without puts and deletes may be equal). What an effect says of a key's version is believed.
  */

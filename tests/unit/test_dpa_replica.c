@@ -1,0 +1,620 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The replica beside a plain model of an etcd: random changes upstream come as events, after a gap as a listing, from another history, or
+ * through an image; an overlay comes and goes. A client that lists once and then follows the events must always know what the replica
+ * serves, revisions only grow, and without anything local all numbers are upstream's.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/panic.h"
+#include "mirror/replica.h"
+#include "store/watch_hub.h"
+#include "tests/lib/tap.h"
+
+#define PREFIX "/a/"
+#define KEYS 24
+#define OPS 400
+
+/* The number in a key's name, which has no NUL behind it. */
+static unsigned number_of(struct ks_slice key)
+{
+	CU_ASSERT_EQUAL_FATAL(key.size, strlen(PREFIX "k00"));
+	return (unsigned)(key.data[key.size - 2] - '0') * 10 + (unsigned)(key.data[key.size - 1] - '0');
+}
+
+/* ---- the model of upstream ---- */
+
+struct model_key {
+	bool live;
+	char value[32];
+	int64_t create, mod, version;
+};
+
+struct model {
+	uint64_t cluster;
+	int64_t revision;
+	struct model_key keys[KEYS];
+};
+
+static unsigned random_state;
+
+static unsigned pick(unsigned below)
+{
+	random_state = random_state * 1103515245u + 12345u;
+	return (random_state >> 16) % below;
+}
+
+static struct ks_slice key_name(unsigned i, char name[16])
+{
+	(void)snprintf(name, 16, PREFIX "k%02u", i);
+	return ks_slice_str(name);
+}
+
+static struct ks_slice text(const char *value)
+{
+	return ks_slice_str(value);
+}
+
+static void model_put(struct model *model, unsigned i, const char *value)
+{
+	struct model_key *key = &model->keys[i];
+
+	if (!key->live)
+		*key = (struct model_key){.live = true, .create = model->revision};
+	(void)snprintf(key->value, sizeof(key->value), "%s", value);
+	key->mod = model->revision;
+	key->version++;
+}
+
+static struct dpa_change change_of(const struct model *model, unsigned i, char name[16])
+{
+	const struct model_key *key = &model->keys[i];
+
+	return (struct dpa_change){.revision = key->live ? key->mod : model->revision,
+				   .is_delete = !key->live,
+				   .key = key_name(i, name),
+				   .value = text(key->value),
+				   .create_revision = key->create,
+				   .version = key->version};
+}
+
+/* ---- the replica, and an overlay beside it ---- */
+
+struct world {
+	struct model up;
+	struct dpa_replica *replica;
+	struct {
+		bool on, hide;
+		char value[32];
+	} overlay[KEYS];
+	bool altered; /* something local happened: numbers are ours */
+	/* a client: what it knows after the revision up to which it read */
+	int64_t seen;
+	struct {
+		bool live;
+		char value[40];
+		int64_t mod;
+	} known[KEYS];
+	uint64_t epoch;
+};
+
+static struct ks_err err;
+
+static bool transform(void *ctx, struct ks_slice key, const struct ks_slice *raw, struct ks_buf *out)
+{
+	(void)ctx;
+	(void)key;
+	if (!raw || raw->size == 0 || raw->data[0] != '9')
+		return false;
+	ks_buf_printf(out, "T%.*s", (int)raw->size, (const char *)raw->data);
+	return true;
+}
+
+static void open_replica(struct world *world, bool transforms)
+{
+	const struct dpa_replica_config config = {
+		.prefix = PREFIX, .history_events = 60, .transform = transforms ? transform : NULL};
+
+	world->replica = dpa_replica_new(&config, &err);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(world->replica);
+}
+
+/* What the key must show: false for nothing. */
+static bool expected(const struct world *world, unsigned i, bool transforms, char shown[48])
+{
+	const struct model_key *key = &world->up.keys[i];
+	const char *value = key->live ? key->value : NULL;
+
+	if (world->overlay[i].on)
+		value = world->overlay[i].hide ? NULL : world->overlay[i].value;
+	if (!value)
+		return false;
+	(void)snprintf(shown, 48, "%s%s", transforms && value[0] == '9' ? "T" : "", value);
+	return true;
+}
+
+static void check_served(const struct world *world, bool transforms)
+{
+	struct ks_store *store = dpa_replica_store(world->replica);
+	unsigned count = 0;
+	int64_t revision;
+
+	for (unsigned i = 0; i < KEYS; i++) {
+		char name[16], shown[48];
+		const struct ks_range_req req = {.interval.key = key_name(i, name)};
+		struct ks_range_result result = {0};
+		bool there = expected(world, i, transforms, shown);
+		struct ks_kv kv;
+
+		CU_ASSERT_EQUAL_FATAL(ks_store_range(store, &req, &result, &revision, &err), KS_OK);
+		CU_ASSERT_EQUAL_FATAL(result.kv_count, there);
+		if (there) {
+			count++;
+			CU_ASSERT_FATAL(ks_kv_decode(ks_bytes_slice(result.kvs[0].encoded), &kv));
+			CU_ASSERT_FATAL(ks_slice_eq(kv.value, text(shown)));
+			CU_ASSERT(kv.mod_revision <= revision && kv.create_revision <= kv.mod_revision &&
+				  kv.lease == 0);
+			if (!world->altered)
+				CU_ASSERT(kv.mod_revision == world->up.keys[i].mod &&
+					  kv.create_revision == world->up.keys[i].create &&
+					  kv.version == world->up.keys[i].version);
+		}
+		ks_range_result_fini(&result);
+	}
+	if (!world->altered)
+		CU_ASSERT_EQUAL(revision, world->up.revision);
+	(void)count;
+}
+
+static void check_numbers(const struct world *world)
+{
+	for (unsigned i = 0; i < KEYS; i++) {
+		const struct model_key *key = &world->up.keys[i];
+		struct dpa_numbers numbers;
+		char name[16];
+
+		CU_ASSERT_EQUAL_FATAL(dpa_replica_numbers(world->replica, key_name(i, name), &numbers), key->live);
+		if (key->live)
+			CU_ASSERT(numbers.up_mod == key->mod && numbers.up_create == key->create &&
+				  numbers.up_version == key->version);
+	}
+}
+
+static void check_point(const struct world *world)
+{
+	struct dpa_point point;
+	size_t live = 0;
+
+	dpa_replica_point(world->replica, &point);
+	for (unsigned i = 0; i < KEYS; i++)
+		live += world->up.keys[i].live;
+	CU_ASSERT(point.loaded && point.up_revision == world->up.revision && point.keys == live);
+	CU_ASSERT_EQUAL(point.cluster_id, world->up.cluster);
+	if (point.witness) {
+		unsigned i = number_of(ks_bytes_slice(point.witness));
+
+		CU_ASSERT(i < KEYS && world->up.keys[i].live && world->up.keys[i].mod == point.witness_mod);
+	}
+	dpa_point_fini(&point);
+}
+
+/* ---- the client ---- */
+
+static void client_list(struct world *world)
+{
+	struct ks_store *store = dpa_replica_store(world->replica);
+
+	for (unsigned i = 0; i < KEYS; i++) {
+		char name[16];
+		const struct ks_range_req req = {.interval.key = key_name(i, name)};
+		struct ks_range_result result = {0};
+		struct ks_kv kv = {0};
+
+		CU_ASSERT_EQUAL_FATAL(ks_store_range(store, &req, &result, &world->seen, &err), KS_OK);
+		world->known[i].live = result.kv_count > 0;
+		if (result.kv_count > 0)
+			CU_ASSERT(ks_kv_decode(ks_bytes_slice(result.kvs[0].encoded), &kv));
+		(void)snprintf(world->known[i].value, sizeof(world->known[i].value), "%.*s", (int)kv.value.size,
+			       (const char *)kv.value.data);
+		world->known[i].mod = kv.mod_revision;
+		ks_range_result_fini(&result);
+	}
+}
+
+static void client_event(void *ctx, const struct ks_event *event)
+{
+	struct world *world = ctx;
+	unsigned i = number_of(event->key);
+	struct ks_kv kv = {0};
+
+	CU_ASSERT_FATAL(i < KEYS);
+	CU_ASSERT(event->revision > world->known[i].mod);
+	if (event->is_delete)
+		CU_ASSERT(world->known[i].live);
+	CU_ASSERT(ks_kv_decode(ks_bytes_slice(event->kv.encoded), &kv));
+	world->known[i].live = !event->is_delete;
+	world->known[i].mod = event->revision;
+	(void)snprintf(world->known[i].value, sizeof(world->known[i].value), "%.*s", (int)kv.value.size,
+		       (const char *)kv.value.data);
+}
+
+/* Follows to the end; lists anew when it was compacted or cancelled, as a client must. */
+static void client_follow(struct world *world, bool transforms)
+{
+	struct ks_store *store = dpa_replica_store(world->replica);
+	const struct ks_event_scan scan = {.interval = {.key = text(PREFIX), .end = text("/a0")},
+					   .from = world->seen + 1,
+					   .to = INT64_MAX,
+					   .max_revisions = SIZE_MAX,
+					   .max_events = SIZE_MAX,
+					   .max_bytes = SIZE_MAX,
+					   .max_scanned = SIZE_MAX};
+	struct ks_event_scanned scanned = {0};
+	uint64_t epoch = ks_watch_hub_epoch(ks_store_hub(store));
+	int64_t compact_revision = 0, before = world->seen;
+
+	if (epoch != world->epoch ||
+	    ks_store_scan_events(store, &scan, client_event, world, &scanned, &compact_revision) != KS_OK) {
+		world->epoch = epoch;
+		client_list(world);
+	} else {
+		world->seen = scanned.current;
+	}
+	CU_ASSERT(world->seen >= before);
+	for (unsigned i = 0; i < KEYS; i++) {
+		char shown[48];
+
+		CU_ASSERT_EQUAL_FATAL(world->known[i].live, expected(world, i, transforms, shown));
+		if (world->known[i].live)
+			CU_ASSERT_STRING_EQUAL_FATAL(world->known[i].value, shown);
+	}
+}
+
+/* ---- what happens ---- */
+
+/* A few changes upstream; given to the replica as events unless it is cut off. */
+static void upstream_changes(struct world *world, bool cut_off)
+{
+	char names[8][16], value[32];
+	struct dpa_change changes[8];
+	size_t count = 0;
+	unsigned revisions = 1 + pick(3);
+
+	for (unsigned r = 0; r < revisions; r++) {
+		unsigned many = 1 + pick(2), first = pick(KEYS);
+
+		world->up.revision++;
+		for (unsigned k = 0; k < many; k++) {
+			unsigned i = (first + k * 7) % KEYS;
+			struct model_key *key = &world->up.keys[i];
+
+			if (key->live && pick(4) == 0) {
+				*key = (struct model_key){0};
+			} else if (pick(8) == 0 && key->live) {
+				(void)snprintf(value, sizeof(value), "%s", key->value);
+				model_put(&world->up, i, value);
+			} else {
+				(void)snprintf(value, sizeof(value), "%u", pick(1000));
+				model_put(&world->up, i, value);
+			}
+			changes[count] = change_of(&world->up, i, names[count]);
+			changes[count].value =
+				ks_slice_of(strdup(world->up.keys[i].value), strlen(world->up.keys[i].value));
+			count++;
+		}
+	}
+	if (!cut_off)
+		CU_ASSERT_EQUAL_FATAL(dpa_replica_apply(world->replica, changes, count, world->up.revision, &err),
+				      KS_OK);
+	for (size_t i = 0; i < count; i++)
+		free((void *)(uintptr_t)changes[i].value.data);
+}
+
+static struct dpa_resync_summary resync(struct world *world, bool same_history, bool accept_empty)
+{
+	struct dpa_resync_summary summary;
+	struct dpa_resync *listing =
+		dpa_resync_begin(world->replica, world->up.cluster, world->up.revision, same_history, 0, &err);
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(listing);
+	for (unsigned i = 0; i < KEYS; i++) {
+		char name[16];
+		struct dpa_change change = change_of(&world->up, i, name);
+
+		if (world->up.keys[i].live)
+			CU_ASSERT_EQUAL_FATAL(dpa_resync_key(listing, &change, &err), KS_OK);
+	}
+	CU_ASSERT_EQUAL_FATAL(dpa_resync_end(listing, accept_empty, &summary, &err), KS_OK);
+	return summary;
+}
+
+/* Upstream comes back as another one: some keys as before, others not, and its revisions begin elsewhere. */
+static void other_history(struct world *world)
+{
+	struct model old = world->up;
+
+	world->up = (struct model){.cluster = old.cluster + 1, .revision = 1 + pick(2000)};
+	for (unsigned i = 0; i < KEYS; i++) {
+		char value[32];
+
+		if (!old.keys[i].live || pick(5) == 0)
+			continue;
+		(void)snprintf(value, sizeof(value), "%s", old.keys[i].value);
+		world->up.revision++;
+		model_put(&world->up, i, value);
+		if (pick(6) == 0) {
+			world->up.revision++;
+			model_put(&world->up, i, "9other");
+		}
+	}
+	world->up.revision++;
+	model_put(&world->up, 0, "solid"); /* an empty one would not count */
+}
+
+static void overlay_changes(struct world *world)
+{
+	struct dpa_overlay_key keys[KEYS];
+	char names[KEYS][16];
+	size_t count = 0;
+
+	for (unsigned i = 0; i < KEYS; i++) {
+		if (pick(6) == 0) {
+			world->overlay[i].on = !world->overlay[i].on;
+			world->overlay[i].hide = pick(3) == 0;
+			(void)snprintf(world->overlay[i].value, sizeof(world->overlay[i].value), "%u", pick(1000));
+		}
+		if (world->overlay[i].on)
+			keys[count++] = (struct dpa_overlay_key){.key = key_name(i, names[i]),
+								 .value = text(world->overlay[i].value),
+								 .hide = world->overlay[i].hide};
+	}
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_set_overlay(world->replica, keys, count, &err), KS_OK);
+}
+
+/* Through an image into a new replica, as a restart does; clients keep what they know. */
+static void restart(struct world *world, bool transforms, bool final)
+{
+	struct dpa_image image = {0};
+	struct dpa_overlay_key keys[KEYS];
+	char names[KEYS][16];
+	size_t count = 0;
+
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_image(world->replica, &image, &err), KS_OK);
+	image.final = final;
+	dpa_replica_free(world->replica);
+	open_replica(world, transforms);
+	for (unsigned i = 0; i < KEYS; i++)
+		if (world->overlay[i].on)
+			keys[count++] = (struct dpa_overlay_key){.key = key_name(i, names[i]),
+								 .value = text(world->overlay[i].value),
+								 .hide = world->overlay[i].hide};
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_set_overlay(world->replica, keys, count, &err), KS_OK);
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_load(world->replica, &image, &err), KS_OK);
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_load(world->replica, &image, &err), KS_FAILED_PRECONDITION);
+	dpa_image_fini(&image);
+	world->epoch = ks_watch_hub_epoch(ks_store_hub(dpa_replica_store(world->replica)));
+}
+
+static void run_world(unsigned seed, bool transforms, bool local)
+{
+	struct world world = {.up = {.cluster = 7, .revision = 1}};
+	bool cut_off = false;
+
+	random_state = seed;
+	open_replica(&world, transforms);
+	world.altered = transforms;
+	for (unsigned i = 0; i < KEYS; i += 2) {
+		world.up.revision++;
+		model_put(&world.up, i, "first");
+	}
+	(void)resync(&world, false, false);
+	client_list(&world);
+	for (unsigned op = 0; op < OPS; op++) {
+		unsigned what = pick(20);
+
+		if (what < 12) {
+			upstream_changes(&world, cut_off);
+		} else if (what < 14) {
+			cut_off = true;
+		} else if (what < 15 && local) {
+			overlay_changes(&world);
+			world.altered = true;
+		} else if (what < 16 && local) {
+			other_history(&world);
+			(void)resync(&world, false, false);
+			cut_off = false;
+			world.altered = true;
+		} else if (what < 17 && !cut_off) {
+			restart(&world, transforms, pick(2) == 0);
+		} else if (what < 18 && !cut_off) {
+			world.up.revision++;
+			CU_ASSERT_EQUAL(dpa_replica_progress(world.replica, world.up.revision, &err), KS_OK);
+		} else if (cut_off) {
+			(void)resync(&world, true, true);
+			cut_off = false;
+		}
+		if (cut_off)
+			continue;
+		check_served(&world, transforms);
+		check_numbers(&world);
+		check_point(&world);
+		client_follow(&world, transforms);
+	}
+	dpa_replica_free(world.replica);
+}
+
+static void follows_upstream_number_by_number(void)
+{
+	for (unsigned seed = 1; seed <= 40; seed++)
+		run_world(seed, false, false);
+}
+
+static void survives_overlays_and_other_histories(void)
+{
+	for (unsigned seed = 100; seed <= 140; seed++)
+		run_world(seed, false, true);
+}
+
+static void survives_all_that_with_a_transform(void)
+{
+	for (unsigned seed = 200; seed <= 240; seed++)
+		run_world(seed, true, true);
+}
+
+/* ---- single rules ---- */
+
+static void an_empty_listing_changes_nothing(void)
+{
+	struct world world = {.up = {.cluster = 7, .revision = 5}};
+	struct dpa_resync_summary summary;
+
+	open_replica(&world, false);
+	model_put(&world.up, 3, "config");
+	(void)resync(&world, false, false);
+	world.up = (struct model){.cluster = 8, .revision = 9};
+	summary = resync(&world, false, false);
+	CU_ASSERT(summary.held && summary.deleted == 0);
+	/* APISIX's markers are no configuration. */
+	model_put(&world.up, 1, "init_dir");
+	CU_ASSERT(resync(&world, false, false).held);
+	world.up.keys[3] = (struct model_key){0};
+	summary = resync(&world, false, true);
+	CU_ASSERT(!summary.held && summary.deleted == 1 && summary.put == 1);
+	dpa_replica_free(world.replica);
+}
+
+/* After a crash clients may know revisions that the image has not: another history starts far above, and watches are told. */
+static void another_history_after_a_crash_jumps(void)
+{
+	struct world world = {.up = {.cluster = 7, .revision = 5}};
+	struct dpa_resync_summary summary;
+	uint64_t epoch;
+
+	open_replica(&world, false);
+	model_put(&world.up, 3, "config");
+	(void)resync(&world, false, false);
+	restart(&world, false, false);
+	epoch = world.epoch;
+	world.up.cluster = 8;
+	world.up.revision = 6;
+	model_put(&world.up, 3, "other");
+	summary = resync(&world, false, false);
+	CU_ASSERT(summary.jumped && summary.revision > 1 << 20);
+	CU_ASSERT(ks_watch_hub_epoch(ks_store_hub(dpa_replica_store(world.replica))) > epoch);
+	CU_ASSERT_EQUAL(ks_store_committed(dpa_replica_store(world.replica)).compact_revision, summary.revision);
+	dpa_replica_free(world.replica);
+}
+
+static void a_clean_stop_does_not_jump(void)
+{
+	struct world world = {.up = {.cluster = 7, .revision = 5}};
+	struct dpa_resync_summary summary;
+
+	open_replica(&world, false);
+	model_put(&world.up, 3, "config");
+	(void)resync(&world, false, false);
+	restart(&world, false, true);
+	world.up.cluster = 8;
+	world.up.revision = 6;
+	model_put(&world.up, 3, "other");
+	summary = resync(&world, false, false);
+	CU_ASSERT(!summary.jumped && summary.revision == 6 && summary.put == 1 && summary.same == 0);
+	dpa_replica_free(world.replica);
+}
+
+static void hostile_upstream_is_refused(void)
+{
+	struct world world = {.up = {.cluster = 7, .revision = 5}};
+	struct dpa_change change;
+	char name[16];
+
+	open_replica(&world, false);
+	CU_ASSERT_EQUAL(dpa_replica_progress(world.replica, 5, &err), KS_FAILED_PRECONDITION);
+	model_put(&world.up, 3, "config");
+	(void)resync(&world, false, false);
+	world.up.revision = 6;
+	model_put(&world.up, 3, "x");
+	change = change_of(&world.up, 3, name);
+	change.key = text("/b/k03");
+	CU_ASSERT_EQUAL(dpa_replica_apply(world.replica, &change, 1, 6, &err), KS_INVALID_ARGUMENT);
+	change = change_of(&world.up, 3, name);
+	CU_ASSERT_EQUAL(dpa_replica_apply(world.replica, &change, 1, 5, &err), KS_INVALID_ARGUMENT);
+	change.create_revision = 7;
+	CU_ASSERT_EQUAL(dpa_replica_apply(world.replica, &change, 1, 6, &err), KS_INVALID_ARGUMENT);
+	change.create_revision = 5;
+	change.version = 0;
+	CU_ASSERT_EQUAL(dpa_replica_apply(world.replica, &change, 1, 6, &err), KS_INVALID_ARGUMENT);
+	world.up.revision = 5;
+	dpa_replica_free(world.replica);
+}
+
+static int reached_count;
+
+static void reached(struct dpa_wait *wait)
+{
+	(void)wait;
+	reached_count++;
+}
+
+static void waits_end_when_upstreams_revision_is_there(void)
+{
+	struct world world = {.up = {.cluster = 7, .revision = 5}};
+	struct dpa_wait now = {.reached = reached, .up_revision = 5}, later = now, never = now;
+
+	reached_count = 0;
+	open_replica(&world, false);
+	model_put(&world.up, 3, "config");
+	(void)resync(&world, false, false);
+	later.up_revision = 7;
+	never.up_revision = 99;
+	dpa_replica_wait(world.replica, &now);
+	CU_ASSERT_EQUAL(reached_count, 1);
+	dpa_replica_wait(world.replica, &later);
+	dpa_replica_wait(world.replica, &never);
+	CU_ASSERT_EQUAL(dpa_replica_progress(world.replica, 6, &err), KS_OK);
+	CU_ASSERT_EQUAL(reached_count, 1);
+	CU_ASSERT_EQUAL(dpa_replica_progress(world.replica, 8, &err), KS_OK);
+	CU_ASSERT_EQUAL(reached_count, 2);
+	CU_ASSERT(dpa_replica_unwait(world.replica, &never) && !dpa_replica_unwait(world.replica, &never));
+	dpa_replica_free(world.replica);
+}
+
+/* Old events go, what is live stays, and a client that is too far behind is told. */
+static void history_is_bounded(void)
+{
+	struct world world = {.up = {.cluster = 7, .revision = 1}};
+	struct ks_store_stats stats;
+
+	random_state = 3;
+	open_replica(&world, false);
+	world.up.revision++;
+	model_put(&world.up, 0, "first");
+	(void)resync(&world, false, false);
+	for (int i = 0; i < 5000; i++)
+		upstream_changes(&world, false);
+	ks_store_stats(dpa_replica_store(world.replica), &stats);
+	CU_ASSERT(stats.records < 60 * 2 + 2 * KEYS);
+	CU_ASSERT(ks_store_committed(dpa_replica_store(world.replica)).compact_revision > world.up.revision - 200);
+	check_served(&world, false);
+	dpa_replica_free(world.replica);
+}
+
+int main(void)
+{
+	return tap_run(
+		"dpa_replica",
+		(const struct tap_test[]){
+			{"follows_upstream_number_by_number", follows_upstream_number_by_number},
+			{"survives_overlays_and_other_histories", survives_overlays_and_other_histories},
+			{"survives_all_that_with_a_transform", survives_all_that_with_a_transform},
+			{"an_empty_listing_changes_nothing", an_empty_listing_changes_nothing},
+			{"another_history_after_a_crash_jumps", another_history_after_a_crash_jumps},
+			{"a_clean_stop_does_not_jump", a_clean_stop_does_not_jump},
+			{"hostile_upstream_is_refused", hostile_upstream_is_refused},
+			{"waits_end_when_upstreams_revision_is_there", waits_end_when_upstreams_revision_is_there},
+			{"history_is_bounded", history_is_bounded},
+			{NULL, NULL},
+		});
+}
