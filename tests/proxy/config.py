@@ -207,7 +207,6 @@ load_module /usr/lib/nginx/modules/ndk_http_module.so;
 load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;
 %(user)s
 daemon off;
-thread_pool dpproxy threads=1;
 worker_processes 2;
 pid %(folder)s/nginx.pid;
 error_log %(folder)s/error.log info;
@@ -478,6 +477,17 @@ def back_after_reload(world):
             return b'{"n": %d}' % n in file.read()
 
     until(lambda: on_disk(8), "the latest is on disk")
+    for worker in gateway.workers():
+        must(len(os.listdir(f"/proc/{worker['pid']}/task")) == 1, "a worker with a second thread")
+    away = gateway.snapshots + ".away"
+    failures = gateway.status()["snapshot_errors"]
+    os.rename(gateway.snapshots, away)
+    store.put("routes/probe", {"n": 8, "unwritten": True})
+    until(lambda: gateway.status()["snapshot_errors"] > failures, "a snapshot that cannot be written is counted")
+    must("cannot write the snapshot into" in gateway.log(), "no error in the log")
+    os.rename(away, gateway.snapshots)
+    store.put("routes/probe", {"n": 8})
+    until(lambda: on_disk(8), "the latest is on disk again")
     store.put("routes/probe", {"n": 9})
     gateway.all("probe", 9)
     gateway.quit()

@@ -70,8 +70,6 @@ local function write_main(w, conf, env)
     for _, name in ipairs(n.envs or {}) do
         w:set("env", name)
     end
-    -- The snapshot of the configuration is written there.
-    w:set("thread_pool", "dpproxy", "threads=1")
     w:raw(n.main_configuration_snippet)
     w:open("events")
     w:set("accept_mutex", "off")

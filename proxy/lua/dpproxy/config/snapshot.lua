@@ -77,8 +77,7 @@ function M.write(folder, state, time)
     return #text
 end
 
--- What is published, to disk -> seq, size | nil, err
-function M.save(store, folder, prefix, time)
+local function save(store, folder, prefix, time)
     local state, err = store:dump()
     if not state then
         return nil, err
@@ -93,6 +92,18 @@ function M.save(store, folder, prefix, time)
         return nil, err
     end
     return state.seq, size
+end
+
+-- What is published, to disk -> seq, size | nil, err. One process at a time, and what is published is looked at when it is its
+-- turn: one that comes later never writes something older.
+function M.save(store, folder, prefix, time)
+    local lock, err = posix.lock_folder(folder)
+    if not lock then
+        return nil, err
+    end
+    local seq, size = save(store, folder, prefix, time)
+    posix.unlock_folder(lock)
+    return seq, size
 end
 
 -- -> state | nil ; problems are told to `complain(message)`, once for each file that is not good

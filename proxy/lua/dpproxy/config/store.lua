@@ -1,6 +1,7 @@
 -- The configuration as a worker sees it, and what keeps it up to date: the master loads the disk snapshot before the fork,
 -- one worker owns
 -- the watch of etcd, every worker takes in what was published. The only file here that knows nginx.
+local aside = require("dpproxy.config.aside")
 local random_bytes = require("dpproxy.base.random").bytes
 local client = require("dpproxy.etcd.client")
 local endpoints = require("dpproxy.etcd.endpoints")
@@ -15,11 +16,14 @@ local status = require("dpproxy.config.status")
 local sync = require("dpproxy.config.sync")
 local tables = require("dpproxy.config.tables")
 
+local format, match = string.format, string.match
+
 local M = {}
 
 local tick_interval = 0.25
 local probe_interval = 10
 local snapshot_interval = 2
+local leave_seconds = 10 -- for a snapshot that is being written
 
 -- One per process: settings (etcd, prefix, folder), store (shared memory), numbers (status), mine (tables), seq and head
 -- (how far the
@@ -195,31 +199,35 @@ local function snapshot_done(seq, size)
 end
 
 local function write_snapshot()
-    snapshot_done(snapshot.save(self.store, self.settings.folder, self.settings.prefix, ngx.time()))
+    return snapshot.save(self.store, self.settings.folder, self.settings.prefix, ngx.time())
 end
 
-local function thread_result(started, seq, size)
-    if not started then
-        -- nginx.conf has no such pool: then in this thread, and requests wait.
-        return write_snapshot()
+-- In the child -> "seq size" | "failed" and why
+local function write_and_say()
+    local seq, size = write_snapshot()
+    return seq and format("%d %d", seq, size) or "failed " .. size
+end
+
+local function write_snapshot_aside()
+    local job, err = aside.start(write_and_say)
+    if not job then
+        return snapshot_done(nil, err)
     end
-    snapshot_done(seq, size)
+    self.writing = job
 end
 
-local function write_snapshot_aside(premature)
-    if premature then
+-- Has the child that writes the snapshot ended, within so many seconds?
+local function look_for_snapshot(seconds)
+    local text, err = self.writing:answer(seconds)
+    if not text and not err then
         return
     end
-    self.writing = true
-    local ok, err = pcall(function()
-        local run = ngx.run_worker_thread -- luacheck: ignore 143
-        thread_result(run("dpproxy", "dpproxy.config.snapshot_thread", "save", self.space, self.settings.folder,
-            self.settings.prefix, ngx.time()))
-    end)
-    self.writing = false
-    if not ok then
-        snapshot_done(nil, err)
+    self.writing = nil
+    local seq, size = match(text or "", "^(%d+) (%d+)$")
+    if seq then
+        return snapshot_done(tonumber(seq), tonumber(size))
     end
+    snapshot_done(nil, err or match(text, "^failed (.*)$") or text)
 end
 
 local function own(premature)
@@ -268,9 +276,12 @@ local function probe(premature)
 end
 
 local function leave()
+    if self.writing then
+        look_for_snapshot(leave_seconds)
+    end
     if self.lease.owner then
         if snapshot_is_due() then
-            write_snapshot()
+            snapshot_done(write_snapshot())
         end
         self.lease:release()
     end
@@ -292,12 +303,15 @@ local function tick(premature)
     if self.lease:tick() and not self.owning then
         self.owning = ngx.timer.at(0, own) and true or false
     end
+    if self.writing then
+        look_for_snapshot(0)
+    end
     if not self.owner then
         return
     end
     if not self.writing and now - (self.snapshot_time or -snapshot_interval) >= snapshot_interval and snapshot_is_due() then
         self.snapshot_time = now
-        ngx.timer.at(0, write_snapshot_aside)
+        write_snapshot_aside()
     end
     if not self.probing and now >= (self.probe_time or now + probe_interval) then
         self.probe_time, self.probing = nil, ngx.timer.at(0, probe) and true or false
