@@ -190,26 +190,27 @@ static uint8_t *read_whole(int fd, size_t size)
 	return data;
 }
 
+/* KS_NOT_FOUND only when there is no such file. */
 static uint8_t *read_ours(const struct dpa_disk *disk, const char *name, struct stat *state, struct ks_err *err)
 {
 	int fd = openat(disk->fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
 	const char *wrong = NULL;
 	uint8_t *data = NULL;
 
-	if (fd < 0 && errno == ELOOP)
+	if (fd < 0 && errno == ENOENT)
+		(void)ks_fail(err, KS_NOT_FOUND, "%s/%s is not there", disk->dir, name);
+	else if (fd < 0 && errno != ELOOP)
+		(void)fail(disk, name, "open", errno, err);
+	else if (fd < 0)
 		wrong = "is a symbolic link";
-	else if (fd >= 0 && fstat(fd, state) == 0)
-		wrong = foreign(state);
-	else if (errno == ENOENT)
-		wrong = "is not there";
-	else
-		wrong = "cannot be opened";
-	if (!wrong && (uint64_t)state->st_size > DPA_FORMAT_MAX)
+	else if (fstat(fd, state) != 0)
+		(void)fail(disk, name, "read", errno, err);
+	else if (!(wrong = foreign(state)) && (uint64_t)state->st_size > DPA_FORMAT_MAX)
 		wrong = "is larger than an image can be";
+	else if (!wrong && !(data = read_whole(fd, (size_t)state->st_size)))
+		(void)fail(disk, name, "read", errno, err);
 	if (wrong)
 		(void)ks_fail(err, KS_PERMISSION_DENIED, "%s/%s %s", disk->dir, name, wrong);
-	else if (!(data = read_whole(fd, (size_t)state->st_size)))
-		(void)fail(disk, name, "read", errno, err);
 	if (fd >= 0)
 		(void)close(fd);
 	return data;

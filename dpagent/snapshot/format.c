@@ -25,7 +25,7 @@ const char *dpa_numbers_wrong(const struct dpa_format_head *head)
 static const char *upstream_wrong(const struct dpa_key_check *check, const struct dpa_image_key *key)
 {
 	if (key->up_create == 0 && key->up_mod == 0 && key->up_version == 0)
-		return key->raw ? "a value upstream without its numbers" : NULL;
+		return key->raw || key->hidden ? "a value upstream without its numbers" : NULL;
 	if (key->up_create < 1 || key->up_create > key->up_mod || key->up_mod > check->up_revision)
 		return "revisions upstream that contradict each other";
 	return key->up_version < 1 ? "a version upstream below 1" : NULL;

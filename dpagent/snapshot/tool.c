@@ -128,7 +128,7 @@ static void print_head(const struct dpa_format_head *head, struct ks_slice bytes
 	(void)printf("keys:           %zu\n", image->key_count);
 	print_time("confirmed:     ", head->confirmed_ms);
 	print_time("saved:         ", head->saved_ms);
-	(void)printf("at a clean stop: %s\n", head->final ? "yes" : "no");
+	(void)printf("clean stop:     %s\n", head->final ? "yes" : "no");
 	print_signature(head, checked);
 }
 

@@ -69,7 +69,8 @@ static struct dpa_image sample(void)
 	add(&image,
 	    (struct dpa_image_key){
 		    .hidden = text_of("/apisix/d"), .raw = text_of(""), .up_create = 3, .up_mod = 3, .up_version = 1});
-	add(&image, (struct dpa_image_key){.hidden = text_of("/apisix/e")});
+	add(&image,
+	    (struct dpa_image_key){.hidden = text_of("/apisix/e"), .up_create = 1, .up_mod = 2, .up_version = 2});
 	return image;
 }
 
@@ -412,13 +413,14 @@ static void a_body_is_not_believed(void)
 {
 	BODY(1, "", KEY("a"));
 	BODY(2, "", KEY("a") KEY("b"));
-	BODY(1, "", "\1\3/pa");
+	BODY(1, "", "\x9\3/pa\1\1\1");
+	BODY(1, "", "\xb\3/pa\1r\1\1\1");
 	BODY(1, "", "\4" KV("a", "\1", "\2", "\1"));
 	BODY(1, "", "\x0a" KV("a", "\1", "\2", "\1") "\1r\1\1\1");
 	/* Order and names. */
 	BODY(2, "do not ascend", KEY("b") KEY("a"));
 	BODY(2, "do not ascend", KEY("a") KEY("a"));
-	BODY(2, "do not ascend", KEY("a") "\1\3/pa");
+	BODY(2, "do not ascend", KEY("a") "\x9\3/pa\1\1\1");
 	BODY(1, "outside of the prefix", "\1\3/qa");
 	BODY(1, "outside of the prefix", "\1\1/");
 	BODY(1, "without a name", "\1\0\0");
@@ -437,6 +439,7 @@ static void a_body_is_not_believed(void)
 	BODY(1, "upstream that contradict", "\x8" KV("a", "\1", "\2", "\1") "\0\2\1");
 	BODY(1, "version upstream", "\x8" KV("a", "\1", "\2", "\1") "\1\1\0");
 	BODY(1, "upstream that contradict", "\4" KV("a", "\x8", "\x9", "\1"));
+	BODY(1, "value upstream without", "\1\3/pa");
 	BODY(1, "value upstream without", "\2" KV("a", "\1", "\2", "\1") "\1r");
 	/* Another form than the one. */
 	BODY(1, "another form", "\x8" KV("a", "\1", "\2", "\1") "\0\0\0");
