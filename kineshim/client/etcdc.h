@@ -278,7 +278,8 @@ enum etcdc_watch_kind {
 
 struct etcdc_watch_event {
 	enum etcdc_watch_kind kind;
-	int64_t revision; /* of the response's header */
+	int64_t revision;    /* of the response's header */
+	uint64_t cluster_id; /* of the same; 0: there is none (LOST, or an old server) */
 	int64_t compact_revision;
 	size_t event_count;
 	Mvccpb__Event *const *events;
@@ -302,6 +303,11 @@ struct etcdc_watcher *etcdc_watch(struct etcdc *client, const struct etcdc_watch
 void etcdc_watch_close(struct etcdc_watcher *watcher);
 /* Asks the server for the progress of all watchers; the answer, if it can give one, comes as ETCDC_WATCH_PROGRESS to each. */
 void etcdc_watch_request_progress(struct etcdc *client);
+/*
+ * The server in use is silent, though its connection stands: calls go on with the next endpoint, and all watchers are LOST and then
+ * created again on a new stream.
+ */
+void etcdc_watch_suspect(struct etcdc *client);
 
 /* ---- Lease keep-alive ---- */
 

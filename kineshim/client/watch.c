@@ -183,6 +183,16 @@ static void reopen(struct etcdc_timer *timer)
 
 /* ---- To the watcher ---- */
 
+static int64_t revision_of(const Etcdserverpb__WatchResponse *response)
+{
+	return response->header ? response->header->revision : 0;
+}
+
+static uint64_t cluster_of(const Etcdserverpb__WatchResponse *response)
+{
+	return response->header ? response->header->cluster_id : 0;
+}
+
 /* Calls back without the lock. The watcher may be gone afterwards. */
 static void deliver(struct etcdc_watcher *watcher, const struct etcdc_watch_event *event) HUB_LOCKED
 {
@@ -230,7 +240,8 @@ static void deliver_notices(struct etcdc_watch_hub *hub, const struct etcdc_watc
 static void created(struct etcdc_watch_hub *hub, const Etcdserverpb__WatchResponse *response) KS_REQUIRES(hub->mutex)
 {
 	struct ks_list *link = ks_list_pop(&hub->creating);
-	struct etcdc_watch_event event = {.revision = response->header ? response->header->revision : 0, .text = ""};
+	struct etcdc_watch_event event = {
+		.revision = revision_of(response), .cluster_id = cluster_of(response), .text = ""};
 	struct etcdc_watcher *watcher;
 
 	if (!link)
@@ -277,7 +288,8 @@ static void cancelled(struct etcdc_watcher *watcher, const Etcdserverpb__WatchRe
 {
 	struct etcdc_watch_event event = {
 		.kind = response->compact_revision ? ETCDC_WATCH_COMPACTED : ETCDC_WATCH_CANCELLED,
-		.revision = response->header ? response->header->revision : 0,
+		.revision = revision_of(response),
+		.cluster_id = cluster_of(response),
 		.compact_revision = response->compact_revision,
 		.text = response->cancel_reason,
 	};
@@ -309,7 +321,8 @@ static void events(struct etcdc_watcher *watcher, Etcdserverpb__WatchResponse *r
 {
 	struct etcdc_watch_event event = {
 		.kind = ETCDC_WATCH_EVENTS,
-		.revision = response->header ? response->header->revision : 0,
+		.revision = revision_of(response),
+		.cluster_id = cluster_of(response),
 		.event_count = response->n_events,
 		.events = response->events,
 		.text = "",
@@ -357,7 +370,8 @@ static void on_message(void *arg, const void *message)
 	} else if (response->watch_id == -1 && !response->canceled && response->n_events == 0) {
 		struct etcdc_watch_event event = {
 			.kind = ETCDC_WATCH_PROGRESS,
-			.revision = response->header ? response->header->revision : 0,
+			.revision = revision_of(response),
+			.cluster_id = cluster_of(response),
 			.text = "",
 		};
 
@@ -523,6 +537,18 @@ void etcdc_watch_request_progress(struct etcdc *client)
 	ks_mutex_lock(&hub->mutex);
 	if (hub->stream)
 		(void)etcdc_stream_send(hub->stream, &request);
+	ks_mutex_unlock(&hub->mutex);
+}
+
+void etcdc_watch_suspect(struct etcdc *client)
+{
+	struct etcdc_watch_hub *hub = client->watches;
+
+	ks_mutex_lock(&hub->mutex);
+	if (hub->stream) {
+		etcdc_endpoint_failed(client, etcdc_stream_endpoint(hub->stream));
+		etcdc_stream_cancel(hub->stream);
+	}
 	ks_mutex_unlock(&hub->mutex);
 }
 

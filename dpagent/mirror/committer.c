@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The api's seam over the replica, see committer_priv.h. What the mirror has is all there is, so reads are proven as soon as something is
+ * loaded, and maintenance has nothing to do.
+ */
+#include "mirror/committer_priv.h"
+
+#include <stdlib.h>
+
+#include "base/panic.h"
+
+#define TIMEOUT_MS 5000
+#define TERM 2 /* what an etcd has after its first election */
+#define NO_LEADER "etcdserver: no leader"
+
+static bool is_loaded(struct dpa_committer *committer)
+{
+	return ks_store_committed(committer->store).position > 0;
+}
+
+enum ks_status dpa_refuse(struct ks_err *err)
+{
+	return ks_fail(err, KS_FAILED_PRECONDITION,
+		       "dpagent is read-only: write to the control plane, or start it with --forward-writes");
+}
+
+enum ks_status dpa_writable(struct dpa_committer *committer, struct ks_err *err)
+{
+	struct dpa_status status;
+
+	if (!committer->config.client)
+		return dpa_refuse(err);
+	dpa_board_read(committer->config.board, &status);
+	if (status.connected)
+		return KS_OK;
+	return ks_fail(err, KS_UNAVAILABLE,
+		       "dpagent is not connected to the control plane: it cannot be written to now");
+}
+
+/* ---- reads ---- */
+
+static void prove_read(struct ks_committer *base, struct ks_read_proof *proof)
+{
+	if (is_loaded(dpa_committer_of(base)))
+		proof->err.status = KS_OK;
+	else
+		(void)ks_fail(&proof->err, KS_UNAVAILABLE, NO_LEADER);
+	proof->done(proof);
+}
+
+static void fetch(struct ks_committer *base, struct ks_fetch *fetch)
+{
+	(void)base;
+	(void)ks_fail(&fetch->err, KS_INTERNAL, "dpagent keeps all values in memory");
+	fetch->done(fetch);
+}
+
+/* ---- writes ---- */
+
+static void submit(struct ks_committer *base, struct ks_submit *submit)
+{
+	struct dpa_committer *committer = dpa_committer_of(base);
+
+	if (dpa_writable(committer, &submit->err) != KS_OK)
+		submit->done(submit);
+	else
+		(void)dpa_refuse(&submit->err), submit->done(submit);
+}
+
+static void keepalive(struct ks_committer *base, struct ks_keepalive *keepalive)
+{
+	(void)base;
+	(void)dpa_refuse(&keepalive->err);
+	keepalive->done(keepalive);
+}
+
+/* Without forwarding there are none, as the mirror's keys show none. */
+static void lease_times(struct ks_committer *base, struct ks_lease_times *times)
+{
+	(void)base;
+	times->leases = NULL;
+	times->lease_count = 0;
+	times->err.status = KS_OK;
+	times->done(times);
+}
+
+/* ---- maintenance ---- */
+
+static void chore(struct ks_committer *base, struct ks_chore *chore)
+{
+	struct dpa_committer *committer = dpa_committer_of(base);
+
+	chore->err.status = KS_OK;
+	switch (chore->kind) {
+	case KS_CHORE_DEFRAGMENT:
+	case KS_CHORE_COMPACT_PHYSICAL:
+	case KS_CHORE_SIZE:
+		break;
+	case KS_CHORE_HASH_KV:
+		/* The status is also the function's value. */
+		(void)!ks_store_hash_kv(committer->store, chore->revision, NULL, NULL, &chore->hash, &chore->err);
+		break;
+	case KS_CHORE_MOVE_LEADER:
+		(void)ks_fail(&chore->err, KS_FAILED_PRECONDITION, "dpagent has no other member to lead");
+		break;
+	}
+	chore->done(chore);
+}
+
+static int64_t db_size(struct ks_committer *base)
+{
+	struct ks_store_stats stats;
+
+	ks_store_stats(dpa_committer_of(base)->store, &stats);
+	return (int64_t)stats.cached_bytes;
+}
+
+/* Asked for with each answer, and dpa_replica_point is not cheap: so once there is one, that is it. */
+static uint64_t cluster_id(struct dpa_committer *committer)
+{
+	uint64_t id = atomic_load_explicit(&committer->cluster_id, memory_order_relaxed);
+	struct dpa_point point;
+
+	if (id || !is_loaded(committer))
+		return id;
+	dpa_replica_point(committer->config.replica, &point);
+	id = point.cluster_id;
+	dpa_point_fini(&point);
+	atomic_store_explicit(&committer->cluster_id, id, memory_order_relaxed);
+	return id;
+}
+
+static void status(struct ks_committer *base, struct ks_cluster_status *status)
+{
+	struct dpa_committer *committer = dpa_committer_of(base);
+	struct ks_position position = ks_store_committed(committer->store);
+
+	*status = (struct ks_cluster_status){
+		.cluster_id = cluster_id(committer),
+		.member_id = committer->config.member_id,
+		.leader_id = committer->config.member_id,
+		.raft_term = TERM,
+		.raft_index = (uint64_t)position.revision,
+		.raft_applied_index = (uint64_t)position.revision,
+		.db_size = db_size(base),
+		.db_size_in_use = db_size(base),
+		.available = position.position > 0,
+	};
+}
+
+/* One block: the member and its texts. */
+static struct ks_member *members(struct ks_committer *base, size_t *count)
+{
+	struct dpa_committer *committer = dpa_committer_of(base);
+	size_t name_size = strlen(committer->config.name) + 1, urls_size = strlen(committer->config.client_urls) + 1;
+	struct ks_member *member = malloc(sizeof(*member) + name_size + urls_size);
+
+	if (!member)
+		return NULL;
+	*member = (struct ks_member){
+		.id = committer->config.member_id,
+		.name = (char *)(member + 1),
+		.client_urls = (char *)(member + 1) + name_size,
+	};
+	memcpy(member->name, committer->config.name, name_size);
+	memcpy(member->client_urls, committer->config.client_urls, urls_size);
+	*count = 1;
+	return member;
+}
+
+/* ---- life cycle ---- */
+
+static const struct ks_committer_ops ops = {
+	.submit = submit,
+	.prove_read = prove_read,
+	.fetch = fetch,
+	.keepalive = keepalive,
+	.lease_times = lease_times,
+	.chore = chore,
+	.status = status,
+	.db_size = db_size,
+	.members = members,
+};
+
+struct ks_committer *dpa_committer_start(const struct dpa_committer_config *config, struct ks_err *err)
+{
+	struct dpa_committer *committer = ks_xcalloc(1, sizeof(*committer));
+
+	(void)err;
+	committer->base.ops = &ops;
+	committer->config = *config;
+	if (committer->config.timeout_ms <= 0)
+		committer->config.timeout_ms = TIMEOUT_MS;
+	committer->store = dpa_replica_store(config->replica);
+	return &committer->base;
+}
+
+void dpa_committer_stop(struct ks_committer *base)
+{
+	if (!base)
+		return;
+	free(dpa_committer_of(base));
+}
