@@ -38,16 +38,18 @@ const char *dpa_alarm_name(enum dpa_alarm alarm)
 
 int64_t dpa_wall_ms(void)
 {
-	static const char *offset;
+	static _Atomic(const char *) offset; /* looked for once; threads that race find the same */
+	const char *text = offset;
 	struct timespec now;
 
-	if (!offset) {
-		const char *text = getenv("DPAGENT_TEST_CLOCK_OFFSET_MS");
-
-		offset = text ? text : "0";
+	if (!text) {
+		text = getenv("DPAGENT_TEST_CLOCK_OFFSET_MS");
+		if (!text)
+			text = "0";
+		offset = text;
 	}
 	(void)clock_gettime(CLOCK_REALTIME, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + strtoll(offset, NULL, 10);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + strtoll(text, NULL, 10);
 }
 
 struct dpa_board *dpa_board_new(void)

@@ -346,7 +346,8 @@ static enum ks_status copy_changed(struct dpa_replica *replica, struct keys *key
 			dpa_record_change(replica, ks_bytes_slice(replica->origins.slots[i]->key));
 	if (recorder->failed)
 		return dpa_no_memory(err);
-	qsort(recorder->keys, recorder->count, sizeof(*recorder->keys), by_name);
+	if (recorder->count > 1)
+		qsort(recorder->keys, recorder->count, sizeof(*recorder->keys), by_name);
 	for (size_t i = 0; i < recorder->count; i++) {
 		struct ks_slice name = ks_bytes_slice(recorder->keys[i]);
 		struct dpa_shown shown;

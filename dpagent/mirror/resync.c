@@ -503,7 +503,8 @@ static enum ks_status converge(struct dpa_resync *resync, bool accept_empty, str
 		free_differences(&differences);
 		return KS_OK;
 	}
-	qsort(differences.items, differences.count, sizeof(*differences.items), by_revision);
+	if (differences.count > 1)
+		qsort(differences.items, differences.count, sizeof(*differences.items), by_revision);
 	if (status == KS_OK)
 		status = resync->same_history ? apply_same_history(resync, &differences, err)
 					      : apply_other_history(resync, &differences, summary, err);

@@ -4,6 +4,8 @@
  * through an image; an overlay comes and goes. A client that lists once and then follows the events must always know what the replica
  * serves, revisions only grow, and without anything local all numbers are upstream's.
  */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -601,6 +603,91 @@ static void history_is_bounded(void)
 	dpa_replica_free(world.replica);
 }
 
+/* ---- an image while everything changes ---- */
+
+#define MANY 5000
+#define ROUNDS 40
+
+struct writer {
+	struct dpa_replica *replica;
+	int64_t revision;
+	_Atomic bool stop;
+};
+
+/* Each revision writes the same number into two keys far apart: an image in between two states would show it. */
+static void *write_pairs(void *arg)
+{
+	struct writer *writer = arg;
+
+	while (!writer->stop) {
+		char value[32], low[32], high[32];
+		unsigned i = (unsigned)(writer->revision % (MANY / 2));
+		struct dpa_change changes[2];
+
+		writer->revision++;
+		(void)snprintf(value, sizeof(value), "%lld", (long long)writer->revision);
+		(void)snprintf(low, sizeof(low), PREFIX "%06u", i);
+		(void)snprintf(high, sizeof(high), PREFIX "%06u", i + MANY / 2);
+		for (int k = 0; k < 2; k++)
+			changes[k] = (struct dpa_change){.revision = writer->revision,
+							 .key = text(k ? high : low),
+							 .value = text(value),
+							 .create_revision = 2,
+							 .version = 2};
+		CU_ASSERT_EQUAL_FATAL(dpa_replica_apply(writer->replica, changes, 2, writer->revision, NULL), KS_OK);
+	}
+	return NULL;
+}
+
+static void check_image(const struct dpa_image *image)
+{
+	struct ks_kv low, high;
+
+	CU_ASSERT_EQUAL_FATAL(image->key_count, MANY);
+	for (size_t i = 0; i < MANY / 2; i++) {
+		CU_ASSERT_FATAL(ks_kv_decode(ks_bytes_slice(image->keys[i].kv), &low) &&
+				ks_kv_decode(ks_bytes_slice(image->keys[i + MANY / 2].kv), &high));
+		CU_ASSERT_FATAL(ks_slice_eq(low.value, high.value) && low.mod_revision == high.mod_revision &&
+				low.mod_revision <= image->revision);
+	}
+}
+
+static void an_image_is_of_one_instant(void)
+{
+	const struct dpa_replica_config config = {.prefix = PREFIX};
+	struct writer writer = {.replica = dpa_replica_new(&config, &err), .revision = 2};
+	struct dpa_resync *listing = dpa_resync_begin(writer.replica, 7, 2, false, 0, &err);
+	struct dpa_resync_summary summary;
+	pthread_t thread;
+
+	for (unsigned i = 0; i < MANY; i++) {
+		char name[32];
+
+		(void)snprintf(name, sizeof(name), PREFIX "%06u", i);
+		CU_ASSERT_EQUAL_FATAL(dpa_resync_key(listing,
+						     &(struct dpa_change){.revision = 2,
+									  .key = text(name),
+									  .value = text("0"),
+									  .create_revision = 2,
+									  .version = 1},
+						     &err),
+				      KS_OK);
+	}
+	CU_ASSERT_EQUAL_FATAL(dpa_resync_end(listing, false, &summary, &err), KS_OK);
+	CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, write_pairs, &writer), 0);
+	for (int round = 0; round < ROUNDS; round++) {
+		struct dpa_image image = {0};
+
+		CU_ASSERT_EQUAL_FATAL(dpa_replica_image(writer.replica, &image, &err), KS_OK);
+		check_image(&image);
+		dpa_image_fini(&image);
+	}
+	writer.stop = true;
+	(void)pthread_join(thread, NULL);
+	CU_ASSERT(writer.revision > 2);
+	dpa_replica_free(writer.replica);
+}
+
 int main(void)
 {
 	return tap_run(
@@ -615,6 +702,7 @@ int main(void)
 			{"hostile_upstream_is_refused", hostile_upstream_is_refused},
 			{"waits_end_when_upstreams_revision_is_there", waits_end_when_upstreams_revision_is_there},
 			{"history_is_bounded", history_is_bounded},
+			{"an_image_is_of_one_instant", an_image_is_of_one_instant},
 			{NULL, NULL},
 		});
 }
