@@ -157,6 +157,19 @@ bool dpa_upstream_wait(struct dpa_upstream *up, int64_t wait_ms)
 	return settled;
 }
 
+bool dpa_upstream_accept_empty(struct dpa_upstream *up)
+{
+	bool held;
+
+	ks_mutex_lock(&up->lock);
+	held = up->held;
+	up->accept_once |= held;
+	up->refilled |= held;
+	ks_cond_broadcast(&up->changed);
+	ks_mutex_unlock(&up->lock);
+	return held;
+}
+
 bool dpa_upstream_connected(struct dpa_upstream *up)
 {
 	bool connected;

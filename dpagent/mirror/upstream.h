@@ -27,6 +27,8 @@ struct dpa_upstream_config {
 struct dpa_upstream *dpa_upstream_start(const struct dpa_upstream_config *config, struct ks_err *err);
 /* Waits until the replica once equalled upstream (or holds against an empty one). False after 'wait_ms'. */
 bool dpa_upstream_wait(struct dpa_upstream *upstream, int64_t wait_ms);
+/* The empty listing that is held against counts after all, once. Any thread; only signals. False: nothing is held. */
+bool dpa_upstream_accept_empty(struct dpa_upstream *upstream);
 bool dpa_upstream_connected(struct dpa_upstream *upstream);
 void dpa_upstream_stop(struct dpa_upstream *upstream); /* NULL is fine */
 

@@ -80,13 +80,18 @@ static enum ks_status list_once(struct dpa_upstream *up, bool same_history, stru
 	struct listing listing = {.walk = {.begin = begin, .key = take_key}, .up = up, .same_history = same_history};
 	struct dpa_resync_summary summary;
 	enum ks_status status = dpa_walk(up, &listing.walk, err);
+	bool accept_empty;
 
 	if (status != KS_OK) {
 		if (listing.resync)
 			dpa_resync_abort(listing.resync);
 		return status;
 	}
-	status = dpa_resync_end(listing.resync, up->config.accept_empty, &summary, err);
+	ks_mutex_lock(&up->lock);
+	accept_empty = up->config.accept_empty || up->accept_once;
+	up->accept_once = false;
+	ks_mutex_unlock(&up->lock);
+	status = dpa_resync_end(listing.resync, accept_empty, &summary, err);
 	if (status != KS_OK)
 		return status;
 	ks_mutex_lock(&up->lock);

@@ -58,7 +58,8 @@ struct dpa_upstream {
 	bool held;             /* the watched history is not in the replica, as it is empty */
 	/* The watch. */
 	bool created, eager; /* eager: the thread wants to know of each event */
-	bool refilled;       /* held, and a key has appeared */
+	bool refilled;       /* held, and a key has appeared, or a person has released the hold */
+	bool accept_once;    /* the next listing may be empty */
 	enum dpa_leave leave;
 	struct ks_err why;
 	int64_t heard_ms;

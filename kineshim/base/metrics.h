@@ -151,6 +151,8 @@ void ks_metrics_name_methods(const struct ks_metrics_method *methods, size_t cou
 /* --metrics=extensive. */
 void ks_metrics_set_extensive(bool extensive);
 bool ks_metrics_extensive(void);
+/* Rows whose name begins with one of these (a list that ends with NULL, and lives on) are not shown: they are of what this program lacks. */
+void ks_metrics_leave_out(const char *const *prefixes);
 
 /* ---- inside: what the macros stand on ---- */
 

@@ -97,6 +97,13 @@ struct ks_metrics_sink {
 	struct sample samples[SAMPLES_MAX];
 };
 
+static const char *const *_Atomic left_out;
+
+void ks_metrics_leave_out(const char *const *prefixes)
+{
+	atomic_store_explicit(&left_out, prefixes, memory_order_relaxed);
+}
+
 void ks_metrics_sample(struct ks_metrics_sink *sink, enum ks_metric metric, double value, const char *format, ...)
 {
 	struct sample *sample = &sink->samples[sink->count];
@@ -294,6 +301,16 @@ static void row(struct writer *w, const struct ks_metrics_sink *sink)
 			       label_text(w->row->more, j));
 }
 
+static bool is_left_out(const struct ks_metrics_row *row)
+{
+	const char *const *prefix = atomic_load_explicit(&left_out, memory_order_relaxed);
+
+	for (; prefix && *prefix; prefix++)
+		if (strncmp(row->name, *prefix, strlen(*prefix)) == 0)
+			return true;
+	return false;
+}
+
 void ks_metrics_render(struct ks_buf *buf, enum ks_metrics_format format)
 {
 	struct ks_metrics_sink *sink = ks_xmalloc(sizeof(*sink));
@@ -306,7 +323,8 @@ void ks_metrics_render(struct ks_buf *buf, enum ks_metrics_format format)
 	(void)pthread_mutex_lock(&methods_lock);
 	for (size_t i = 0; i < KS_METRIC_ROWS; i++) {
 		w.row = &ks_metrics_rows[i];
-		row(&w, sink);
+		if (!is_left_out(w.row))
+			row(&w, sink);
 	}
 	(void)pthread_mutex_unlock(&methods_lock);
 	if (format == KS_METRICS_JSON)

@@ -50,7 +50,11 @@
 	L(PROTOCOL, 4, "protocol=\"grpc\"", "protocol=\"http\"", "protocol=\"tls\"", "protocol=\"unknown\"") \
 	L(HTTP_STATUS, 5, "status=\"1xx\"", "status=\"2xx\"", "status=\"3xx\"", "status=\"4xx\"", "status=\"5xx\"") \
 	L(RESULT, 2, "result=\"ok\"", "result=\"failed\"") \
-	L(LOG_LEVEL, 4, "level=\"debug\"", "level=\"info\"", "level=\"warn\"", "level=\"error\"")
+	L(LOG_LEVEL, 4, "level=\"debug\"", "level=\"info\"", "level=\"warn\"", "level=\"error\"") \
+	L(AGENT_SOURCE, 4, "source=\"none\"", "source=\"upstream\"", "source=\"disk\"", "source=\"object-storage\"") \
+	L(AGENT_ALARM, 9, "alarm=\"disk_invalid\"", "alarm=\"disk_write\"", "alarm=\"object_invalid\"", \
+	  "alarm=\"object_access\"", "alarm=\"held\"", "alarm=\"overlay\"", "alarm=\"discovery\"", \
+	  "alarm=\"registration\"", "alarm=\"upstream_tls\"")
 
 /* B(NAME, scale, count, bound …): bounds and observed values are integers; times 'scale' is what /metrics shows. */
 #define KS_METRIC_BUCKETS(B) \
@@ -350,6 +354,74 @@
 	  "Authenticate calls by result.") \
 	M(LOG_LINES, COUNTER, ALWAYS, LOG_LEVEL, NONE, NONE, "kineshim_diagnostics_total", \
 	  "Messages written to stderr by level.") \
+	\
+	/* dpagent's own (dpagent/status/gauges.c); kineshim never sets them. docs/dpagent.md has them. */ \
+	M(AGENT_BUILD, GAUGE, SAMPLED, NONE, NONE, NONE, "dpagent_build_info", \
+	  "1; version is the agent's.") \
+	M(AGENT_READY, GAUGE, USED, NONE, NONE, NONE, "dpagent_ready", \
+	  "1 when there is a configuration to serve.") \
+	M(AGENT_CONNECTED, GAUGE, USED, NONE, NONE, NONE, "dpagent_connected", \
+	  "1 while upstream is watched.") \
+	M(AGENT_SOURCE, GAUGE, USED, AGENT_SOURCE, NONE, NONE, "dpagent_source", \
+	  "1 for where the present configuration came from.") \
+	M(AGENT_AGE, GAUGE, USED, NONE, NONE, NONE, "dpagent_configuration_age_seconds", \
+	  "Seconds since upstream last confirmed the configuration that is served.") \
+	M(AGENT_REVISION, GAUGE, USED, NONE, NONE, NONE, "dpagent_revision", \
+	  "Revision that clients see.") \
+	M(AGENT_UP_REVISION, GAUGE, USED, NONE, NONE, NONE, "dpagent_upstream_revision", \
+	  "Revision of upstream that is reached.") \
+	M(AGENT_OFFSET, GAUGE, USED, NONE, NONE, NONE, "dpagent_revision_offset", \
+	  "How far the revision that clients see is ahead of upstream's.") \
+	M(AGENT_KEYS, GAUGE, USED, NONE, NONE, NONE, "dpagent_keys", \
+	  "Keys that upstream has under the prefix.") \
+	M(AGENT_OVERLAID, GAUGE, USED, NONE, NONE, NONE, "dpagent_overlaid_keys", \
+	  "Keys that the overlay sets or hides.") \
+	M(AGENT_TRANSFORMED, GAUGE, USED, NONE, NONE, NONE, "dpagent_discovered_keys", \
+	  "Keys whose nodes come from service discovery.") \
+	M(AGENT_ALARM, GAUGE, USED, AGENT_ALARM, NONE, NONE, "dpagent_alarm", \
+	  "1 for a condition that somebody must see to.") \
+	M(AGENT_REGISTERED, GAUGE, USED, NONE, NONE, NONE, "dpagent_registered", \
+	  "1 while this node is shown upstream.") \
+	M(AGENT_RECONNECTS, COUNTER, SAMPLED, NONE, NONE, NONE, "dpagent_reconnects_total", \
+	  "Times that upstream was lost and found again.") \
+	M(AGENT_RESYNCS, COUNTER, SAMPLED, NONE, NONE, NONE, "dpagent_resyncs_total", \
+	  "Full listings of upstream.") \
+	M(AGENT_VERIFICATIONS, COUNTER, SAMPLED, NONE, NONE, NONE, "dpagent_verifications_total", \
+	  "Comparisons of all keys with upstream's.") \
+	M(AGENT_REPAIRS, COUNTER, SAMPLED, NONE, NONE, NONE, "dpagent_repairs_total", \
+	  "Differences that a comparison found and mended.") \
+	M(AGENT_DISK_WRITES, COUNTER, SAMPLED, NONE, NONE, NONE, "dpagent_snapshot_writes_total", \
+	  "Images written to disk.") \
+	M(AGENT_DISK_FAILURES, COUNTER, SAMPLED, NONE, NONE, NONE, "dpagent_snapshot_failures_total", \
+	  "Images that could not be written.") \
+	M(AGENT_DISK_REVISION, GAUGE, USED, NONE, NONE, NONE, "dpagent_snapshot_revision", \
+	  "Revision of the last image on disk.") \
+	M(AGENT_DISK_SAVED, GAUGE, USED, NONE, NONE, NONE, "dpagent_snapshot_saved_seconds", \
+	  "Unix time at which it was written.") \
+	M(AGENT_DISK_BYTES, GAUGE, USED, NONE, NONE, NONE, "dpagent_snapshot_bytes", \
+	  "Its size.") \
+	M(AGENT_OBJECT_WRITES, COUNTER, SAMPLED, NONE, NONE, NONE, "dpagent_object_writes_total", \
+	  "Objects written to object storage.") \
+	M(AGENT_OBJECT_READS, COUNTER, SAMPLED, NONE, NONE, NONE, "dpagent_object_reads_total", \
+	  "Objects read from object storage.") \
+	M(AGENT_OBJECT_FAILURES, COUNTER, SAMPLED, NONE, NONE, NONE, "dpagent_object_failures_total", \
+	  "Requests to object storage that failed.") \
+	M(AGENT_OBJECT_FENCED, COUNTER, SAMPLED, NONE, NONE, NONE, "dpagent_object_fenced_total", \
+	  "Exports that another backup node was faster with.") \
+	M(AGENT_OBJECT_REVISION, GAUGE, USED, NONE, NONE, NONE, "dpagent_object_revision", \
+	  "Upstream revision of the last object.") \
+	M(AGENT_OBJECT_SAVED, GAUGE, USED, NONE, NONE, NONE, "dpagent_object_saved_seconds", \
+	  "Unix time at which it was written.") \
+	M(AGENT_OBJECT_BYTES, GAUGE, USED, NONE, NONE, NONE, "dpagent_object_bytes", \
+	  "Its size.") \
+	M(AGENT_DISCOVERY_SERVICES, GAUGE, USED, NONE, NONE, NONE, "dpagent_discovery_services", \
+	  "Services that upstream objects name.") \
+	M(AGENT_DISCOVERY_FAILURES, COUNTER, SAMPLED, NONE, NONE, NONE, "dpagent_discovery_failures_total", \
+	  "Questions that a registry did not answer.") \
+	M(AGENT_FORWARDED, COUNTER, SAMPLED, NONE, NONE, NONE, "dpagent_forwarded_total", \
+	  "Writes of clients that were passed upstream.") \
+	M(AGENT_FORWARD_FAILURES, COUNTER, SAMPLED, NONE, NONE, NONE, "dpagent_forward_failures_total", \
+	  "Writes that upstream refused or did not answer.") \
 	\
 	/* The process, as client_golang and etcd. */ \
 	M(FD_LIMIT, GAUGE, ALWAYS, NONE, NONE, NONE, "os_fd_limit", "The file descriptor limit.") \
