@@ -96,7 +96,7 @@ class Etcd:
 
     def start(self):
         self.process = Process(self.args, self.log, self.env)
-        wait_for(lambda: self.call("/v3/maintenance/status", {}), "etcd")
+        wait_for(lambda: self.put("started", ""), STORE)       # it may answer before it takes writes
 
     def stop(self):
         self.process.stop()

@@ -132,6 +132,23 @@ function M:flush_expired()
     return n
 end
 
+function M:lpush(key, value)
+    local entry = live(self, key)
+    if self.full then
+        return nil, "no memory"
+    elseif not entry then
+        entry = {value = {}}
+        self.entries[key] = entry
+    end
+    table.insert(entry.value, 1, value)
+    return #entry.value
+end
+
+function M:lpop(key)
+    local entry = live(self, key)
+    return entry and table.remove(entry.value, 1)
+end
+
 function M:capacity()
     return 1048576
 end

@@ -176,13 +176,47 @@ describe("health", function()
         health.checker("/apisix/upstreams/1", 1, up)
         assert.is_table(health.status("upstreams", "1"))
     end)
-    it("makes no change without the lock, and the next request tries again", function()
-        dict:add("hc:lock", 1, 1)
+    it("makes no change without the upstream's lock, and the next request tries again", function()
+        dict:add("hc:lock:/apisix/upstreams/1", 1, 1)
         local up = up_of(TWO, {active = {}})
         assert.is_nil(health.checker("/apisix/upstreams/1", 1, up))
+        assert.is_table(health.checker("/apisix/upstreams/2", 1, up))
         now = now + 1.1
         assert.is_table(health.checker("/apisix/upstreams/1", 1, up))
-        assert.is_nil(dict:get("hc:lock"))
+        assert.is_nil(dict:get("hc:lock:/apisix/upstreams/1"))
+    end)
+    it("takes upstreams in and out at the same cost however many there are", function()
+        local function register(from, to)
+            local reads, get = 0, dict.get
+            dict.get = function(...)
+                reads = reads + 1
+                return get(...)
+            end
+            for i = from, to do
+                assert.is_table(health.checker("/apisix/upstreams/" .. i, 1, up_of({["10.0.0.1:80"] = 1}, {active = {}})))
+            end
+            dict.get = get
+            return reads / (to - from + 1)
+        end
+        local few = register(1, 10)
+        register(11, 500)
+        assert.equal(few, register(501, 510))
+        assert.equal(510, #registry:names())
+        for i = 1, 400 do
+            assert.is_true(registry:remove("/apisix/upstreams/" .. i))
+        end
+        assert.equal(110, #registry:names())
+        register(1, 400)
+        assert.equal(510, dict:get("hc:places")) -- the free ones were used again
+        local seen = {}
+        for _, name in ipairs(registry:names()) do
+            assert.is_nil(seen[name])
+            seen[name] = true
+        end
+        dict.full = true
+        assert.is_nil(health.checker("/apisix/upstreams/new", 1, up_of({["10.0.0.1:80"] = 1}, {active = {}})))
+        dict.full = false
+        assert.is_table(health.checker("/apisix/upstreams/new", 1, up_of({["10.0.0.1:80"] = 1}, {active = {}})))
     end)
     it("tells the control API in APISIX' shape", function()
         local checker = health.checker("/apisix/upstreams/1", 1, up_of(TWO, {active = {type = "tcp"}, passive = {}}))

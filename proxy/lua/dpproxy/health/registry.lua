@@ -1,7 +1,10 @@
 -- Which upstreams are checked, for all workers: the worker that sees an upstream's first request writes it here, the one that
--- probes reads it, whichever that is. In the shared dictionary: "hc:names" (JSON array of names), "hc:c:<name>" (JSON record),
--- "hc:gen" (grows with every change). Changes are made under a lock; who does not get it comes again with the next request. No
--- ngx in here.
+-- probes reads it, whichever that is. In the shared dictionary: "hc:c:<name>" (JSON record), "hc:gen" (grows with every change),
+-- and the names in numbered places: "hc:i:<place>" (name), "hc:x:<name>" (its place), "hc:places" (how many), "hc:free" (list of
+-- places that are free again). So to take one in or out costs the same however many there are.
+--
+-- An upstream is changed under a lock of its own; who does not get it is too late with the same news, or comes again with the
+-- next request. No ngx in here.
 local checker = require("dpproxy.health.checker")
 local json = require("dpproxy.base.json")
 local settings = require("dpproxy.health.settings")
@@ -21,7 +24,11 @@ function M.new(env)
 end
 
 function M:names()
-    return json.decode(self.dict:get("hc:names") or "[]") or {}
+    local names = {}
+    for place = 1, self.dict:get("hc:places") or 0 do
+        names[#names + 1] = self.dict:get("hc:i:" .. place)
+    end
+    return names
 end
 
 function M:generation()
@@ -43,12 +50,14 @@ function M:checker(record)
     return checker.new(record, self.env)
 end
 
-local function locked(self, fn, ...)
-    if not self.dict:add("hc:lock", 1, LOCK_SECONDS) then
-        return nil, "busy"
+local function locked(self, name, fn, ...)
+    local lock = "hc:lock:" .. name
+    local locks, why = self.dict:add(lock, 1, LOCK_SECONDS)
+    if not locks then
+        return nil, why == "exists" and "busy" or why
     end
     local ok, result, err = pcall(fn, self, ...)
-    self.dict:delete("hc:lock")
+    self.dict:delete(lock)
     if not ok then
         return nil, result
     end
@@ -70,14 +79,37 @@ local function write(self, record)
 end
 
 local function add_name(self, name)
-    local names = self:names()
-    for _, each in ipairs(names) do
-        if each == name then
-            return true
+    local dict = self.dict
+    if dict:get("hc:x:" .. name) then
+        return true
+    end
+    local place = dict:lpop("hc:free")
+    if not place then
+        local full
+        place, full = dict:incr("hc:places", 1, 0)
+        if not place then
+            return nil, full
         end
     end
-    names[#names + 1] = name
-    return self.dict:set("hc:names", json.encode(json.as_array(names)))
+    local ok, err = dict:set("hc:i:" .. place, name)
+    if ok then
+        ok, err = dict:set("hc:x:" .. name, place)
+        if ok then
+            return true
+        end
+        dict:delete("hc:i:" .. place)
+    end
+    dict:lpush("hc:free", place)
+    return nil, err
+end
+
+local function remove_name(self, name)
+    local place = self.dict:get("hc:x:" .. name)
+    if place then
+        self.dict:delete("hc:i:" .. place)
+        self.dict:delete("hc:x:" .. name)
+        self.dict:lpush("hc:free", place)
+    end
 end
 
 -- Texts like "12#3" count by the number that they begin with; the newer configuration wins.
@@ -119,7 +151,7 @@ function M:ensure(name, version, up)
     local same = old and not old.delete_at and old.version == version and old.ids == record.ids
     local newer = old and number_of(old.version) > number_of(version)
     if not same and not newer then
-        local ok, err = locked(self, store, record, old)
+        local ok, err = locked(self, name, store, record, old)
         if not ok then
             return nil, err
         end
@@ -140,22 +172,16 @@ end
 
 -- The upstream is gone, or not checked any more: its state goes a while later, in case it comes back.
 function M:leave(name)
-    return locked(self, set_delete_at, name, self.clock() + M.DELETE_DELAY)
+    return locked(self, name, set_delete_at, name, self.clock() + M.DELETE_DELAY)
 end
 
 function M:stay(name)
-    return locked(self, set_delete_at, name, nil)
+    return locked(self, name, set_delete_at, name, nil)
 end
 
 local function remove(self, name)
     local record = self:record(name)
-    local names = {}
-    for _, each in ipairs(self:names()) do
-        if each ~= name then
-            names[#names + 1] = each
-        end
-    end
-    self.dict:set("hc:names", json.encode(json.as_array(names)))
+    remove_name(self, name)
     if record then
         local old = self:checker(record)
         for _, target in ipairs(old.targets) do
@@ -170,7 +196,7 @@ local function remove(self, name)
 end
 
 function M:remove(name)
-    return locked(self, remove, name)
+    return locked(self, name, remove, name)
 end
 
 return M
