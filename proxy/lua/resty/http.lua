@@ -1,5 +1,7 @@
 -- An HTTP/1.1 client over cosockets with the interface of lua-resty-http, for plugins that were written against it, and for our
 -- own loggers. No proxies, no pipelining.
+local tls = require("dpproxy.base.handshake")
+
 local concat = table.concat
 local byte, find, format, gsub, lower, match, sub = string.byte, string.find, string.format, string.gsub, string.lower,
     string.match, string.sub
@@ -70,9 +72,14 @@ local function address_of(host)
 end
 
 local function handshake(self, options)
-    local session, err = self.sock:sslhandshake(options.ssl_reused_session, options.ssl_server_name or options.host,
-        options.ssl_verify ~= false)
-    if not session then
+    local name, verify = options.ssl_server_name or options.host, options.ssl_verify ~= false
+    local ok, err
+    if options.ssl_reused_session then
+        ok, err = self.sock:sslhandshake(options.ssl_reused_session, name, verify)
+    else
+        ok, err = tls.client(self.sock, name, verify)
+    end
+    if not ok then
         self:close()
         return nil, err
     end

@@ -1,18 +1,21 @@
--- limit-conn: so many requests at a time; what exceeds `conn` waits, what exceeds `conn + burst` is rejected. Redis policies are
--- refused.
+-- limit-conn: so many requests at a time; what exceeds `conn` waits, what exceeds `conn + burst` is rejected. Those in flight are
+-- counted in a shared dictionary of this node, or in Redis.
 local core = require("apisix.core")
 local limit = require("dpproxy.limit.conn")
 local limit_key = require("dpproxy.limit.key")
 local outcome = require("dpproxy.limit.outcome")
+local redis = require("dpproxy.limit.redis")
+local redis_schema = require("dpproxy.limit.redis_schema")
+local rules = require("dpproxy.limit.rules")
 
-local ipairs, tonumber = ipairs, tonumber
+local tonumber = tonumber
 
 local dict_name = "plugin-limit-conn"
 
 local conn_def = {oneOf = {{type = "integer", exclusiveMinimum = 0}, {type = "string"}}}
 local burst_def = {oneOf = {{type = "integer", minimum = 0}, {type = "string"}}}
 
-local schema = {
+local schema = redis_schema.extend({
     type = "object",
     properties = {
         conn = conn_def,
@@ -39,7 +42,7 @@ local schema = {
         {required = {"default_conn_delay", "rules"}},
     },
     encrypt_fields = {"redis_password"},
-}
+}, {key_ttl = {type = "integer", minimum = 1, default = 3600}})
 
 local M = {
     version = 0.1,
@@ -52,11 +55,7 @@ local M = {
 local learned = setmetatable({}, {__mode = "k"})
 
 function M.check_schema(conf)
-    local ok, err = core.schema.check(schema, conf)
-    if not ok then
-        return false, err
-    end
-    return outcome.check_policy(conf)
+    return core.schema.check(schema, conf)
 end
 
 local function alive(pid)
@@ -78,15 +77,36 @@ function M.init()
     end
 end
 
+-- -> place, what leave() needs | nil, err
+local function take_place(conf, key, conn, burst)
+    if conf.policy ~= "local" then
+        return redis.enter(conf, key, conn, burst)
+    end
+    local place, err = limit.enter(ngx.shared[dict_name], key, conn, burst, ngx.worker.pid())
+    return place, err or false
+end
+
+local function leave(conf, key, id)
+    if id then
+        redis.leave(conf, key, id)
+    else
+        limit.leave(ngx.shared[dict_name], key, ngx.worker.pid())
+    end
+end
+
+local function failed(conf, err)
+    core.log.error("failed to limit conn: ", err)
+    return outcome.failed(conf)
+end
+
 local function enter(conf, ctx, value, conn, burst)
     local key = limit_key.prefix(conf, ctx) .. value
-    local place, err = limit.enter(ngx.shared[dict_name], key, conn, burst, ngx.worker.pid())
+    local place, id = take_place(conf, key, conn, burst)
     if not place then
-        if err == "rejected" then
+        if id == "rejected" then
             return outcome.rejected(conf)
         end
-        core.log.error("failed to limit conn: ", err)
-        return outcome.failed(conf)
+        return failed(conf, id)
     end
     local delay = limit.delay(place, conn, learned[conf] or conf.default_conn_delay)
     local entered = ctx.limit_conn
@@ -95,44 +115,21 @@ local function enter(conf, ctx, value, conn, burst)
         ctx.limit_conn = entered
     end
     local n = #entered
-    entered[n + 1], entered[n + 2], entered[n + 3] = key, delay, conf
+    entered[n + 1], entered[n + 2], entered[n + 3], entered[n + 4] = key, delay, conf, id
     if delay >= 0.001 then
         core.sleep(delay)
     end
 end
 
-local function enter_rules(conf, ctx)
-    local applied = 0
-    for _, rule in ipairs(conf.rules) do
-        local conn = limit_key.number(rule.conn, ctx, 1)
-        local burst = limit_key.number(rule.burst, ctx, 0)
-        local value, _, resolved = core.utils.resolve_var(rule.key, ctx.var)
-        if conn and burst and value and resolved ~= 0 then
-            applied = applied + 1
-            local code, body = enter(conf, ctx, value, conn, burst)
-            if code then
-                return code, body
-            end
-        end
-    end
-    if applied == 0 and not conf.allow_degradation then
-        core.log.error("failed to get limit conn rules")
-        return 500
-    end
-end
+local fields = {"conn", 1, "burst", 0}
 
 function M.access(conf, ctx)
     if conf.rules then
-        return enter_rules(conf, ctx)
+        return rules.walk(conf, ctx, fields, enter, failed)
     end
-    local conn, err = limit_key.number(conf.conn, ctx, 1)
-    local burst
-    if conn then
-        burst, err = limit_key.number(conf.burst, ctx, 0)
-    end
-    if not burst then
-        core.log.error("failed to get limit conn rules: ", err)
-        return outcome.failed(conf)
+    local conn, burst, err = rules.numbers(conf, ctx, fields)
+    if not conn then
+        return failed(conf, err)
     end
     return enter(conf, ctx, limit_key.value(conf.key, conf.key_type, ctx), conn, burst)
 end
@@ -150,10 +147,9 @@ function M.log(_, ctx)
         return
     end
     ctx.limit_conn = nil
-    local dict, pid = ngx.shared[dict_name], ngx.worker.pid()
-    for i = 1, #entered, 3 do
-        local key, delay, conf = entered[i], entered[i + 1], entered[i + 2]
-        limit.leave(dict, key, pid)
+    for i = 1, #entered, 4 do
+        local key, delay, conf, id = entered[i], entered[i + 1], entered[i + 2], entered[i + 3]
+        leave(conf, key, id)
         if not conf.only_use_default_delay then
             local latency = latency_of(ctx, delay)
             if latency > 0 then

@@ -1,12 +1,15 @@
--- limit-count: so many requests in a time window. Counters live in a shared dictionary of this node; Redis policies are refused.
+-- limit-count: so many requests in a time window. Counters live in a shared dictionary of this node, or in Redis.
 local core = require("apisix.core")
 local plugin = require("apisix.plugin")
 local clock = require("dpproxy.limit.clock")
 local limit = require("dpproxy.limit.count")
 local limit_key = require("dpproxy.limit.key")
 local outcome = require("dpproxy.limit.outcome")
+local redis = require("dpproxy.limit.redis")
+local redis_schema = require("dpproxy.limit.redis_schema")
+local rules = require("dpproxy.limit.rules")
 
-local ipairs, pairs, type, tostring = ipairs, pairs, type, tostring
+local ipairs, pairs, tostring = ipairs, pairs, tostring
 local floor = math.floor
 
 local plugin_name = "limit-count"
@@ -18,7 +21,7 @@ local number_or_template = {
     },
 }
 
-local schema = {
+local schema = redis_schema.extend({
     type = "object",
     properties = {
         count = number_or_template,
@@ -52,7 +55,7 @@ local schema = {
         {required = {"rules"}},
     },
     encrypt_fields = {"redis_password", "sentinel_password"},
-}
+})
 
 local metadata_schema = {
     type = "object",
@@ -80,7 +83,8 @@ local default_metadata = {
 -- group -> what the first configuration of it said
 local groups = {}
 local group_fields = {"count", "time_window", "window_type", "key", "key_type", "rejected_code", "rejected_msg", "policy",
-    "allow_degradation", "show_limit_quota_header", "sync_interval"}
+    "allow_degradation", "show_limit_quota_header", "sync_interval", "redis_host", "redis_port", "redis_database",
+    "redis_cluster_name", "redis_master_name"}
 
 -- All that use a group count together, so they must agree. The first of them is believed until none of its kind was seen for a
 -- while, as in APISIX (300 s): a group whose configuration is to change gets another name.
@@ -111,9 +115,8 @@ function M.check_schema(conf, schema_type)
     if not ok then
         return false, err
     end
-    ok, err = outcome.check_policy(conf)
-    if not ok then
-        return false, err
+    if conf.policy ~= "local" and conf.sync_interval ~= -1 and conf.sync_interval < 0.1 then
+        return false, "sync_interval should be -1, or at least 0.1"
     end
     if conf.group then
         if conf.rules then
@@ -156,20 +159,29 @@ local function set_headers(metadata, prefix, count, remaining, reset)
     core.response.set_header(reset_header, reset)
 end
 
-local function run(conf, ctx, dict, value, count, window, prefix)
-    local key = limit_key.prefix(conf, ctx) .. value
-    local allowed, remaining, reset
-    if conf.window_type == "sliding" then
-        allowed, remaining, reset = limit.sliding(dict, key, count, window, 1, clock.now())
-    else
-        allowed, remaining, reset = limit.fixed(dict, key, count, window, 1)
+local function count_one(conf, key, count, window)
+    local sliding = conf.window_type == "sliding"
+    if conf.policy == "local" then
+        local dict = ngx.shared["plugin-limit-count"]
+        if sliding then
+            return limit.sliding(dict, key, count, window, 1, clock.now())
+        end
+        return limit.fixed(dict, key, count, window, 1)
+    elseif sliding then
+        return redis.sliding(conf, key, count, window, 1)
     end
+    return redis.fixed(conf, key, count, window, 1)
+end
+
+local function run(conf, ctx, value, count, window, rule, i)
+    local allowed, remaining, reset = count_one(conf, limit_key.prefix(conf, ctx) .. value, count, window)
     if allowed == nil then
         return fail(conf, remaining)
     end
     reset = floor(reset * 100) / 100
     if conf.show_limit_quota_header then
         local metadata = plugin.plugin_metadata(plugin_name)
+        local prefix = rule and (rule.header_prefix or tostring(i))
         set_headers(metadata and metadata.value or default_metadata, prefix, count, remaining, reset)
     end
     if not allowed then
@@ -177,51 +189,17 @@ local function run(conf, ctx, dict, value, count, window, prefix)
     end
 end
 
-local function run_rules(conf, ctx, dict)
-    local applied = 0
-    for i, rule in ipairs(conf.rules) do
-        -- A rule about a variable that the request does not have does not apply.
-        local value, _, resolved = core.utils.resolve_var(rule.key, ctx.var)
-        if value and resolved ~= 0 then
-            -- What the client may control must not switch the limit off: a bad number is an error.
-            local count, err = limit_key.number(rule.count, ctx, 1)
-            local window
-            if count then
-                window, err = limit_key.number(rule.time_window, ctx, 1)
-            end
-            if not window then
-                return fail(conf, err)
-            end
-            applied = applied + 1
-            local code, body = run(conf, ctx, dict, value, count, window, rule.header_prefix or tostring(i))
-            if code then
-                return code, body
-            end
-        end
-    end
-    if applied == 0 and not conf.allow_degradation then
-        core.log.error("failed to get rate limit rules")
-        return 500
-    end
-end
+local fields = {"count", 1, "time_window", 1}
 
 function M.access(conf, ctx)
-    local dict = ngx.shared["plugin-limit-count"]
     if conf.rules then
-        return run_rules(conf, ctx, dict)
+        return rules.walk(conf, ctx, fields, run, fail)
     end
-    local count, window = conf.count, conf.time_window
-    if type(count) == "string" or type(window) == "string" then
-        local err
-        count, err = limit_key.number(count, ctx, 1)
-        if count then
-            window, err = limit_key.number(window, ctx, 1)
-        end
-        if not count or not window then
-            return fail(conf, err)
-        end
+    local count, window, err = rules.numbers(conf, ctx, fields)
+    if not count then
+        return fail(conf, err)
     end
-    return run(conf, ctx, dict, limit_key.value(conf.key, conf.key_type, ctx), count, window)
+    return run(conf, ctx, limit_key.value(conf.key, conf.key_type, ctx), count, window)
 end
 
 -- For tests.

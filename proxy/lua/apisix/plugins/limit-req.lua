@@ -1,12 +1,14 @@
 -- limit-req: a rate of requests per second by a leaky bucket; what exceeds it waits (or not: `nodelay`), what exceeds `burst` is
--- rejected. Redis policies are refused.
+-- rejected. The bucket is in a shared dictionary of this node, or in Redis.
 local core = require("apisix.core")
 local clock = require("dpproxy.limit.clock")
 local limit = require("dpproxy.limit.req")
 local limit_key = require("dpproxy.limit.key")
 local outcome = require("dpproxy.limit.outcome")
+local redis = require("dpproxy.limit.redis")
+local redis_schema = require("dpproxy.limit.redis_schema")
 
-local schema = {
+local schema = redis_schema.extend({
     type = "object",
     properties = {
         rate = {type = "number", exclusiveMinimum = 0},
@@ -21,7 +23,7 @@ local schema = {
     },
     required = {"rate", "burst", "key"},
     encrypt_fields = {"redis_password"},
-}
+})
 
 local M = {
     version = 0.1,
@@ -31,16 +33,17 @@ local M = {
 }
 
 function M.check_schema(conf)
-    local ok, err = core.schema.check(schema, conf)
-    if not ok then
-        return false, err
-    end
-    return outcome.check_policy(conf)
+    return core.schema.check(schema, conf)
 end
 
 function M.access(conf, ctx)
     local key = limit_key.prefix(conf, ctx) .. limit_key.value(conf.key, conf.key_type, ctx)
-    local delay, err = limit.incoming(ngx.shared["plugin-limit-req"], key, conf.rate, conf.burst, clock.now())
+    local delay, err
+    if conf.policy == "local" then
+        delay, err = limit.incoming(ngx.shared["plugin-limit-req"], key, conf.rate, conf.burst, clock.now())
+    else
+        delay, err = redis.incoming(conf, key, conf.rate, conf.burst)
+    end
     if not delay then
         if err == "rejected" then
             return outcome.rejected(conf)

@@ -1,6 +1,7 @@
 -- Sockets for the etcd client inside nginx: TCP, unix sockets, TLS with or without a client's certificate.
 -- Certificates of servers are verified against `lua_ssl_trusted_certificate` of nginx.conf.
 local files = require("dpproxy.base.files")
+local handshake = require("dpproxy.base.handshake")
 
 local M = {}
 
@@ -98,7 +99,7 @@ function M.connect(endpoint, timeout, tls)
             end
         end
         -- An address is no SNI; its certificate is compared with the address then.
-        ok, err = sock:sslhandshake(false, sni, not tls or tls.verify)
+        ok, err = handshake.client(sock, sni, not tls or tls.verify)
         if not ok then
             sock:close()
             return nil, "TLS: " .. err

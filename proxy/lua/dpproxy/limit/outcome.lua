@@ -1,13 +1,5 @@
--- What the three limiters say alike: which policies there are, and how a request ends that is over the limit.
+-- What the three limiters say alike: how a request ends that is over the limit, or that could not be counted.
 local M = {}
-
--- -> true | false, err
-function M.check_policy(conf)
-    if conf.policy ~= "local" then
-        return false, "policy \"" .. conf.policy .. "\" is not supported by dpproxy: counters are local to the node"
-    end
-    return true
-end
 
 -- -> code, body
 function M.rejected(conf)
