@@ -17,7 +17,7 @@
 #include "client/etcdc.h"
 
 #define BENCH_CLIENTS_MAX 64
-#define BENCH_ENDPOINTS_MAX 8
+#define BENCH_ENDPOINTS_MAX 64
 
 struct bench {
 	const char *endpoints[BENCH_ENDPOINTS_MAX];
@@ -29,6 +29,7 @@ struct bench {
 	double seconds; /* measured time, after 'warmup' */
 	double warmup;
 	int watchers;
+	double rate; /* puts a second, of relay */
 	bool serializable;
 	struct etcdc *client[BENCH_CLIENTS_MAX];
 };
@@ -71,6 +72,7 @@ int bench_get(struct bench *bench);
 int bench_range(struct bench *bench);
 int bench_watch(struct bench *bench);
 int bench_keepalive(struct bench *bench);
+int bench_relay(struct bench *bench); /* the first endpoint is upstream, the others are agents of it */
 int bench_load(struct bench *bench);  /* bench_fill, with its rate */
 int bench_ready(struct bench *bench); /* waits until a linearizable get succeeds, and says how many keys there are */
 

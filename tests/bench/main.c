@@ -8,9 +8,9 @@
 
 static int usage(void)
 {
-	(void)fputs("usage: kineshim-bench put|get|range|watch|keepalive|load|ready --endpoint HOST:PORT[,…]\n"
+	(void)fputs("usage: kineshim-bench put|get|range|watch|keepalive|relay|load|ready --endpoint HOST:PORT[,…]\n"
 		    "         [--clients N] [--inflight N] [--keys N] [--key-size BYTES] [--value-size BYTES]\n"
-		    "         [--seconds S] [--warmup S] [--watchers N] [--serializable] [--user NAME:PASSWORD]\n",
+		    "         [--seconds S] [--warmup S] [--watchers N] [--rate N] [--serializable] [--user NAME:PASSWORD]\n",
 		    stderr);
 	return 2;
 }
@@ -49,7 +49,8 @@ int main(int argc, char **argv)
 		{"key-size", required_argument, NULL, 'K'}, {"value-size", required_argument, NULL, 'V'},
 		{"seconds", required_argument, NULL, 's'},  {"warmup", required_argument, NULL, 'w'},
 		{"watchers", required_argument, NULL, 'W'}, {"serializable", no_argument, NULL, 'S'},
-		{"user", required_argument, NULL, 'u'},     {NULL, 0, NULL, 0},
+		{"user", required_argument, NULL, 'u'},     {"rate", required_argument, NULL, 'r'},
+		{NULL, 0, NULL, 0},
 	};
 	static const struct {
 		const char *name;
@@ -60,6 +61,7 @@ int main(int argc, char **argv)
 		{"range", bench_range},
 		{"watch", bench_watch},
 		{"keepalive", bench_keepalive},
+		{"relay", bench_relay},
 		{"load", bench_load},
 		{"ready", bench_ready},
 	};
@@ -70,7 +72,8 @@ int main(int argc, char **argv)
 			      .value_size = 100,
 			      .seconds = 3,
 			      .warmup = 0.5,
-			      .watchers = 1000};
+			      .watchers = 1000,
+			      .rate = 500};
 	struct etcdc_config config = {0};
 	int (*run)(struct bench * bench) = NULL;
 	int option, status;
@@ -112,6 +115,9 @@ int main(int argc, char **argv)
 		case 'W':
 			bench.watchers = (int)number(optarg, 1, 1000000);
 			break;
+		case 'r':
+			bench.rate = strtod(optarg, NULL);
+			break;
 		case 'u':
 			config.user = strsep(&optarg, ":");
 			config.password = optarg;
@@ -125,7 +131,9 @@ int main(int argc, char **argv)
 	}
 	if (!bench.endpoint_count)
 		return usage();
-	if (bench.clients > bench.inflight && run != bench_watch)
+	if (run == bench_relay)
+		bench.clients = bench.endpoint_count;
+	else if (bench.clients > bench.inflight && run != bench_watch)
 		bench.clients = bench.inflight;
 	if (bench.clients < bench.endpoint_count) {
 		(void)fputs("kineshim-bench: fewer clients or calls than endpoints\n", stderr);
