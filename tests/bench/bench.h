@@ -30,6 +30,7 @@ struct bench {
 	double warmup;
 	int watchers;
 	double rate; /* puts a second, of relay */
+	int kinds;   /* of keys, of relay */
 	bool serializable;
 	struct etcdc *client[BENCH_CLIENTS_MAX];
 };

@@ -10,7 +10,7 @@ static int usage(void)
 {
 	(void)fputs("usage: kineshim-bench put|get|range|watch|keepalive|relay|load|ready --endpoint HOST:PORT[,…]\n"
 		    "         [--clients N] [--inflight N] [--keys N] [--key-size BYTES] [--value-size BYTES]\n"
-		    "         [--seconds S] [--warmup S] [--watchers N] [--rate N] [--serializable] [--user NAME:PASSWORD]\n",
+		    "         [--seconds S] [--warmup S] [--watchers N] [--rate N] [--kinds N] [--serializable] [--user NAME:PASSWORD]\n",
 		    stderr);
 	return 2;
 }
@@ -50,7 +50,7 @@ int main(int argc, char **argv)
 		{"seconds", required_argument, NULL, 's'},  {"warmup", required_argument, NULL, 'w'},
 		{"watchers", required_argument, NULL, 'W'}, {"serializable", no_argument, NULL, 'S'},
 		{"user", required_argument, NULL, 'u'},     {"rate", required_argument, NULL, 'r'},
-		{NULL, 0, NULL, 0},
+		{"kinds", required_argument, NULL, 'D'},    {NULL, 0, NULL, 0},
 	};
 	static const struct {
 		const char *name;
@@ -73,7 +73,8 @@ int main(int argc, char **argv)
 			      .seconds = 3,
 			      .warmup = 0.5,
 			      .watchers = 1000,
-			      .rate = 500};
+			      .rate = 500,
+			      .kinds = 1};
 	struct etcdc_config config = {0};
 	int (*run)(struct bench * bench) = NULL;
 	int option, status;
@@ -117,6 +118,9 @@ int main(int argc, char **argv)
 			break;
 		case 'r':
 			bench.rate = strtod(optarg, NULL);
+			break;
+		case 'D':
+			bench.kinds = (int)number(optarg, 1, 99);
 			break;
 		case 'u':
 			config.user = strsep(&optarg, ":");

@@ -2,6 +2,7 @@
 /*
  * What agents add: one writer at a steady rate at the first endpoint, one watcher there, and many at the others (dpagents that mirror the
  * first). Each value begins with the put's number, so the arrival of the same event at both ends can be compared; all must arrive.
+ * With --kinds K the keys are of K kinds in turns, and each watcher at the agents watches one of them, as an APISIX worker does.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@ struct relay {
 	struct side *sides;
 };
 
-/* One endpoint's stream. Arrivals are those of its first watcher. */
+/* One endpoint's stream. Arrivals are those of its first watcher of each kind. */
 struct side {
 	struct relay *relay;
 	struct etcdc_stream *stream;
@@ -66,7 +67,7 @@ static void on_bytes(void *arg, struct ks_slice bytes)
 		if (number != 11)
 			continue;
 		events++;
-		if (side->is_upstream || watch_id == 0) {
+		if (side->is_upstream || watch_id < (uint64_t)relay->bench->kinds) {
 			int64_t put = put_of(inner);
 
 			if (put < 0 || put >= relay->puts)
@@ -95,13 +96,20 @@ static void open_side(struct side *side, int client, int watchers)
 	Etcdserverpb__WatchCreateRequest create = ETCDSERVERPB__WATCH_CREATE_REQUEST__INIT;
 	Etcdserverpb__WatchRequest request = ETCDSERVERPB__WATCH_REQUEST__INIT;
 
-	create.key = (ProtobufCBinaryData){12, (uint8_t *)(uintptr_t) "bench/relay/"};
-	create.range_end = (ProtobufCBinaryData){12, (uint8_t *)(uintptr_t) "bench/relay0"};
 	request.request_union_case = ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_CREATE_REQUEST;
 	request.create_request = &create;
 	side->stream = etcdc_stream_open(side->relay->bench->client[client], &etcdc_method_watch, &options);
-	for (int i = 0; i < watchers; i++)
+	for (int i = 0; i < watchers; i++) {
+		char key[32] = "bench/relay/", end[32] = "bench/relay0";
+
+		if (!side->is_upstream) {
+			(void)snprintf(key, sizeof(key), "bench/relay/%02d/", i % side->relay->bench->kinds);
+			(void)snprintf(end, sizeof(end), "bench/relay/%02d0", i % side->relay->bench->kinds);
+		}
+		create.key = (ProtobufCBinaryData){strlen(key), (uint8_t *)key};
+		create.range_end = (ProtobufCBinaryData){strlen(end), (uint8_t *)end};
 		(void)etcdc_stream_send(side->stream, &request);
+	}
 }
 
 static bool await(const struct relay *relay, const _Atomic int64_t *what, int64_t value, double seconds)
@@ -128,7 +136,7 @@ static bool write_put(struct bench *bench, int64_t put)
 	KS_ASSERT(size <= sizeof(value));
 	memset(value, 'v', size);
 	memcpy(value, &put, sizeof(put));
-	(void)snprintf(key, sizeof(key), "bench/relay/%06" PRId64, put % bench->keys);
+	(void)snprintf(key, sizeof(key), "bench/relay/%02d/%06" PRId64, (int)(put % bench->kinds), put % bench->keys);
 	request.key = (ProtobufCBinaryData){strlen(key), (uint8_t *)key};
 	request.value = (ProtobufCBinaryData){size, value};
 	if (etcdc_put(bench->client[0], &request, &response, &err) != KS_OK) {
@@ -177,12 +185,15 @@ int bench_relay(struct bench *bench)
 	int64_t expected;
 	bool ok;
 
-	if (each < 1 || relay.puts < 1) {
-		(void)fputs("kineshim-bench: relay needs an upstream, agents, and a watcher for each\n", stderr);
+	if (each < bench->kinds || relay.puts < bench->kinds) {
+		(void)fputs("kineshim-bench: relay needs an upstream, agents, and a watcher for each and each kind\n",
+			    stderr);
 		free(added);
 		return 2;
 	}
-	expected = relay.puts * each * agents;
+	relay.puts -= relay.puts % bench->kinds; /* so that all watchers have the same number to get */
+	each -= each % bench->kinds;
+	expected = relay.puts / bench->kinds * each * agents;
 	relay.upstream_ns = ks_xcalloc((size_t)relay.puts, sizeof(*relay.upstream_ns));
 	relay.sides = ks_xcalloc((size_t)bench->clients, sizeof(*relay.sides));
 	for (int i = 0; i < bench->clients; i++) {
@@ -199,8 +210,9 @@ int bench_relay(struct bench *bench)
 	if (ok) {
 		compare(&relay, added);
 		printf("{\"bench\":\"relay\",\"agents\":%d,\"watchers\":%d,\"rate\":%.0f,\"puts_per_second\":%.1f,"
-		       "\"count\":%" PRId64,
-		       agents, each * agents, bench->rate, (double)relay.puts / seconds, atomic_load(&relay.events));
+		       "\"per_second\":%.1f,\"count\":%" PRId64,
+		       agents, each * agents, bench->rate, (double)relay.puts / seconds, (double)expected / seconds,
+		       atomic_load(&relay.events));
 		hist_print(added);
 		cpu_print(cpu_s, seconds);
 		printf("}\n");
