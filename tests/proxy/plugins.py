@@ -13,7 +13,7 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "lib"))
-from dpproxy import TOP, Upstream, main, wait_for  # noqa: E402
+from dpproxy import TOP, Gateway, Upstream, main, wait_for  # noqa: E402
 
 UP = Upstream()
 OTHER = Upstream()
@@ -253,6 +253,54 @@ def plugins_may_use_other_modules_of_apisix(t):
         same({"status": 200, "size": 100000, "type": "application/json", "ok": True}, t.gateway.request(path + "?a=1").json())
 
 
+def forward_auth_asks_somebody_else(t):
+    judge = t.keep(Upstream())
+    conf = {"uri": f"http://127.0.0.1:{judge.port}/judge", "request_headers": ["Authorization"], "upstream_headers": ["X-User", "X-Gone"],
+            "client_headers": ["Location"], "extra_headers": {"X-Extra": "$request_method"}}
+    path = route(t, "fa", {"forward-auth": dict(conf, uri=conf["uri"] + "?h=X-User:jack")})
+    seen = t.gateway.request(path + "?a=1", headers={"Authorization": "x", "X-Gone": "said by the client"}).json()["headers"]
+    same(("jack", None), (seen.get("x-user"), seen.get("x-gone")))
+    asked = judge.requests[-1]
+    same(("GET", "x", "GET", "/fa?a=1", "http", "GET", "127.0.0.1"), (asked["method"], *(asked["headers"].get(h) for h in (
+        "authorization", "x-forwarded-method", "x-forwarded-uri", "x-forwarded-proto", "x-extra", "x-forwarded-for"))))
+    route(t, "fa", {"forward-auth": dict(conf, uri=conf["uri"] + "?status=302&body=go&h=Location:/login")})
+    answer = t.gateway.request(path)
+    same((302, b"go", "/login"), (answer.status, answer.body, answer.headers.get("location")))
+    route(t, "fa", {"forward-auth": dict(conf, request_method="POST", uri=conf["uri"] + "?status=403")})
+    same(403, t.gateway.request(path, "POST", body="sent").status)
+    same(("POST", "sent"), (judge.requests[-1]["method"], judge.requests[-1]["body"]))
+    for more, wanted in (({}, 403), ({"status_on_error": 503}, 503), ({"allow_degradation": True}, 200)):
+        route(t, "fa", {"forward-auth": {"uri": "http://127.0.0.1:1/", **more}})
+        same((more, wanted), (more, t.gateway.request(path).status))
+
+
+def public_api_workflow_and_breaker(t):
+    path = route(t, "pa", {"public-api": {}})
+    same(404, t.gateway.request(path).status)
+    path = route(t, "wf", {"workflow": {"rules": [
+        {"case": [["arg_x", "==", "1"]], "actions": [["return", {"code": 418}]]},
+        {"case": [["arg_x", "==", "2"]], "actions": [["limit-count", {"count": 1, "time_window": 60, "rejected_code": 429}]]}]}})
+    same([200, 418, 200, 429, 200], [t.gateway.request(path + query).status for query in ("", "?x=1", "?x=2", "?x=2", "")])
+    path = route(t, "ab", {"api-breaker": {"break_response_code": 599, "break_response_body": "open", "unhealthy": {"failures": 2}}})
+    same([500, 500], [t.gateway.request(path + "?status=500").status for _ in range(2)])
+    wait_for(lambda: t.gateway.request(path).status == 599, "the breaker", 2)
+    same(b"open", t.gateway.request(path).body)
+    wait_for(lambda: t.gateway.request(path).status == 200, "its end", 5)
+
+
+def public_api_shows_the_metrics(t):
+    folder = t.folder / "public"
+    folder.mkdir()
+    os.chmod(folder, 0o755)
+    gateway = t.keep(Gateway(folder, t.etcd.url, {"plugin_attr": {"prometheus": {"enable_export_server": False}}}, 1))
+    route(t, "mine", {"public-api": {"uri": "/apisix/prometheus/metrics"}})
+    answer = wait_for(lambda: (lambda a: a.status == 200 and a)(gateway.request("/mine")), "the metrics")
+    assert b"# TYPE apisix_etcd_reachable gauge" in answer.body, answer
+    check_exposition(answer.body.decode())
+    same(404, gateway.request("/mine", "POST").status)
+    gateway.stop()
+
+
 def traffic_split_divides(t):
     t.put("upstreams/other", {"type": "roundrobin", "nodes": OTHER.node})
     path = route(t, "ts", {"traffic-split": {"rules": [
@@ -442,6 +490,31 @@ def the_dashboard_and_the_alerts_use_metrics_that_exist(t):
     same(set(), wanted - names - {"apisix_upstream_status", "apisix_batch_process_entries"})
 
 
+def metrics_beyond_the_memory_for_them_are_left_out(t):
+    folder = t.folder / "small"
+    folder.mkdir()
+    os.chmod(folder, 0o755)
+    gateway = t.keep(Gateway(folder, t.etcd.url, {"nginx_config": {"meta": {"lua_shared_dict": {"prometheus-metrics": "128k"}}}}))
+    same(131072.0, gateway.metric('apisix_shared_dict_capacity_bytes{name="prometheus-metrics"}'))
+    first = 'apisix_http_status{code="200",route="small0",'
+    for i in range(60):
+        path = route(t, f"small{i}", {"prometheus": {}})
+        wait_for(lambda: gateway.request(path).status == 200, "the route")
+        if i == 0:
+            wait_for(lambda: gateway.metric(first), "the first series", 5)
+    same([200] * 60, [gateway.request(f"/small{i}").status for i in range(60)])
+    wait_for(lambda: gateway.metric("apisix_nginx_metric_errors_total ") > 0, "an error that is counted", 5)
+    before = gateway.metric(first)
+    for _ in range(10):
+        same(200, gateway.request("/small0").status)
+    wait_for(lambda: gateway.metric(first) == before + 10, "a series that was there before", 5)
+    check_exposition(gateway.metrics())
+    assert gateway.error_log().count("prometheus-metrics is full") <= 2, "a line for each worker"
+    gateway.stop()
+    for i in range(60):
+        t.etcd.delete(f"/apisix/routes/small{i}")
+
+
 def metrics_lose_nothing_of_several_workers(t):
     path = route(t, "many", {"prometheus": {}})
     threads = [threading.Thread(target=lambda: [t.gateway.request(path) for _ in range(25)]) for _ in range(8)]
@@ -471,10 +544,11 @@ TESTS = [
     response_rewrite_filters_what_was_packed, response_rewrite_takes_long_and_chunked_bodies,
     gzip_packs_what_other_plugins_made, headers_of_responses_cannot_be_injected, real_ip_tells_the_upstream,
     request_id_ip_restriction_and_fault_injection, serverless_functions_run, plugins_may_use_other_modules_of_apisix,
+    forward_auth_asks_somebody_else, public_api_workflow_and_breaker, public_api_shows_the_metrics,
     traffic_split_divides, proxy_cache_on_disk, proxy_cache_in_memory, http_logger_sends_batches,
     http_logger_has_formats_and_tries_again, proxy_mirror_copies, metrics_have_apisix_names,
     metrics_of_a_global_rule_count_once, the_dashboard_and_the_alerts_use_metrics_that_exist,
-    metrics_lose_nothing_of_several_workers, metrics_say_that_etcd_is_away,
+    metrics_beyond_the_memory_for_them_are_left_out, metrics_lose_nothing_of_several_workers, metrics_say_that_etcd_is_away,
 ]
 
 if __name__ == "__main__":

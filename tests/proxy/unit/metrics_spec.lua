@@ -194,7 +194,8 @@ describe("metrics.node", function()
     it("tells the state of the node", function()
         local store = {
             list = function(kind) return kind == "routes" and {{modifiedIndex = 7}, {modifiedIndex = 9}} or {}, 1 end,
-            status = function() return {revision = 12, source = "disk", synced_at = 990, etcd_reachable = false} end,
+            status = function() return {revision = 12, source = "disk", synced_at = 990, etcd_reachable = false,
+                snapshot_corrupt = 3} end,
             rejected = function() return {{}} end,
         }
         local text = table.concat(node.lines({}, "apisix_", {
@@ -209,6 +210,7 @@ describe("metrics.node", function()
             'apisix_etcd_modify_indexes{key="routes"} 9', 'apisix_etcd_modify_indexes{key="max_modify_index"} 9',
             'apisix_etcd_modify_indexes{key="x_etcd_index"} 12', "apisix_config_revision 12", "apisix_config_age_seconds 10",
             'apisix_config_source{source="disk"} 1', 'apisix_config_source{source="etcd"} 0', "apisix_config_rejected_objects 1",
+            "apisix_config_snapshot_corrupt_total 3", "apisix_config_snapshot_errors_total 0",
             'apisix_node_info{hostname="h",version="3.1"} 1', 'apisix_shared_dict_capacity_bytes{name="d"} 1048576',
             'apisix_upstream_status{name="/apisix/upstreams/1",ip="127.0.0.2",port="80"} 0',
         }) do

@@ -620,6 +620,110 @@ describe("uri-blocker", function()
     end)
 end)
 
+describe("ua-restriction", function()
+    local function asks(conf, agent)
+        local plugin, checked = start("ua-restriction", conf, {headers = {["User-Agent"] = agent}})
+        return (plugin.access(checked, ctx))
+    end
+    it("knows both lists, and those who do not say", function()
+        assert.is_nil(asks({allowlist = {"^good/", "bot$"}}, "my bot"))
+        assert.equal(403, asks({allowlist = {"^good/"}}, "my bot"))
+        assert.equal(403, asks({denylist = {"bot"}}, "my bot"))
+        assert.is_nil(asks({denylist = {"bot"}}, "curl"))
+        assert.equal(403, asks({denylist = {"bot"}}))
+        assert.is_nil(asks({denylist = {"bot"}, bypass_missing = true}))
+        assert.equal(403, asks({denylist = {"bot"}}, {"curl", "bot"}))
+        refuses("ua-restriction", {})
+        refuses("ua-restriction", {allowlist = {"a"}, denylist = {"b"}})
+        refuses("ua-restriction", {denylist = {"("}})
+    end)
+end)
+
+describe("referer-restriction", function()
+    local function asks(conf, referer)
+        local plugin, checked = start("referer-restriction", conf, {headers = {referer = referer}})
+        ctx.var.http_referer = referer
+        local code, body = plugin.access(checked, ctx)
+        return code, body
+    end
+    it("knows both lists, and those who do not say", function()
+        local list = {whitelist = {"a.com", "*.b.com"}}
+        for _, good in ipairs({"http://a.com", "https://A.com:8080/x?y", "http://x.b.com/", "http://x.y.b.com"}) do
+            assert.is_nil((asks(list, good)), good)
+        end
+        for _, bad in ipairs({"http://b.com", "http://xa.com", "http://a.com.evil.com", "a.com", "http://a.com@evil.com/"}) do
+            assert.equal(403, (asks(list, bad)), bad)
+        end
+        assert.same({403, {message = "no"}}, {asks({whitelist = {"a.com"}, message = "no"})})
+        assert.is_nil((asks({whitelist = {"a.com"}, bypass_missing = true})))
+        assert.equal(403, (asks({blacklist = {"*.b.com"}}, "http://x.b.com")))
+        assert.is_nil((asks({blacklist = {"*.b.com"}}, "http://b.com")))
+        refuses("referer-restriction", {})
+    end)
+end)
+
+describe("api-breaker", function()
+    it("opens for 2, 4, 8 seconds, and closes after successes", function()
+        local plugin, conf = start("api-breaker", {break_response_code = 502, unhealthy = {failures = 2}, healthy = {successes = 2},
+            break_response_body = "later", break_response_headers = {{key = "X-Why", value = "$host"}}, max_breaker_sec = 5})
+        ngx.shared["plugin-api-breaker"] = fake_dict.new(function() return wall.now end)
+        local status
+        core.response.get_upstream_status = function() return status end
+        local function ends(with)
+            status = with
+            plugin.log(conf, ctx)
+        end
+        local function open()
+            return plugin.access(conf, ctx) ~= nil
+        end
+        ends(500)
+        assert.is_false(open())
+        ends(500)
+        assert.same({502, "later"}, {plugin.access(conf, ctx)})
+        assert.equal(ctx.var.host, ngx.header["X-Why"])
+        fake.now = fake.now + 3
+        assert.is_false(open())
+        ends(500)
+        ends(500)
+        fake.now = fake.now + 4
+        assert.is_true(open())      -- 4 seconds now
+        fake.now = fake.now + 1
+        assert.is_false(open())
+        ends(200)
+        ends(404)                   -- neither the one nor the other
+        ends(200)
+        ends(500)
+        assert.is_false(open())
+        ends(nil)
+        refuses("api-breaker", {})
+        refuses("api-breaker", {break_response_code = 502, unhealthy = {http_statuses = {404}}})
+    end)
+end)
+
+describe("workflow", function()
+    it("has the first case that fits decide", function()
+        local conf = {rules = {
+            {case = {{"uri", "==", "/a"}, {"arg_x", "==", "1"}}, actions = {{"return", {code = 403}}}},
+            {case = {"OR", {"uri", "==", "/b"}, {"uri", "==", "/c"}}, actions = {{"limit-count", {count = 1, time_window = 60}}}},
+        }}
+        local plugin = start("workflow", nil, {uri = "/a", args = "x=1"})
+        require("apisix.plugins.limit-count").workflow_handler()
+        assert(plugin.check_schema(conf))
+        assert.same({403, {error_msg = "rejected by workflow"}}, {plugin.access(conf, ctx)})
+        plugin = start("workflow", nil, {uri = "/c"})
+        require("apisix.plugins.limit-count").workflow_handler()
+        assert.is_nil(plugin.access(conf, ctx))
+        assert.equal(503, (plugin.access(conf, ctx)))
+        plugin = start("workflow", nil, {uri = "/d"})
+        assert.is_nil(plugin.access(conf, ctx))
+    end)
+    it("refuses bad configurations", function()
+        refuses("workflow", {rules = {{case = {{"uri", "==", "/a"}}, actions = {{"fly", {}}}}}}, "unsupported action: fly")
+        refuses("workflow", {rules = {{case = {{"uri", "like", "/a"}}, actions = {{"return", {code = 403}}}}}}, "'case' expression")
+        refuses("workflow", {rules = {{actions = {{"return", {code = 1}}}}}}, "failed to validate the 'return' action")
+    end)
+end)
+
 describe("traffic-split", function()
     local function fake_store(known)
         package.loaded["dpproxy.config.store"] = {get = function(kind, id) return kind == "upstreams" and known[id] end}

@@ -202,6 +202,10 @@ function M.access(conf, ctx)
     return run(conf, ctx, limit_key.value(conf.key, conf.key_type, ctx), count, window)
 end
 
+function M.workflow_handler()
+    require("apisix.plugins.workflow").register(plugin_name, M.access, M.check_schema)
+end
+
 -- For tests.
 function M._forget_groups()
     for name in pairs(groups) do

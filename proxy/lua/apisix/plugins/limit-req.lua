@@ -56,4 +56,8 @@ function M.access(conf, ctx)
     end
 end
 
+function M.workflow_handler()
+    require("apisix.plugins.workflow").register("limit-req", M.access, M.check_schema)
+end
+
 return M

@@ -14,17 +14,17 @@ local dicts = {
 }
 
 local function write_dicts(w, conf)
-    local given, known = conf.nginx_config.http.lua_shared_dict or {}, {}
-    for _, dict in ipairs(dicts) do
-        known[dict[1]] = true
-        w:set("lua_shared_dict", dict[1], given[dict[1]] or dict[2])
-    end
-    local more = {}
-    local custom, meta = conf.nginx_config.http.custom_lua_shared_dict, conf.nginx_config.meta.lua_shared_dict
-    for _, list in ipairs({given, custom or {}, meta or {}}) do
+    local http, meta = conf.nginx_config.http, conf.nginx_config.meta
+    local more, known = {}, {}
+    -- APISIX has prometheus-metrics under meta.
+    for _, list in ipairs({http.lua_shared_dict or {}, http.custom_lua_shared_dict or {}, meta.lua_shared_dict or {}}) do
         for name, size in pairs(list) do
             more[name] = size
         end
+    end
+    for _, dict in ipairs(dicts) do
+        known[dict[1]] = true
+        w:set("lua_shared_dict", dict[1], more[dict[1]] or dict[2])
     end
     for _, zone in ipairs(conf.apisix.proxy_cache.zones) do
         if not zone.disk_path then

@@ -1,4 +1,5 @@
 -- The control API (spec 6.3), for people and scripts on this machine.
+local apis = require("dpproxy.plugin.api")
 local core_response = require("apisix.core.response")
 local health = require("dpproxy.health")
 local health_page = require("dpproxy.health.page")
@@ -133,25 +134,6 @@ local by_id = {
     ["GET /v1/plugin_metadata"] = plugin_metadata,
 }
 
--- Plugins' own: control_api() -> array of {methods =, uris =, handler =}
-local function of_plugins(method, uri)
-    for _, plugin in ipairs(loader.sorted) do
-        for _, each in ipairs(plugin.control_api and plugin.control_api() or {}) do
-            for _, path in ipairs(each.uris or {each.uri}) do
-                local prefix = path:match("^(.*)%*$")
-                if path == uri or (prefix and uri:sub(1, #prefix) == prefix) then
-                    for _, allowed in ipairs(each.methods or {method}) do
-                        if allowed == method then
-                            return each.handler
-                        end
-                    end
-                end
-            end
-        end
-    end
-    return nil
-end
-
 -- Keys and values in etcd may be anything; what we answer is JSON.
 local function answer(code, body)
     if type(body) == "table" then
@@ -176,7 +158,7 @@ function M.run()
     if handler then
         return answer(handler(short_key))
     end
-    handler = of_plugins(method, uri)
+    handler = apis.find("control_api", method, uri)
     if handler then
         return answer(handler({}))
     end

@@ -102,6 +102,12 @@ local function configuration(out, prefix, store, now)
     for _, source in ipairs({"disk", "etcd", "none"}) do
         line(out, name, {"source"}, {source}, status.source == source and 1 or 0)
     end
+    for _, problem in ipairs({{"errors", "Snapshots of the configuration that could not be written"},
+        {"corrupt", "Snapshots of the configuration that were found damaged"}}) do
+        name = prefix .. "config_snapshot_" .. problem[1] .. "_total"
+        head(out, name, "counter", problem[2])
+        line(out, name, {}, {}, status["snapshot_" .. problem[1]] or 0)
+    end
     if store.rejected then
         name = prefix .. "config_rejected_objects"
         head(out, name, "gauge", "Objects in etcd that are not valid; their last valid version is in use")

@@ -226,7 +226,7 @@ local function flush_cell(self, cell)
     cell.number = number
     if cell.set then
         cell.set = nil
-        return self.dict:set(number .. ":v", cell.value, expire)
+        return self.dict:safe_set(number .. ":v", cell.value, expire) -- set() would make room at the cost of others
     end
     local ok = true
     if cell.counts then
