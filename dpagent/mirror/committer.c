@@ -64,12 +64,17 @@ static void submit(struct ks_committer *base, struct ks_submit *submit)
 	if (dpa_writable(committer, &submit->err) != KS_OK)
 		submit->done(submit);
 	else
-		(void)dpa_refuse(&submit->err), submit->done(submit);
+		dpa_forward(committer, submit);
 }
 
 static void keepalive(struct ks_committer *base, struct ks_keepalive *keepalive)
 {
-	(void)base;
+	struct dpa_committer *committer = dpa_committer_of(base);
+
+	if (committer->config.client) {
+		dpa_lease_keepalive(committer, keepalive);
+		return;
+	}
 	(void)dpa_refuse(&keepalive->err);
 	keepalive->done(keepalive);
 }
@@ -77,7 +82,12 @@ static void keepalive(struct ks_committer *base, struct ks_keepalive *keepalive)
 /* Without forwarding there are none, as the mirror's keys show none. */
 static void lease_times(struct ks_committer *base, struct ks_lease_times *times)
 {
-	(void)base;
+	struct dpa_committer *committer = dpa_committer_of(base);
+
+	if (committer->config.client) {
+		dpa_lease_times(committer, times);
+		return;
+	}
 	times->leases = NULL;
 	times->lease_count = 0;
 	times->err.status = KS_OK;
@@ -170,7 +180,7 @@ static struct ks_member *members(struct ks_committer *base, size_t *count)
 
 /* ---- life cycle ---- */
 
-static const struct ks_committer_ops ops = {
+static const struct ks_committer_ops reading = {
 	.submit = submit,
 	.prove_read = prove_read,
 	.fetch = fetch,
@@ -182,22 +192,58 @@ static const struct ks_committer_ops ops = {
 	.members = members,
 };
 
+static const struct ks_committer_ops forwarding = {
+	.submit = submit,
+	.prove_read = prove_read,
+	.fetch = fetch,
+	.keepalive = keepalive,
+	.lease_times = lease_times,
+	.leases_elsewhere = true,
+	.chore = chore,
+	.status = status,
+	.db_size = db_size,
+	.members = members,
+};
+
+static void committer_free(struct dpa_committer *committer)
+{
+	if (committer->leases)
+		dpa_leases_free(committer->leases);
+	ks_cond_fini(&committer->changed);
+	ks_mutex_fini(&committer->lock);
+	free(committer->prefix_memory);
+	free(committer);
+}
+
 struct ks_committer *dpa_committer_start(const struct dpa_committer_config *config, struct ks_err *err)
 {
 	struct dpa_committer *committer = ks_xcalloc(1, sizeof(*committer));
 
-	(void)err;
-	committer->base.ops = &ops;
+	committer->base.ops = config->client ? &forwarding : &reading;
 	committer->config = *config;
 	if (committer->config.timeout_ms <= 0)
 		committer->config.timeout_ms = TIMEOUT_MS;
 	committer->store = dpa_replica_store(config->replica);
-	return &committer->base;
+	committer->prefix = dpa_prefix_interval(dpa_replica_prefix(config->replica), &committer->prefix_memory);
+	ks_mutex_init(&committer->lock);
+	ks_cond_init(&committer->changed);
+	if (!config->client)
+		return &committer->base;
+	committer->leases = dpa_leases_new(committer);
+	if (dpa_forward_start(committer, err) == KS_OK)
+		return &committer->base;
+	committer_free(committer);
+	return NULL;
 }
 
 void dpa_committer_stop(struct ks_committer *base)
 {
+	struct dpa_committer *committer;
+
 	if (!base)
 		return;
-	free(dpa_committer_of(base));
+	committer = dpa_committer_of(base);
+	if (committer->config.client)
+		dpa_forward_stop(committer);
+	committer_free(committer);
 }

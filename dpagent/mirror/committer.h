@@ -22,6 +22,8 @@ struct dpa_committer_config {
 	uint64_t member_id;      /* ours */
 	const char *name;        /* borrowed */
 	const char *client_urls; /* borrowed: what MemberList says */
+	/* Takes out of a value that is put what discovery had put in; false: it stays. NULL: nothing does. (dpa_discovery_strip) */
+	bool (*strip)(struct ks_slice value, struct ks_buf *out);
 };
 
 struct ks_committer *dpa_committer_start(const struct dpa_committer_config *config, struct ks_err *err);

@@ -17,6 +17,7 @@
 #include "base/list.h"
 #include "base/thread.h"
 #include "mirror/committer.h"
+#include "mirror/prefix.h"
 
 struct dpa_leases;
 
@@ -24,6 +25,8 @@ struct dpa_committer {
 	struct ks_committer base; /* first */
 	struct dpa_committer_config config;
 	struct ks_store *store;
+	struct ks_interval prefix;
+	uint8_t *prefix_memory;
 	_Atomic uint64_t cluster_id; /* the first one that was known */
 	struct dpa_leases *leases;   /* NULL: read-only */
 	pthread_t thread;            /* forwarding only */
@@ -53,7 +56,17 @@ enum ks_status dpa_writable(struct dpa_committer *committer, struct ks_err *err)
 enum ks_status dpa_forward_start(struct dpa_committer *committer, struct ks_err *err) KS_MUST_CHECK;
 void dpa_forward_stop(struct dpa_committer *committer);
 void dpa_forward(struct dpa_committer *committer, struct ks_submit *submit);
-/* What etcdc says of a failed call, for a client of ours. */
+/* What etcdc says of a failed call, for a client of ours; counts it. */
 void dpa_forward_error(struct dpa_committer *committer, const struct etcdc_err *from, struct ks_err *err);
+
+/* ---- committer_lease.c ---- */
+
+struct dpa_leases *dpa_leases_new(struct dpa_committer *committer);
+/* Ends what waits. */
+void dpa_leases_free(struct dpa_leases *leases);
+void dpa_lease_keepalive(struct dpa_committer *committer, struct ks_keepalive *keepalive);
+void dpa_lease_times(struct dpa_committer *committer, struct ks_lease_times *times);
+/* From time to time: keepalives that wait for too long end. */
+void dpa_leases_expire(struct dpa_leases *leases);
 
 #endif

@@ -451,6 +451,14 @@ void dpa_replica_point(struct dpa_replica *replica, struct dpa_point *point)
 	ks_mutex_unlock(&replica->lock);
 }
 
+void dpa_replica_revisions(struct dpa_replica *replica, int64_t *up_revision, int64_t *revision)
+{
+	ks_mutex_lock(&replica->lock);
+	*up_revision = replica->up_revision;
+	*revision = replica->revision;
+	ks_mutex_unlock(&replica->lock);
+}
+
 void dpa_point_fini(struct dpa_point *point)
 {
 	ks_bytes_unref(point->witness);

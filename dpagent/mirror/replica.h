@@ -55,6 +55,8 @@ struct dpa_point {
 /* dpa_point_fini gives the witness back. */
 void dpa_replica_point(struct dpa_replica *replica, struct dpa_point *point);
 void dpa_point_fini(struct dpa_point *point);
+/* Only these two of it, of one instant: cheap. */
+void dpa_replica_revisions(struct dpa_replica *replica, int64_t *up_revision, int64_t *revision);
 
 /* ---- images ---- */
 

@@ -8,7 +8,7 @@
  * Whatever fails goes to the board, and after a back-off it begins again, for ever.
  */
 #include <stdlib.h>
-#include <strings.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/diag.h"
@@ -102,29 +102,12 @@ static void *run(void *arg)
 	return NULL;
 }
 
-/* The range of the keys that begin with the prefix; all keys for an empty one. */
-static void set_range(struct dpa_upstream *up, const char *prefix)
-{
-	size_t size = strlen(prefix), end = size;
-
-	up->range = ks_xcalloc(1, 2 * (size + 1));
-	memcpy(up->range, prefix, size);
-	memcpy(up->range + size + 1, prefix, size);
-	while (end > 0 && up->range[size + end] == 0xff)
-		end--;
-	if (end > 0)
-		up->range[size + end]++;
-	/* Both ends of "everything" are one zero byte. */
-	up->prefix = ks_slice_of(up->range, size ? size : 1);
-	up->prefix_end = end > 0 ? ks_slice_of(up->range + size + 1, end) : ks_slice_of("", 1);
-}
-
 static void upstream_free(struct dpa_upstream *up)
 {
 	ks_cond_fini(&up->changed);
 	ks_mutex_fini(&up->lock);
 	free(up->changes);
-	free(up->range);
+	free(up->prefix_memory);
 	free(up);
 }
 
@@ -135,7 +118,7 @@ struct dpa_upstream *dpa_upstream_start(const struct dpa_upstream_config *config
 	up->config = *config;
 	ks_mutex_init(&up->lock);
 	ks_cond_init(&up->changed);
-	set_range(up, dpa_replica_prefix(config->replica));
+	up->prefix = dpa_prefix_interval(dpa_replica_prefix(config->replica), &up->prefix_memory);
 	ks_backoff_init(&up->backoff, BACKOFF_MIN_MS, BACKOFF_MAX_MS, (uint64_t)(uintptr_t)up ^ (uint64_t)dpa_now_ms());
 	up->verify_at_ms = dpa_now_ms() + config->verify_interval_ms;
 	if (ks_thread_start(&up->thread, "upstream", run, up, err) == KS_OK)

@@ -118,8 +118,8 @@ static enum ks_status say(const struct dpa_upstream *up, const struct etcdc_err 
 void dpa_range_init(const struct dpa_upstream *up, Etcdserverpb__RangeRequest *request)
 {
 	etcdserverpb__range_request__init(request);
-	request->key = (ProtobufCBinaryData){up->prefix.size, (uint8_t *)(uintptr_t)up->prefix.data};
-	request->range_end = (ProtobufCBinaryData){up->prefix_end.size, (uint8_t *)(uintptr_t)up->prefix_end.data};
+	request->key = (ProtobufCBinaryData){up->prefix.key.size, (uint8_t *)(uintptr_t)up->prefix.key.data};
+	request->range_end = (ProtobufCBinaryData){up->prefix.end.size, (uint8_t *)(uintptr_t)up->prefix.end.data};
 }
 
 enum ks_status dpa_range(struct dpa_upstream *up, const Etcdserverpb__RangeRequest *request, int64_t timeout_ms,
@@ -153,9 +153,7 @@ enum ks_status dpa_range(struct dpa_upstream *up, const Etcdserverpb__RangeReque
 
 static bool is_ours(const struct dpa_upstream *up, struct ks_slice key)
 {
-	struct ks_interval interval = {.key = up->prefix, .end = up->prefix_end};
-
-	return ks_interval_contains(&interval, key);
+	return ks_interval_contains(&up->prefix, key);
 }
 
 static enum ks_status visit_page(struct dpa_upstream *up, struct dpa_walk *walk,

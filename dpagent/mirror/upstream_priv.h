@@ -19,6 +19,7 @@
 #include "base/backoff.h"
 #include "base/list.h"
 #include "base/thread.h"
+#include "mirror/prefix.h"
 #include "mirror/upstream.h"
 
 /* Of one answer that is short, and of a page of a listing. */
@@ -37,8 +38,8 @@ enum dpa_leave {
 
 struct dpa_upstream {
 	struct dpa_upstream_config config;
-	struct ks_slice prefix, prefix_end; /* as a range of etcd's */
-	uint8_t *range;                     /* owns both */
+	struct ks_interval prefix;
+	uint8_t *prefix_memory;
 	pthread_t thread;
 
 	/* The thread's. */

@@ -186,8 +186,8 @@ static void on_event(void *arg, const struct etcdc_watch_event *event)
 void dpa_watch_open(struct dpa_upstream *up)
 {
 	struct etcdc_watch_options options = {
-		.key = up->prefix,
-		.range_end = up->prefix_end,
+		.key = up->prefix.key,
+		.range_end = up->prefix.end,
 		.progress_notify = true,
 		.fragment = true,
 		.on_event = on_event,

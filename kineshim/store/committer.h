@@ -73,6 +73,9 @@ struct ks_lease_times {
 		bool found;
 	} * leases;
 	size_t lease_count;
+	/* Only where leases_elsewhere says so, and with one id: what else there is to know, and the keys if they are wanted. The receiver's. */
+	bool want_keys;
+	struct ks_lease_info *info;
 	struct ks_err err;
 	struct ks_list link;
 	int64_t since_ms;
@@ -118,6 +121,7 @@ struct ks_committer_ops {
 	void (*fetch)(struct ks_committer *committer, struct ks_fetch *fetch);
 	void (*keepalive)(struct ks_committer *committer, struct ks_keepalive *keepalive);
 	void (*lease_times)(struct ks_committer *committer, struct ks_lease_times *times);
+	bool leases_elsewhere; /* the store knows no leases: lease_times says everything */
 	void (*chore)(struct ks_committer *committer, struct ks_chore *chore);
 	/* Snapshots of what is known; never block for the database. */
 	void (*status)(struct ks_committer *committer, struct ks_cluster_status *status);
