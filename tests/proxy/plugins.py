@@ -507,7 +507,7 @@ def metrics_beyond_the_memory_for_them_are_left_out(t):
     before = gateway.metric(first)
     for _ in range(10):
         same(200, gateway.request("/small0").status)
-    wait_for(lambda: gateway.metric(first) == before + 10, "a series that was there before", 5)
+    wait_for(lambda: gateway.metric(first) >= before + 10, "a series that was there before", 5)
     check_exposition(gateway.metrics())
     assert gateway.error_log().count("prometheus-metrics is full") <= 2, "a line for each worker"
     gateway.stop()
