@@ -32,6 +32,10 @@ static const struct {
 	{"TERM", SIGTERM}, {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"WINCH", SIGWINCH},
 };
 
+/* Of a service manager. */
+#define FIRST_SOCKET 3
+#define SOCKETS_MAX 64
+
 #define N_SIGNALS (sizeof(signal_names) / sizeof(*signal_names))
 
 static int failure(lua_State *L, const char *what)
@@ -71,6 +75,33 @@ static void our_signals(sigset_t *set)
 			sigaddset(set, signal_names[i].number);
 }
 
+/*
+ * Listening sockets of a service manager (sd_listen_fds(3)) go on to nginx, which takes those whose address is in its configuration from
+ * NGINX: "3;4;". So they stay open while the gateway is restarted, and clients wait instead of being refused.
+ */
+static void hand_sockets_on(pid_t parent)
+{
+	const char *for_whom = getenv("LISTEN_PID"), *count_text = getenv("LISTEN_FDS");
+	char list[SOCKETS_MAX * 4 + 1] = "";
+	size_t used = 0;
+	long count;
+
+	if (for_whom == NULL || count_text == NULL || strtol(for_whom, NULL, 10) != (long)parent)
+		return;
+	count = strtol(count_text, NULL, 10);
+	for (long i = 0; i < count && i < SOCKETS_MAX; i++) {
+		int fd = FIRST_SOCKET + (int)i;
+
+		if (fcntl(fd, F_SETFD, 0) == 0)
+			used += (size_t)snprintf(list + used, sizeof(list) - used, "%d;", fd);
+	}
+	unsetenv("LISTEN_PID");
+	unsetenv("LISTEN_FDS");
+	unsetenv("LISTEN_FDNAMES");
+	if (used > 0)
+		setenv("NGINX", list, 1);
+}
+
 static _Noreturn void become(char **argv, pid_t parent)
 {
 	sigset_t none;
@@ -82,6 +113,7 @@ static _Noreturn void become(char **argv, pid_t parent)
 		_exit(1);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+	hand_sockets_on(parent);
 	execv(argv[0], argv);
 	fprintf(stderr, "dpproxy: %s: %s\n", argv[0], strerror(errno));
 	_exit(127);
