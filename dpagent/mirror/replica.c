@@ -156,6 +156,18 @@ static enum ks_status compact_at(struct dpa_replica *replica, int64_t revision, 
 	return KS_OK;
 }
 
+enum ks_status dpa_replica_compact(struct dpa_replica *replica, int64_t revision, struct ks_err *err)
+{
+	enum ks_status status = KS_OK;
+
+	ks_mutex_lock(&replica->lock);
+	if (replica->loaded && revision <= replica->revision &&
+	    revision > ks_store_committed(replica->store).compact_revision)
+		status = compact_at(replica, revision, err);
+	ks_mutex_unlock(&replica->lock);
+	return status;
+}
+
 enum ks_status dpa_after_jump(struct dpa_replica *replica, struct ks_err *err)
 {
 	enum ks_status status;

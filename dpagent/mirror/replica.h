@@ -127,6 +127,9 @@ enum ks_status dpa_replica_set_overlay(struct dpa_replica *replica, const struct
 enum ks_status dpa_replica_refresh(struct dpa_replica *replica, const struct ks_slice *keys, size_t count,
 				   struct ks_err *err) KS_MUST_CHECK;
 
+/* Forgets the history before 'revision' (local), as a client asked for it; one that is not there yet, or gone already, is no error. */
+enum ks_status dpa_replica_compact(struct dpa_replica *replica, int64_t revision, struct ks_err *err) KS_MUST_CHECK;
+
 /* ---- translation, for writes that are passed upstream ---- */
 
 /* Local numbers of a key that stands here, as upstream's; false when there is no such key upstream. */
