@@ -15,6 +15,7 @@
 #include "base/panic.h"
 #include "base/timer.h"
 #include "connect.h"
+#include "discovery/discovery.h"
 #include "frontend.h"
 #include "mirror/board.h"
 #include "mirror/committer.h"
@@ -22,6 +23,7 @@
 #include "mirror/upstream.h"
 #include "node.h"
 #include "notify.h"
+#include "overlay.h"
 #include "snapshot/disk.h"
 #include "snapshot/saver.h"
 #include "status/gauges.h"
@@ -45,6 +47,8 @@ struct dpa_agent {
 	struct dpa_signer *signer;     /* NULL: nothing is signed */
 	struct dpa_verifier *verifier; /* NULL: signatures do not matter */
 	struct dpa_disk *disk;
+	struct dpa_discovery *discovery; /* NULL: none, as with the next ones */
+	struct dpa_overlay *overlay;
 	struct dpa_replica *replica;
 	/* Signalled under the replica's lock, from any thread: set when there is somebody to signal. */
 	struct dpa_saver *_Atomic saver;
@@ -107,6 +111,13 @@ static enum ks_status make_replica(struct dpa_agent *agent, struct ks_err *err)
 		.changed_ctx = agent,
 	};
 
+	if (*options->discovery) {
+		agent->discovery = dpa_discovery_new(options->discovery, options->data_dir, agent->board, err);
+		if (!agent->discovery)
+			return err->status;
+		config.transform = dpa_discovery_transform;
+		config.transform_ctx = agent->discovery;
+	}
 	agent->replica = dpa_replica_new(&config, err);
 	return agent->replica ? KS_OK : err->status;
 }
@@ -150,6 +161,13 @@ static enum ks_status start_local(struct dpa_agent *agent, struct ks_err *err)
 
 	if (status != KS_OK)
 		return status;
+	if (*agent->options->overlay) {
+		agent->overlay = dpa_overlay_start(agent->options->overlay, agent->replica, agent->board, err);
+		if (!agent->overlay)
+			return err->status;
+	}
+	if (agent->discovery)
+		return dpa_discovery_start(agent->discovery, agent->replica, err);
 	return KS_OK;
 }
 
@@ -212,6 +230,8 @@ static enum ks_status start_page(struct dpa_agent *agent, struct ks_err *err)
 		.board = agent->board,
 		.replica = agent->replica,
 		.upstream = agent->upstream,
+		.overlay = agent->overlay,
+		.discovery = agent->discovery,
 		.id = agent->id,
 		.role = agent->options->role,
 		.urls = agent->options->advertise_client_urls,
@@ -317,10 +337,14 @@ void dpa_agent_stop(struct dpa_agent *agent)
 	dpa_page_free(agent->page);
 	dpa_committer_stop(agent->committer);
 	dpa_upstream_stop(agent->upstream);
+	dpa_overlay_stop(agent->overlay);
+	if (agent->discovery)
+		dpa_discovery_stop(agent->discovery);
 	/* Nothing changes any more: the last image is the final one. */
 	dpa_saver_stop(agent->saver);
 	etcdc_close(agent->client);
 	dpa_replica_free(agent->replica);
+	dpa_discovery_free(agent->discovery);
 	if (agent->disk)
 		dpa_disk_close(agent->disk);
 	dpa_signer_free(agent->signer);

@@ -43,6 +43,8 @@ OPTION(TEXT, sign_key, "sign-key", "", 0, 0, "Ed25519 private key, in PEM, with 
 OPTION(TEXT, verify_key, "verify-key", "", 0, 0,
        "Ed25519 public keys, in PEM; set, only what one of them signed is loaded")
 GROUP("Local changes")
+OPTION(TEXT, overlay, "overlay", "", 0, 0, "YAML or JSON file of keys that are merged over upstream's; read again when it changes")
+OPTION(TEXT, discovery, "discovery", "", 0, 0, "YAML file of service registries: DNS, Consul, Nacos, Eureka")
 
 GROUP("Clients")
 OPTION(TEXT, listen_client_urls, "listen-client-urls", "http://localhost:2379", 0, 0,

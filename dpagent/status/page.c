@@ -69,6 +69,30 @@ static void add_node(const struct dpa_page *page, json_t *report)
 	(void)json_object_set_new(report, "started_at", dpa_report_time(page->started_ms));
 }
 
+/* The keys of the overlay file: "set" or "hide". They win over upstream's. */
+static void add_overlay(const struct dpa_page *page, json_t *report)
+{
+	char *text = page->config.overlay ? dpa_overlay_json(page->config.overlay) : NULL;
+	json_t *overlay = text ? json_loads(text, 0, NULL) : NULL;
+	json_t *keys = json_object_get(overlay, "keys");
+
+	free(text);
+	if (keys)
+		(void)json_object_set(json_object_get(report, "overlay"), "found", keys);
+	json_decref(overlay);
+}
+
+/* The services with their nodes, as discovery has them. */
+static void add_services(const struct dpa_page *page, json_t *report)
+{
+	char *text = page->config.discovery ? dpa_discovery_json(page->config.discovery) : NULL;
+	json_t *list = text ? json_loads(text, JSON_DECODE_ANY, NULL) : NULL;
+
+	free(text);
+	if (list)
+		(void)json_object_set_new(json_object_get(report, "discovery"), "found", list);
+}
+
 static void serve_status(struct dpa_page *page, struct ks_http_request *request, bool full)
 {
 	struct dpa_status status;
@@ -83,6 +107,8 @@ static void serve_status(struct dpa_page *page, struct ks_http_request *request,
 	dpa_point_fini(&point);
 	if (full && report) {
 		add_node(page, report);
+		add_overlay(page, report);
+		add_services(page, report);
 	}
 	answer(request, full || ready ? 200 : 503, report);
 }

@@ -13,9 +13,11 @@
 
 #include <jansson.h>
 
+#include "discovery/discovery.h"
 #include "mirror/board.h"
 #include "mirror/replica.h"
 #include "mirror/upstream.h"
+#include "overlay.h"
 
 struct ks_http_request;
 struct dpa_page;
@@ -24,6 +26,8 @@ struct dpa_page_config {
 	struct dpa_board *board;
 	struct dpa_replica *replica;
 	struct dpa_upstream *upstream;
+	struct dpa_discovery *discovery; /* NULL: none */
+	struct dpa_overlay *overlay; /* NULL: none */
 	const char *id, *role, *urls;
 };
 

@@ -19,6 +19,7 @@
 #include "status/words.h"
 
 #define USAGE 2
+#define TIMEOUT_MS 5000
 
 static const char usage[] =
 	"Usage: dpagent nodes --upstream URL[,URL...] [flags] [-w json]\n"
@@ -56,6 +57,8 @@ static enum ks_status range(struct nodes *nodes, const char *prefix, bool newest
 {
 	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
 	char *end = ks_xstrdup(prefix);
+	const struct etcdc_call_options options = {.timeout_ms = TIMEOUT_MS};
+	void *got = NULL;
 	enum ks_status status;
 
 	end[strlen(end) - 1]++;
@@ -67,7 +70,8 @@ static enum ks_status range(struct nodes *nodes, const char *prefix, bool newest
 		request.sort_target = ETCDSERVERPB__RANGE_REQUEST__SORT_TARGET__MOD;
 		request.sort_order = ETCDSERVERPB__RANGE_REQUEST__SORT_ORDER__DESCEND;
 	}
-	status = etcdc_range(nodes->client, &request, response, err);
+	status = etcdc_unary(nodes->client, &etcdc_method_range, &request, &options, &got, err);
+	*response = got;
 	free(end);
 	return status;
 }
