@@ -213,6 +213,14 @@ describe("health", function()
             assert.is_nil(seen[name])
             seen[name] = true
         end
+        dict.safe_set = function() return false, "no memory" end
+        for _ = 1, 3 do
+            assert.is_nil(health.checker("/apisix/upstreams/other", 1, up_of({["10.0.0.1:80"] = 1}, {active = {}})))
+        end
+        assert.same({"error health check: /apisix/upstreams/other is not checked: no memory"}, messages)
+        assert.is_table(health.checker("/apisix/upstreams/5", 1, up_of({["10.0.0.1:80"] = 1}, {active = {}})))
+        assert.equal(510, #registry:names())
+        dict.safe_set = nil
         dict.full = true
         assert.is_nil(health.checker("/apisix/upstreams/new", 1, up_of({["10.0.0.1:80"] = 1}, {active = {}})))
         dict.full = false

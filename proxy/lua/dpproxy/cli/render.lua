@@ -22,6 +22,7 @@ local function write_dicts(w, conf)
             more[name] = size
         end
     end
+    more.dpproxy_health = more.dpproxy_health or more["upstream-healthcheck"] -- APISIX keeps health there
     for _, dict in ipairs(dicts) do
         known[dict[1]] = true
         w:set("lua_shared_dict", dict[1], more[dict[1]] or dict[2])

@@ -11,6 +11,8 @@ local mt = {__index = M}
 
 local LEASE_SECONDS = 2
 local RECONCILE_SECONDS = 1
+local MANY = 500 -- upstreams; so many are not looked through more than once a second
+local LOAD_SECONDS = 1
 local JITTER = 0.1
 local LIMIT = 64
 
@@ -45,11 +47,12 @@ end
 -- The registry's checkers; one that stays the same keeps its rhythm.
 local function load(self, now)
     local generation = self.registry:generation()
-    if generation == self.generation then
+    if generation == self.generation or self.load_at and now < self.load_at then
         return
     end
-    local checkers = {}
+    local checkers, count = {}, 0
     for _, name in ipairs(self.registry:names()) do
+        count = count + 1
         local old, text = self.checkers[name], self.registry:text(name)
         if old and old.text == text then
             checkers[name] = old
@@ -64,6 +67,7 @@ local function load(self, now)
         end
     end
     self.checkers, self.generation = checkers, generation
+    self.load_at = count > MANY and now + LOAD_SECONDS or nil
 end
 
 -- What has become of each upstream since. May yield, for DNS.
@@ -175,7 +179,7 @@ end
 function M:tick()
     self.lease = self:holds_lease()
     if not self.lease then
-        self.checkers, self.generation, self.queue = {}, nil, {}
+        self.checkers, self.generation, self.load_at, self.queue = {}, nil, nil, {}
         return
     end
     local now = self.clock()

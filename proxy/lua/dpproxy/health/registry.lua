@@ -4,7 +4,8 @@
 -- places that are free again). So to take one in or out costs the same however many there are.
 --
 -- An upstream is changed under a lock of its own; who does not get it is too late with the same news, or comes again with the
--- next request. No ngx in here.
+-- next request. A dictionary that is full takes no other upstream in (they are not checked, the log says so): what is known of
+-- those that it has must not make room for them. No ngx in here.
 local checker = require("dpproxy.health.checker")
 local json = require("dpproxy.base.json")
 local settings = require("dpproxy.health.settings")
@@ -52,7 +53,7 @@ end
 
 local function locked(self, name, fn, ...)
     local lock = "hc:lock:" .. name
-    local locks, why = self.dict:add(lock, 1, LOCK_SECONDS)
+    local locks, why = self.dict:safe_add(lock, 1, LOCK_SECONDS)
     if not locks then
         return nil, why == "exists" and "busy" or why
     end
@@ -70,7 +71,7 @@ local function write(self, record)
         return nil, err
     end
     local ok
-    ok, err = self.dict:set("hc:c:" .. record.name, text)
+    ok, err = self.dict:safe_set("hc:c:" .. record.name, text)
     if not ok then
         return nil, err
     end
@@ -91,9 +92,9 @@ local function add_name(self, name)
             return nil, full
         end
     end
-    local ok, err = dict:set("hc:i:" .. place, name)
+    local ok, err = dict:safe_set("hc:i:" .. place, name)
     if ok then
-        ok, err = dict:set("hc:x:" .. name, place)
+        ok, err = dict:safe_set("hc:x:" .. name, place)
         if ok then
             return true
         end
@@ -135,8 +136,20 @@ local function store(self, record, old)
     local ok, err = add_name(self, record.name)
     if ok then
         ok, err = write(self, record)
+        if not ok and not old then
+            remove_name(self, record.name)
+        end
     end
     return ok, err
+end
+
+-- Once a minute at most: with each request it would fill the log.
+local function complain(self, name, err)
+    local now = self.clock()
+    if err ~= "busy" and not (self.complained and now - self.complained < 60) then
+        self.complained = now
+        self.env.log("error", "health check: " .. name .. " is not checked: " .. err)
+    end
 end
 
 -- Sees to it that the upstream is checked as it is now. -> checker | nil, err
@@ -153,6 +166,7 @@ function M:ensure(name, version, up)
     if not same and not newer then
         local ok, err = locked(self, name, store, record, old)
         if not ok then
+            complain(self, name, err)
             return nil, err
         end
     end
