@@ -181,6 +181,45 @@ def the_host_that_upstreams_see(t):
     same("other.test", host(pass_host="rewrite", upstream_host="other.test"))
 
 
+# Without plugins a request goes a shorter way (http/plain.lua): until something asks for the whole one.
+def a_plain_route_and_what_is_put_around_it(t):
+    def get(**headers):
+        answer = t.gateway.request("/plain", headers=headers)
+        same(200, answer.status)
+        return answer
+    t.put("upstreams/plain", to(UP))
+    t.put("services/plain", {"upstream_id": "plain"})
+    t.put("routes/plain", {"uri": "/plain", "service_id": "plain"})
+    for _ in range(2):
+        same(("APISIX", None), (get().headers["server"].split("/")[0], get().headers.get("x-rule")))
+    set_header = {"response-rewrite": {"headers": {"set": {"x-rule": "1"}}}}
+    for path in ("global_rules/plain", "plugin_configs/plain", "services/plain"):
+        t.put(path, {"plugins": set_header, **({"upstream_id": "plain"} if path.startswith("services") else {})})
+        if path.startswith("plugin_configs"):
+            t.put("routes/plain", {"uri": "/plain", "service_id": "plain", "plugin_config_id": "plain"})
+        same("1", get().headers.get("x-rule"))
+        t.put("routes/plain", {"uri": "/plain", "service_id": "plain"})
+        if path.startswith("services"):
+            t.put(path, {"upstream_id": "plain"})
+        else:
+            t.delete(path)
+        same(None, get().headers.get("x-rule"))
+    t.put("routes/by-header", {"uri": "/plain", "priority": 1, "vars": [["http_x_other", "==", "1"]], "plugins": set_header,
+                               "upstream": to(UP)})
+    same(("1", None), (get(**{"X-Other": "1"}).headers.get("x-rule"), get().headers.get("x-rule")))
+    t.delete("routes/by-header")
+    same(None, get(**{"X-Other": "1"}).headers.get("x-rule"))
+    t.put("upstreams/plain", to(UP, pass_host="rewrite", upstream_host="plain.test"))
+    same("plain.test", get().json()["headers"]["host"])
+    t.put("upstreams/plain", {"nodes": {closed_port(): 1, f"127.0.0.1:{UP.port}": 1}, "pass_host": "rewrite",
+                              "upstream_host": "plain.test"})
+    same({"plain.test"}, {get().json()["headers"]["host"] for _ in range(4)})
+    answer = t.gateway.request("/plain", "POST", body=b"x" * 1000000)
+    same((200, 1000000), (answer.status, len(answer.json()["body"])))
+    for path in ("routes/plain", "services/plain", "upstreams/plain"):
+        t.delete(path)
+
+
 def connections_to_upstreams_are_kept(t):
     counted = t.keep(CountingServer())
     t.put("routes/keep", {"uri": "/keep", "upstream": to({f"127.0.0.1:{counted.port}": 1})})
@@ -769,7 +808,7 @@ TESTS = [
     a_put_is_in_effect_within_a_second, no_route_is_404_with_apisix_body, an_update_and_a_deletion_take_effect,
     a_bad_object_keeps_its_last_good_version_and_is_listed, the_control_api_shows_what_is_there, references_that_lead_nowhere,
     a_refused_node_is_passed_over, no_node_answers, timeouts_of_the_route_win, statuses_of_the_upstream_are_its_own,
-    the_host_that_upstreams_see, connections_to_upstreams_are_kept, certificates_go_by_server_name,
+    the_host_that_upstreams_see, a_plain_route_and_what_is_put_around_it, connections_to_upstreams_are_kept, certificates_go_by_server_name,
     a_certificate_is_replaced_without_a_reload, versions_of_tls_go_by_server_name, encrypted_keys_are_read,
     clients_must_show_a_certificate_where_asked, sessions_open_no_other_name, upstreams_with_tls_share_no_connection_between_names,
     http2_with_and_without_tls, grpc_passes_with_its_trailers, grpc_over_tls_on_both_sides, websockets_only_where_they_are_enabled,

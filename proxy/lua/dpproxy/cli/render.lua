@@ -303,9 +303,17 @@ local function write_upstream_tls(w, conf, kind)
     w:set(kind .. "_ssl_protocols", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 end
 
+-- The log phase is not for all locations: whoever has no ctx has nothing to do there.
 local function write_filters(w)
     w:lua("header_filter_by_lua_block", "dpproxy.header_filter()")
     w:lua("log_by_lua_block", "dpproxy.log()")
+end
+
+-- Lua of a snippet may expect the order of phases as it was, and ngx.ctx for itself.
+local function snippets_have_lua(conf)
+    local n = conf.nginx_config
+    return (n.http_configuration_snippet .. n.http_server_configuration_snippet .. n.http_server_location_configuration_snippet ..
+        n.http_end_configuration_snippet):find("_by_lua", 1, true) ~= nil
 end
 
 -- Costs every piece of a body: not in the location that most requests use (http/body_filters.lua).
@@ -316,10 +324,23 @@ end
 -- Where requests go that need nothing special: plain HTTP to the upstream, the client's own path, no plugin that looks at bodies,
 -- no cache, no mirror. Each of these costs something for every request of its location.
 local function write_main_location(w, conf)
+    local function whole_way()
+        w:lua("access_by_lua_block", "dpproxy.access()")
+        write_filters(w)
+        w:set("proxy_pass", "http://apisix_backend")
+    end
     w:open("location", "/")
-    w:lua("access_by_lua_block", "dpproxy.access()")
     w:raw(conf.nginx_config.http_server_location_configuration_snippet)
-    w:set("proxy_pass", "http://apisix_backend")
+    if snippets_have_lua(conf) then
+        whole_way()
+    else
+        w:raw("set_by_lua_block $dpproxy_way { return dpproxy.way() }")
+        w:open("if", "($dpproxy_way)")
+        whole_way()
+        w:close()
+        w:lua("header_filter_by_lua_block", "dpproxy.plain_header_filter()")
+        w:set("proxy_pass", "http://apisix_backend")
+    end
     w:close()
 end
 
@@ -329,6 +350,7 @@ local function write_special_locations(w, conf, zones)
         -- Lua can write a variable only where something in the configuration reads it.
         w:set("set", "$dpproxy_ctx", "$dpproxy_ctx")
         w:lua("access_by_lua_block", access)
+        write_filters(w)
         if name ~= "@proxied" then
             write_body_filter(w)
         end
@@ -359,6 +381,7 @@ end
 local function write_grpc_location(w, conf)
     w:open("location", "@grpc_pass")
     w:lua("access_by_lua_block", "dpproxy.resume()")
+    write_filters(w)
     write_body_filter(w)
     w:set("grpc_set_header", "Host", "$upstream_host")
     w:set("grpc_set_header", "X-Real-IP", "$dpproxy_real_ip")
@@ -403,7 +426,8 @@ local function write_proxy_server(w, conf, env, zones)
     end
     write_proxy_headers(w)
     write_upstream_tls(w, conf, "proxy")
-    write_filters(w)
+    -- For what nginx says itself, to requests that it does not understand.
+    w:lua("header_filter_by_lua_block", "dpproxy.header_filter()")
     w:raw(conf.nginx_config.http_server_configuration_snippet)
     w:open("location", "=", "/apisix/nginx_status")
     no_ca(w, env)

@@ -151,6 +151,11 @@ function M.version(kind)
     return self.mine:version(kind)
 end
 
+-- A number that grows with every change of any kind.
+function M.changes()
+    return self.mine.changes
+end
+
 -- What is there already is told at once, as new.
 function M.subscribe(kind, fn)
     self.mine:subscribe(kind, fn)

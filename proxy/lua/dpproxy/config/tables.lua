@@ -14,7 +14,7 @@ tables_mt.__index = tables_mt
 -- opts: {check = fn, prefix = "/apisix", log = fn(level, message)}
 function M.new(opts)
     local self = setmetatable({check = opts.check, prefix = opts.prefix, log = opts.log, kinds = {}, rejected = {},
-        subscribers = {}}, tables_mt)
+        subscribers = {}, changes = 0}, tables_mt)
     for _, kind in ipairs(kinds.list) do
         self.kinds[kind] = {items = {}, list = {}, version = 0}
         self.subscribers[kind] = {}
@@ -95,6 +95,7 @@ local function change(self, events, rec)
         return
     end
     local of_kind = self.kinds[kind]
+    self.changes = self.changes + 1
     if op == "V" then
         local item, reason = make_item(self, kind, short_key, rec)
         if not item then

@@ -1,6 +1,7 @@
 -- The balancer phase: nginx asks for a server, once per try.
 local lib = require("dpproxy.upstream")
 local ngx_balancer = require("ngx.balancer")
+local plain = require("dpproxy.http.plain")
 local runtime = require("dpproxy.plugin.runtime")
 local upstream = require("dpproxy.http.upstream")
 
@@ -46,8 +47,37 @@ local function another_try(ctx, up)
     return node
 end
 
+local function go_to(node, connect, send, read)
+    if connect then
+        local ok, err = set_timeouts(connect, send, read)
+        if not ok then
+            ngx_log(ERR, "timeouts are not set: ", err)
+        end
+    end
+    local ok, err = set_current_peer(node.host, node.port)
+    if not ok then
+        ngx_log(ERR, "node ", node.host, ":", node.port, " cannot be used: ", err)
+        return ngx_exit(lib.GIVE_UP)
+    end
+end
+
+-- The first try of a plain request with several nodes, or tries -> ctx
+local function begin_plain(plan)
+    local ctx = plain.begin(plan)
+    ngx.ctx = {api_ctx = ctx}
+    ctx.picked_server = lib.pick(ctx, plan.up)
+    return ctx
+end
+
 function M.run()
-    local ctx = ngx.ctx.api_ctx
+    local ngx_ctx = ngx.ctx
+    local ctx, plan = ngx_ctx.api_ctx, ngx_ctx.dpproxy_plan
+    if plan then
+        if plan.node then
+            return go_to(plan.node, plan.connect, plan.send, plan.read)
+        end
+        ctx = begin_plain(plan)
+    end
     local up = ctx and ctx.dpproxy_up
     if not up then
         return ngx_exit(500)
@@ -63,19 +93,7 @@ function M.run()
             return ngx_exit(lib.GIVE_UP)
         end
     end
-    local connect, send, read = lib.timeouts(ctx.dpproxy_conf.value, up)
-    local ok
-    if connect then
-        ok, err = set_timeouts(connect, send, read)
-        if not ok then
-            ngx_log(ERR, "timeouts are not set: ", err)
-        end
-    end
-    ok, err = set_current_peer(node.host, node.port)
-    if not ok then
-        ngx_log(ERR, "node ", node.host, ":", node.port, " cannot be used: ", err)
-        return ngx_exit(lib.GIVE_UP)
-    end
+    return go_to(node, lib.timeouts(ctx.dpproxy_conf.value, up))
 end
 
 return M

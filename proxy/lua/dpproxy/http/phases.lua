@@ -54,11 +54,13 @@ function M.exit_worker()
     call_all("exit_worker", node.get())
 end
 
+M.way = request.way
 M.access = request.access
 M.resume = request.resume
 M.filtered = request.filtered
 M.balancer = balancer.run
 M.header_filter = response.header_filter
+M.plain_header_filter = response.plain_header_filter
 M.body_filter = response.body_filter
 M.log = response.log
 M.client_hello = tls.client_hello

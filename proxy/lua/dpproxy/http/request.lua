@@ -4,6 +4,7 @@ local core_ctx = require("apisix.core.ctx")
 local core_response = require("apisix.core.response")
 local forwarded = require("dpproxy.http.forwarded")
 local merge = require("dpproxy.plugin.merge")
+local plain = require("dpproxy.http.plain")
 local routes = require("dpproxy.http.routes")
 local runtime = require("dpproxy.plugin.runtime")
 local store = require("dpproxy.config.store")
@@ -38,12 +39,16 @@ local req = setmetatable({}, {__index = function(_, name)
     end
 end})
 
+local function match_path(path, vars, matched)
+    req.uri, req.host, req.http_host, req.remote_addr = path, ngx_var.host, nil, nil
+    req.method, req.vars = get_method(), vars
+    return (routes.match(req, matched))
+end
+
 local function match(ctx)
-    req.uri, req.host, req.http_host, req.remote_addr = uri.for_match(ctx), ngx_var.host, nil, nil
-    req.method, req.vars = get_method(), ctx.var
     local matched = tablepool.fetch("matched", 0, 4)
     ctx.curr_req_matched = matched
-    return (routes.match(req, matched))
+    return match_path(uri.for_match(ctx), ctx.var, matched)
 end
 
 local function new_ctx()
@@ -51,6 +56,38 @@ local function new_ctx()
     ngx.ctx.api_ctx = ctx
     core_ctx.set_vars_meta(ctx)
     return ctx
+end
+
+-- May way() look for the route already? Not where the path is another one than nginx', or where headers or a handshake decide.
+local function may_look()
+    return not (rewrites_uri or uri.keeps_encoded_slash() or forwarded.is_early() or tls.mutual or routes.look_at_headers())
+end
+
+local spare_matched -- for requests whose match nobody reads
+
+-- nginx' rewrite phase: must the request go the whole way? -> "" when it needs nothing but a node (plain.lua), else "1". What was
+-- found so far is left for access() in the ctx. Nothing here may yield.
+function M.way()
+    store.refresh()
+    if not may_look() then
+        return "1"
+    end
+    local matched = spare_matched or tablepool.fetch("matched", 0, 4)
+    spare_matched = matched
+    local item = match_path(ngx_var.uri, nil, matched)
+    local shared = item and plain.of(item)
+    if shared then
+        ngx.ctx = shared
+        local host = shared.dpproxy_plan.host
+        if host then
+            ngx_var.upstream_host = host
+        end
+        return ""
+    end
+    spare_matched = nil
+    local ctx = new_ctx()
+    ctx.curr_req_matched, ctx.dpproxy_item = matched, item or false
+    return "1"
 end
 
 local function websocket(ctx, conf)
@@ -136,9 +173,20 @@ function M.filtered()
     return run_plugins_and_proxy(ctx, conf)
 end
 
+-- The ctx that way() made | a new one, and true
+local function ctx_of_request()
+    local ctx = ngx.ctx.api_ctx
+    if ctx and ctx.dpproxy_item ~= nil then
+        return ctx, false
+    end
+    return new_ctx(), true
+end
+
 function M.access()
-    store.refresh()
-    local ctx = new_ctx()
+    local ctx, is_new = ctx_of_request()
+    if is_new then
+        store.refresh()
+    end
     if rewrites_uri then
         uri.rewrite(ctx)
     end
@@ -150,7 +198,12 @@ function M.access()
         forwarded.check()
     end
 
-    local item, conf = match(ctx), nil
+    local item, conf
+    if is_new then
+        item = match(ctx)
+    else
+        item, ctx.dpproxy_item = ctx.dpproxy_item, nil
+    end
     if item then
         local status, message
         conf, status, message = merge.route(item, store)

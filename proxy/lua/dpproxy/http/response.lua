@@ -28,21 +28,35 @@ local function show_upstream_status()
     end
 end
 
+-- Of a request that was proxied -> must it end?
+local function look_at_status()
+    local status = ngx.status
+    -- nginx takes bytes that are no HTTP for an answer of HTTP/0.9 (status 9), and would send them as they are.
+    if status == 9 then
+        ngx.log(ngx.ERR, "the upstream's answer is no HTTP")
+        return true
+    elseif always_show_status or status >= 500 then
+        show_upstream_status()
+    end
+    return false
+end
+
+-- Where requests have no ctx (plain.lua).
+function M.plain_header_filter()
+    ngx_header["Server"] = server_header
+    if look_at_status() then
+        return ngx.exit(ngx.ERROR)
+    end
+end
+
 function M.header_filter()
     ngx_header["Server"] = server_header
     local ctx = ngx.ctx.api_ctx
     if not ctx then
         return
     end
-    if ctx._apisix_proxied then
-        local status = ngx.status
-        -- nginx takes bytes that are no HTTP for an answer of HTTP/0.9 (status 9), and would send them as they are.
-        if status == 9 then
-            ngx.log(ngx.ERR, "the upstream's answer is no HTTP")
-            return ngx.exit(ngx.ERROR)
-        elseif always_show_status or status >= 500 then
-            show_upstream_status()
-        end
+    if ctx._apisix_proxied and look_at_status() then
+        return ngx.exit(ngx.ERROR)
     end
     runtime.phase("header_filter", ctx)
     -- For a plugin that must see the headers as the others leave them (gzip).

@@ -14,7 +14,7 @@ local M = {}
 local with_tls = {https = true, grpcs = true}
 
 -- Which upstream: a plugin's choice, the route's upstream_id, its own upstream -> value, key, version | nil, status, message
-local function choose(ctx, conf)
+function M.choose(ctx, conf)
     if ctx.upstream_conf then
         return ctx.upstream_conf, ctx.upstream_key, ctx.upstream_version
     end
@@ -58,7 +58,7 @@ end
 
 -- The first node is chosen here, where plugins still see it and where waiting is allowed; balancer.lua tells nginx.
 function M.prepare(ctx, conf)
-    local value, key, version = choose(ctx, conf)
+    local value, key, version = M.choose(ctx, conf)
     if not value then
         return refuse(ctx, key, version)
     end

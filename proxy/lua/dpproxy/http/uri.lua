@@ -38,6 +38,11 @@ function M.rewrite(ctx)
     end
 end
 
+-- Is the path that is matched another one than nginx'?
+function M.keeps_encoded_slash()
+    return keep_encoded_slash
+end
+
 -- The path with %2F left as it is: only for matching.
 local function encoded_slashes(path)
     local request_uri = ngx_var.request_uri
