@@ -116,6 +116,14 @@ describe("upstream.resolve", function()
         assert.equal(503, (select(2, upstream.resolve(ctx_of("u7", 1), {service_name = "x", discovery_type = "dns"}))))
     end)
 
+    it("takes the nodes that stand beside a service's name", function()
+        local value = {service_name = "x", discovery_type = "consul", nodes = {{host = "10.0.0.1", port = 1, weight = 1}}}
+        local up = upstream.resolve(ctx_of("u7a", 1), value)
+        assert.equal("10.0.0.1", up.nodes[1].host)
+        value = {service_name = "x", discovery_type = "consul", nodes = {}}
+        assert.equal(503, (select(2, upstream.resolve(ctx_of("u7b", 1), value))))
+    end)
+
     it("picks, retries, and starts anew with the next request", function()
         local value = {nodes = {["10.0.0.1:1"] = 1, ["10.0.0.2:2"] = 1}}
         local ctx = ctx_of("u8", 1)

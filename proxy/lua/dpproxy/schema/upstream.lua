@@ -69,7 +69,11 @@ M.schema = defs.described({
         upstream_host = defs.host,
         service_name = {type = "string", minLength = 1, maxLength = 256},
     },
-    oneOf = {{required = {"nodes"}}, {required = {"service_name", "discovery_type"}}},
+    -- Nodes beside a service's name are what a dpagent has found.
+    oneOf = {
+        {required = {"nodes"}},
+        {required = {"service_name", "discovery_type"}, ["not"] = {required = {"nodes"}}},
+    },
 })
 
 -- What a consistent hash may be over, by hash_on. (`A-z` is what APISIX has.)

@@ -134,7 +134,7 @@ function M.resolve(ctx, value)
         cache:set(key, entry)
     end
     local reason
-    if value.service_name then
+    if value.service_name and not value.nodes then -- with nodes a dpagent has asked already
         local ok, err = discover(entry, value)
         if not ok then
             return nil, 503, "no valid upstream node: " .. err
