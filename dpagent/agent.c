@@ -215,6 +215,7 @@ static enum ks_status start_committer(struct dpa_agent *agent, struct ks_err *er
 		.replica = agent->replica,
 		.board = agent->board,
 		.client = agent->options->forward_writes ? agent->client : NULL,
+		.strip = agent->discovery ? dpa_discovery_strip : NULL,
 		.member_id = dpa_node_member(agent->id),
 		.name = agent->options->name,
 		.client_urls = agent->options->advertise_client_urls,

@@ -16,15 +16,6 @@
 /* A service that changes all the time is not asked more often than this. */
 #define GAP_MS 50
 
-/*
- * What to wait behind next. An index that went back (a restored or a new cluster) starts again. 0, which no query may wait behind,
- * comes of a server that does not block.
- */
-static uint64_t next_index(uint64_t before, uint64_t now)
-{
-	return now < before ? 0 : now;
-}
-
 static void end_query(struct dpa_service *service)
 {
 	if (service->blocking)
@@ -49,6 +40,7 @@ static void done(void *ctx, const struct dpa_http_answer *answer)
 	struct ks_err err;
 	char room[64];
 	const char *fault = dpa_http_fault(answer, room, sizeof(room));
+	bool went_back; /* the index: a restored or a new cluster, to be asked from the beginning */
 
 	end_query(service);
 	if (!fault && dpa_consul_answer(answer->body, config->http.weight, &nodes, &err) != KS_OK)
@@ -61,8 +53,10 @@ static void done(void *ctx, const struct dpa_http_answer *answer)
 	}
 	if (nodes.count == 0 && config->default_host)
 		(void)dpa_nodes_add(&nodes, config->default_host, config->default_port, config->default_weight, 0);
-	service->index = next_index(service->index, answer->consul_index);
-	dpa_poll_succeeded(&service->poll, may_block(service) ? GAP_MS : config->http.interval_ms);
+	went_back = answer->consul_index && answer->consul_index < service->index;
+	/* 0, which no query may wait behind, comes of a server that does not block. */
+	service->index = went_back ? 0 : answer->consul_index;
+	dpa_poll_succeeded(&service->poll, went_back || may_block(service) ? GAP_MS : config->http.interval_ms);
 	dpa_service_answered(service, &nodes);
 }
 

@@ -480,7 +480,7 @@ static json_t *status_json(const struct dpa_service *service)
 
 char *dpa_discovery_json(struct dpa_discovery *discovery)
 {
-	json_t *root = json_pack("{s:[]}", "services"), *services = json_object_get(root, "services");
+	json_t *services = json_array();
 	char *text;
 
 	ks_mutex_lock(&discovery->lock);
@@ -489,7 +489,7 @@ char *dpa_discovery_json(struct dpa_discovery *discovery)
 			(void)json_array_append_new(services, status_json(discovery->services[i]));
 	}
 	ks_mutex_unlock(&discovery->lock);
-	text = json_dumps(root, JSON_COMPACT);
-	json_decref(root);
+	text = json_dumps(services, JSON_COMPACT);
+	json_decref(services);
 	return text;
 }

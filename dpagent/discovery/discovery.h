@@ -26,7 +26,7 @@ enum ks_status dpa_discovery_start(struct dpa_discovery *discovery, struct dpa_r
 				   struct ks_err *err) KS_MUST_CHECK;
 void dpa_discovery_stop(struct dpa_discovery *discovery); /* before the replica is freed */
 void dpa_discovery_free(struct dpa_discovery *discovery); /* after it; NULL is fine */
-/* For /status: JSON of services and nodes, malloc-ed; NULL without memory. */
+/* For /status: a JSON array of services with their nodes, malloc-ed; NULL without memory. */
 char *dpa_discovery_json(struct dpa_discovery *discovery);
 
 #endif

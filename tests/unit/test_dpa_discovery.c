@@ -124,15 +124,15 @@ static void what_is_not_known_stays_as_it_is(void)
 static size_t uses_of(const char *name)
 {
 	char *text = dpa_discovery_json(discovery);
-	json_t *root = json_loads(text, 0, NULL), *service;
+	json_t *services = json_loads(text, 0, NULL), *service;
 	size_t i, uses = 0;
 
-	json_array_foreach(json_object_get(root, "services"), i, service)
+	json_array_foreach(services, i, service)
 	{
 		if (strcmp(json_string_value(json_object_get(service, "service_name")), name) == 0)
 			uses += (size_t)json_integer_value(json_object_get(service, "uses"));
 	}
-	json_decref(root);
+	json_decref(services);
 	free(text);
 	return uses;
 }
