@@ -29,8 +29,10 @@ struct bench {
 	double seconds; /* measured time, after 'warmup' */
 	double warmup;
 	int watchers;
+	int64_t page; /* keys of a page of kube-list; 0: all at once */
 	double rate; /* puts a second, of relay */
 	int kinds;   /* of keys, of relay */
+	int ttl;     /* seconds, of leases */
 	bool serializable;
 	struct etcdc *client[BENCH_CLIENTS_MAX];
 };
@@ -74,6 +76,11 @@ int bench_range(struct bench *bench);
 int bench_watch(struct bench *bench);
 int bench_keepalive(struct bench *bench);
 int bench_relay(struct bench *bench); /* the first endpoint is upstream, the others are agents of it */
+int bench_kube_create(struct bench *bench);
+int bench_kube_update(struct bench *bench);
+int bench_kube_list(struct bench *bench);  /* creates 'keys' first */
+int bench_many(struct bench *bench);       /* 'watchers' streams with a key each */
+int bench_leases(struct bench *bench);     /* 'keys' leases, renewed every third of their time */
 int bench_load(struct bench *bench);  /* bench_fill, with its rate */
 int bench_ready(struct bench *bench); /* waits until a linearizable get succeeds, and says how many keys there are */
 

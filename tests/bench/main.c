@@ -8,9 +8,12 @@
 
 static int usage(void)
 {
-	(void)fputs("usage: kineshim-bench put|get|range|watch|keepalive|relay|load|ready --endpoint HOST:PORT[,…]\n"
+	(void)fputs("usage: kineshim-bench "
+		    "put|get|range|kube-create|kube-update|kube-list|watch|many|leases|keepalive|relay|load|ready "
+		    "--endpoint HOST:PORT[,…]\n"
 		    "         [--clients N] [--inflight N] [--keys N] [--key-size BYTES] [--value-size BYTES]\n"
-		    "         [--seconds S] [--warmup S] [--watchers N] [--rate N] [--kinds N] [--serializable] [--user NAME:PASSWORD]\n",
+		    "         [--seconds S] [--warmup S] [--watchers N] [--rate N] [--kinds N] [--page N] [--ttl S] "
+		    "[--serializable] [--user NAME:PASSWORD]\n",
 		    stderr);
 	return 2;
 }
@@ -50,7 +53,8 @@ int main(int argc, char **argv)
 		{"seconds", required_argument, NULL, 's'},  {"warmup", required_argument, NULL, 'w'},
 		{"watchers", required_argument, NULL, 'W'}, {"serializable", no_argument, NULL, 'S'},
 		{"user", required_argument, NULL, 'u'},     {"rate", required_argument, NULL, 'r'},
-		{"kinds", required_argument, NULL, 'D'},    {NULL, 0, NULL, 0},
+		{"kinds", required_argument, NULL, 'D'},    {"page", required_argument, NULL, 'p'},
+		{"ttl", required_argument, NULL, 't'},      {NULL, 0, NULL, 0},
 	};
 	static const struct {
 		const char *name;
@@ -62,6 +66,11 @@ int main(int argc, char **argv)
 		{"watch", bench_watch},
 		{"keepalive", bench_keepalive},
 		{"relay", bench_relay},
+		{"kube-create", bench_kube_create},
+		{"kube-update", bench_kube_update},
+		{"kube-list", bench_kube_list},
+		{"many", bench_many},
+		{"leases", bench_leases},
 		{"load", bench_load},
 		{"ready", bench_ready},
 	};
@@ -74,7 +83,8 @@ int main(int argc, char **argv)
 			      .warmup = 0.5,
 			      .watchers = 1000,
 			      .rate = 500,
-			      .kinds = 1};
+			      .kinds = 1,
+			      .ttl = 60};
 	struct etcdc_config config = {0};
 	int (*run)(struct bench * bench) = NULL;
 	int option, status;
@@ -119,6 +129,12 @@ int main(int argc, char **argv)
 		case 'r':
 			bench.rate = strtod(optarg, NULL);
 			break;
+		case 'p':
+			bench.page = number(optarg, 0, 1000000);
+			break;
+		case 't':
+			bench.ttl = (int)number(optarg, 2, 1000000);
+			break;
 		case 'D':
 			bench.kinds = (int)number(optarg, 1, 99);
 			break;
@@ -137,7 +153,7 @@ int main(int argc, char **argv)
 		return usage();
 	if (run == bench_relay)
 		bench.clients = bench.endpoint_count;
-	else if (bench.clients > bench.inflight && run != bench_watch)
+	else if (bench.clients > bench.inflight && run != bench_watch && run != bench_many && run != bench_leases)
 		bench.clients = bench.inflight;
 	if (bench.clients < bench.endpoint_count) {
 		(void)fputs("kineshim-bench: fewer clients or calls than endpoints\n", stderr);

@@ -10,32 +10,7 @@
 
 #include "base/panic.h"
 #include "base/thread.h"
-#include "tests/bench/bench.h"
-
-struct loop;
-
-struct slot {
-	struct loop *loop;
-	struct etcdc *client;
-	int endpoint;
-	uint64_t started_ns;
-	uint64_t seed;
-	char *key, *value;
-};
-
-struct loop {
-	struct bench *bench;
-	void (*start)(struct slot *slot);
-	struct etcdc_call_options options;
-	atomic_bool measuring, stopping;
-	_Atomic uint64_t done, failed, bytes;
-	_Atomic uint64_t share[BENCH_ENDPOINTS_MAX]; /* of done */
-	struct hist hist;
-	struct ks_mutex mutex;
-	struct ks_cond idle;
-	int open; /* slots, under mutex */
-	struct etcdc_err first_err;
-};
+#include "tests/bench/loop.h"
 
 static void slot_done(struct slot *slot)
 {
@@ -47,11 +22,15 @@ static void slot_done(struct slot *slot)
 	ks_mutex_unlock(&loop->mutex);
 }
 
-static void answered(void *arg, const struct etcdc_result *result)
+void bench_answered(void *arg, const struct etcdc_result *result)
 {
 	struct slot *slot = arg;
 	struct loop *loop = slot->loop;
 
+	if (loop->answer && result->err->status == KS_OK && !loop->answer(slot, result->bytes)) {
+		loop->start(slot);
+		return;
+	}
 	if (atomic_load_explicit(&loop->measuring, memory_order_relaxed)) {
 		atomic_fetch_add_explicit(&loop->done, 1, memory_order_relaxed);
 		atomic_fetch_add_explicit(&loop->share[slot->endpoint], 1, memory_order_relaxed);
@@ -71,7 +50,7 @@ static void answered(void *arg, const struct etcdc_result *result)
 	loop->start(slot);
 }
 
-static int64_t draw(struct slot *slot)
+int64_t bench_draw(struct slot *slot)
 {
 	uint64_t z = (slot->seed += 0x9e3779b97f4a7c15u);
 
@@ -84,10 +63,10 @@ static void start_put(struct slot *slot)
 	Etcdserverpb__PutRequest request = ETCDSERVERPB__PUT_REQUEST__INIT;
 	const struct bench *bench = slot->loop->bench;
 
-	bench_key(bench, draw(slot), slot->key);
+	bench_key(bench, bench_draw(slot), slot->key);
 	request.key = (ProtobufCBinaryData){(size_t)bench->key_size, (uint8_t *)slot->key};
 	request.value = (ProtobufCBinaryData){(size_t)bench->value_size, (uint8_t *)slot->value};
-	etcdc_async(slot->client, &etcdc_method_put, &request, &slot->loop->options, answered, slot);
+	etcdc_async(slot->client, &etcdc_method_put, &request, &slot->loop->options, bench_answered, slot);
 }
 
 static void start_get(struct slot *slot)
@@ -95,10 +74,10 @@ static void start_get(struct slot *slot)
 	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
 	const struct bench *bench = slot->loop->bench;
 
-	bench_key(bench, draw(slot), slot->key);
+	bench_key(bench, bench_draw(slot), slot->key);
 	request.key = (ProtobufCBinaryData){(size_t)bench->key_size, (uint8_t *)slot->key};
 	request.serializable = bench->serializable;
-	etcdc_async(slot->client, &etcdc_method_range, &request, &slot->loop->options, answered, slot);
+	etcdc_async(slot->client, &etcdc_method_range, &request, &slot->loop->options, bench_answered, slot);
 }
 
 static void start_range(struct slot *slot)
@@ -109,10 +88,10 @@ static void start_range(struct slot *slot)
 	request.range_end = (ProtobufCBinaryData){6, (uint8_t *)(uintptr_t) "bench0"};
 	request.limit = slot->loop->bench->keys;
 	request.serializable = slot->loop->bench->serializable;
-	etcdc_async(slot->client, &etcdc_method_range, &request, &slot->loop->options, answered, slot);
+	etcdc_async(slot->client, &etcdc_method_range, &request, &slot->loop->options, bench_answered, slot);
 }
 
-static int run(struct bench *bench, const char *name, void (*start)(struct slot *slot))
+int bench_loop(struct bench *bench, const char *name, void (*start)(struct slot *slot), bench_answer_fn *answer)
 {
 	struct loop *loop = ks_xcalloc(1, sizeof(*loop));
 	struct slot *slots = ks_xcalloc((size_t)bench->inflight, sizeof(*slots));
@@ -122,8 +101,10 @@ static int run(struct bench *bench, const char *name, void (*start)(struct slot 
 
 	loop->bench = bench;
 	loop->start = start;
+	loop->answer = answer;
 	loop->options = (struct etcdc_call_options){.raw = true, .once = true, .timeout_ms = 60000};
 	loop->open = bench->inflight;
+	loop->run = (unsigned)(now_ns() >> 20);
 	ks_mutex_init(&loop->mutex);
 	ks_cond_init(&loop->idle);
 	for (int i = 0; i < bench->inflight; i++) {
@@ -132,8 +113,9 @@ static int run(struct bench *bench, const char *name, void (*start)(struct slot 
 		slots[i] = (struct slot){.loop = loop, .client = bench->client[client]};
 		slots[i].endpoint = client % bench->endpoint_count;
 		slots[i].seed = (uint64_t)i * 7919 + now_ns();
-		slots[i].key = ks_xcalloc(1, (size_t)bench->key_size + 1);
+		slots[i].key = ks_xcalloc(1, BENCH_KEY_ROOM);
 		slots[i].value = ks_xmalloc((size_t)bench->value_size + 1);
+		slots[i].number = i;
 		memset(slots[i].value, 'v', (size_t)bench->value_size);
 	}
 	for (int i = 0; i < bench->inflight; i++) {
@@ -186,15 +168,16 @@ static int run(struct bench *bench, const char *name, void (*start)(struct slot 
 
 int bench_put(struct bench *bench)
 {
-	return run(bench, "put", start_put);
+	return bench_loop(bench, "put", start_put, NULL);
 }
 
 int bench_get(struct bench *bench)
 {
-	return bench_fill(bench) ? run(bench, bench->serializable ? "get-serializable" : "get", start_get) : 1;
+	return bench_fill(bench) ? bench_loop(bench, bench->serializable ? "get-serializable" : "get", start_get, NULL)
+				 : 1;
 }
 
 int bench_range(struct bench *bench)
 {
-	return bench_fill(bench) ? run(bench, "range", start_range) : 1;
+	return bench_fill(bench) ? bench_loop(bench, "range", start_range, NULL) : 1;
 }

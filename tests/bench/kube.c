@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Kubernetes' shapes of requests, the only ones that kine accepts: a create (no such key, then put), an update (the key has this
+ * mod_revision, then put, else get), a delete likewise, and lists by pages at one revision.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/panic.h"
+#include "tests/bench/loop.h"
+#include "tests/bench/wire.h"
+
+#define KEY_ROOM BENCH_KEY_ROOM
+#define PREFIX "/registry/pods/"
+#define LISTED "/registry/list/"
+#define LISTED_END "/registry/list0"
+
+static ProtobufCBinaryData text(const char *data)
+{
+	return (ProtobufCBinaryData){strlen(data), (uint8_t *)(uintptr_t)data};
+}
+
+/* One compare of mod_revision, one put, and an update's else. */
+static void send_txn(struct slot *slot, int64_t mod_revision)
+{
+	Etcdserverpb__TxnRequest txn = ETCDSERVERPB__TXN_REQUEST__INIT;
+	Etcdserverpb__Compare compare = ETCDSERVERPB__COMPARE__INIT, *compares = &compare;
+	Etcdserverpb__PutRequest put = ETCDSERVERPB__PUT_REQUEST__INIT;
+	Etcdserverpb__RangeRequest range = ETCDSERVERPB__RANGE_REQUEST__INIT;
+	Etcdserverpb__RequestOp success = ETCDSERVERPB__REQUEST_OP__INIT, failure = ETCDSERVERPB__REQUEST_OP__INIT;
+	Etcdserverpb__RequestOp *successes = &success, *failures = &failure;
+
+	compare.target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;
+	compare.target_union_case = ETCDSERVERPB__COMPARE__TARGET_UNION_MOD_REVISION;
+	compare.mod_revision = mod_revision;
+	compare.key = put.key = range.key = text(slot->key);
+	put.value = (ProtobufCBinaryData){(size_t)slot->loop->bench->value_size, (uint8_t *)slot->value};
+	success.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
+	success.request_put = &put;
+	failure.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_RANGE;
+	failure.request_range = &range;
+	txn.n_compare = txn.n_success = 1;
+	txn.compare = &compares;
+	txn.success = &successes;
+	if (mod_revision) {
+		txn.n_failure = 1;
+		txn.failure = &failures;
+	}
+	etcdc_async(slot->client, &etcdc_method_txn, &txn, &slot->loop->options, bench_answered, slot);
+}
+
+/* Did the transaction succeed, and at what revision? */
+static bool read_txn(struct ks_slice bytes, int64_t *revision)
+{
+	struct wire wire = {bytes.data, bytes.data + bytes.size}, inner, ignored;
+	uint64_t number, field_number, value = 0, succeeded = 0;
+
+	while (wire_field(&wire, &number, &inner, &value)) {
+		if (number == 2)
+			succeeded = value;
+		while (number == 1 && wire_field(&inner, &field_number, &ignored, &value))
+			if (field_number == 3)
+				*revision = (int64_t)value;
+	}
+	return succeeded != 0;
+}
+
+/* ---- create ---- */
+
+static void start_create(struct slot *slot)
+{
+	/* New keys in every run: a number of the process, of the slot, and of the request. */
+	(void)snprintf(slot->key, KEY_ROOM, PREFIX "%08x/%05" PRId64 "/%08" PRId64, slot->loop->run, slot->number,
+		       slot->serial++);
+	send_txn(slot, 0);
+}
+
+static bool answer_create(struct slot *slot, struct ks_slice bytes)
+{
+	int64_t revision;
+
+	if (!read_txn(bytes, &revision))
+		atomic_fetch_add(&slot->loop->failed, 1);
+	return true;
+}
+
+int bench_kube_create(struct bench *bench)
+{
+	return bench_loop(bench, "kube-create", start_create, answer_create);
+}
+
+/* ---- update ---- */
+
+/* Each slot has a key of its own, which its first request creates. */
+static void start_update(struct slot *slot)
+{
+	if (slot->serial++ == 0)
+		(void)snprintf(slot->key, KEY_ROOM, PREFIX "%08x/%05" PRId64, slot->loop->run, slot->number);
+	send_txn(slot, slot->revision);
+}
+
+static bool answer_update(struct slot *slot, struct ks_slice bytes)
+{
+	if (!read_txn(bytes, &slot->revision))
+		atomic_fetch_add(&slot->loop->failed, 1);
+	return true;
+}
+
+int bench_kube_update(struct bench *bench)
+{
+	return bench_loop(bench, "kube-update", start_update, answer_update);
+}
+
+/* ---- list ---- */
+
+static void start_list(struct slot *slot)
+{
+	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
+
+	request.key = text(LISTED);
+	if (slot->serial > 0) /* behind the last key, which a zero byte does */
+		request.key = (ProtobufCBinaryData){(size_t)slot->serial, (uint8_t *)slot->key};
+	request.range_end = text(LISTED_END);
+	request.limit = slot->loop->bench->page;
+	request.revision = slot->revision;
+	request.serializable = slot->loop->bench->serializable;
+	etcdc_async(slot->client, &etcdc_method_range, &request, &slot->loop->options, bench_answered, slot);
+}
+
+static bool answer_list(struct slot *slot, struct ks_slice bytes)
+{
+	struct wire wire = {bytes.data, bytes.data + bytes.size}, inner, last = {0}, field;
+	uint64_t number, field_number, value = 0, more = 0;
+
+	while (wire_field(&wire, &number, &inner, &value)) {
+		if (number == 3)
+			more = value;
+		if (number == 2) {
+			last = inner;
+			slot->listed++;
+		}
+		while (number == 1 && slot->revision == 0 && wire_field(&inner, &field_number, &field, &value))
+			if (field_number == 3)
+				slot->revision = (int64_t)value;
+	}
+	if (more && wire_field(&last, &number, &field, &value) && number == 1 && field.end - field.at < KEY_ROOM - 1) {
+		memcpy(slot->key, field.at, (size_t)(field.end - field.at));
+		slot->key[field.end - field.at] = 0;
+		slot->serial = field.end - field.at + 1;
+		return false;
+	}
+	if (slot->listed != slot->loop->bench->keys)
+		atomic_fetch_add(&slot->loop->failed, 1);
+	slot->listed = slot->serial = slot->revision = 0;
+	return true;
+}
+
+/* Creates what is listed, one after the other: kine takes one put in a transaction. */
+static bool seed(struct bench *bench)
+{
+	for (int64_t i = 0; i < bench->keys; i++) {
+		Etcdserverpb__TxnRequest txn = ETCDSERVERPB__TXN_REQUEST__INIT;
+		Etcdserverpb__Compare compare = ETCDSERVERPB__COMPARE__INIT, *compares = &compare;
+		Etcdserverpb__PutRequest put = ETCDSERVERPB__PUT_REQUEST__INIT;
+		Etcdserverpb__RequestOp success = ETCDSERVERPB__REQUEST_OP__INIT, *successes = &success;
+		Etcdserverpb__TxnResponse *response;
+		struct etcdc_err err;
+		char key[KEY_ROOM], value[4096];
+
+		KS_ASSERT(bench->value_size <= (int)sizeof(value));
+		memset(value, 'v', sizeof(value));
+		(void)snprintf(key, sizeof(key), LISTED "%08" PRId64, i);
+		compare.target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;
+		compare.target_union_case = ETCDSERVERPB__COMPARE__TARGET_UNION_MOD_REVISION;
+		compare.key = put.key = text(key);
+		put.value = (ProtobufCBinaryData){(size_t)bench->value_size, (uint8_t *)value};
+		success.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
+		success.request_put = &put;
+		txn.n_compare = txn.n_success = 1;
+		txn.compare = &compares;
+		txn.success = &successes;
+		if (etcdc_txn(bench->client[i % bench->clients], &txn, &response, &err) != KS_OK) {
+			(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(err.status), err.text);
+			return false;
+		}
+		etcdc_free(response);
+	}
+	return true;
+}
+
+int bench_kube_list(struct bench *bench)
+{
+	if (!seed(bench))
+		return 1;
+	return bench_loop(bench, "kube-list", start_list, answer_list);
+}

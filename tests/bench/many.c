@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Many clients that do little each: thousands of watch streams with one key each, and many leases that are kept alive.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/panic.h"
+#include "tests/bench/bench.h"
+#include "tests/bench/wire.h"
+
+static bool await(const _Atomic int64_t *what, int64_t value, const _Atomic int64_t *broken, double seconds)
+{
+	uint64_t until_ns = now_ns() + (uint64_t)(seconds * 1e9);
+
+	while (atomic_load(what) < value && atomic_load(broken) == 0) {
+		if (now_ns() > until_ns)
+			return false;
+		(void)usleep(500);
+	}
+	return atomic_load(broken) == 0;
+}
+
+/* ---- watch streams ---- */
+
+struct many {
+	_Atomic int64_t created, events, ended;
+	struct hist hist;
+};
+
+static void many_bytes(void *arg, struct ks_slice bytes)
+{
+	struct many *many = arg;
+	struct wire wire = {bytes.data, bytes.data + bytes.size}, event, kv, field;
+	uint64_t number, value = 0, sent_ns, received_ns = now_ns();
+
+	while (wire_field(&wire, &number, &event, &value)) {
+		if (number == 3 && value) /* created */
+			atomic_fetch_add(&many->created, 1);
+		if (number != 11) /* events */
+			continue;
+		while (wire_field(&event, &number, &kv, &value)) {
+			while (number == 2 && wire_field(&kv, &value, &field, &sent_ns)) {
+				if (value != 5 || field.end - field.at < (ptrdiff_t)sizeof(sent_ns))
+					continue;
+				memcpy(&sent_ns, field.at, sizeof(sent_ns));
+				hist_add(&many->hist, received_ns > sent_ns ? (received_ns - sent_ns) / 1000 : 0);
+				atomic_fetch_add(&many->events, 1);
+			}
+		}
+	}
+}
+
+static void many_ended(void *arg, const struct etcdc_err *err)
+{
+	struct many *many = arg;
+
+	if (atomic_fetch_add(&many->ended, 1) == 0)
+		(void)fprintf(stderr, "kineshim-bench: a stream ended: %s %s\n", ks_status_name(err->status),
+			      err->text);
+}
+
+static void many_key(int64_t number, char key[48])
+{
+	(void)snprintf(key, 48, "/bench/many/%08" PRId64, number);
+}
+
+/* In Kubernetes' shape, so that kine takes it: the first write creates, later ones say the revision before. */
+static bool write_key(struct etcdc *client, int64_t number, int64_t *mod_revision)
+{
+	Etcdserverpb__TxnRequest txn = ETCDSERVERPB__TXN_REQUEST__INIT;
+	Etcdserverpb__Compare compare = ETCDSERVERPB__COMPARE__INIT, *compares = &compare;
+	Etcdserverpb__PutRequest put = ETCDSERVERPB__PUT_REQUEST__INIT;
+	Etcdserverpb__RangeRequest range = ETCDSERVERPB__RANGE_REQUEST__INIT;
+	Etcdserverpb__RequestOp success = ETCDSERVERPB__REQUEST_OP__INIT, failure = ETCDSERVERPB__REQUEST_OP__INIT;
+	Etcdserverpb__RequestOp *successes = &success, *failures = &failure;
+	Etcdserverpb__TxnResponse *response;
+	struct etcdc_err err;
+	uint8_t value[100];
+	uint64_t sent_ns = now_ns();
+	char key[48];
+	bool ok;
+
+	many_key(number, key);
+	memset(value, 'v', sizeof(value));
+	memcpy(value, &sent_ns, sizeof(sent_ns));
+	compare.target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;
+	compare.target_union_case = ETCDSERVERPB__COMPARE__TARGET_UNION_MOD_REVISION;
+	compare.mod_revision = *mod_revision;
+	compare.key = put.key = range.key = (ProtobufCBinaryData){strlen(key), (uint8_t *)key};
+	put.value = (ProtobufCBinaryData){sizeof(value), value};
+	success.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
+	success.request_put = &put;
+	failure.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_RANGE;
+	failure.request_range = &range;
+	txn.n_compare = txn.n_success = 1;
+	txn.compare = &compares;
+	txn.success = &successes;
+	txn.n_failure = *mod_revision ? 1 : 0;
+	txn.failure = &failures;
+	if (etcdc_txn(client, &txn, &response, &err) != KS_OK) {
+		(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(err.status), err.text);
+		return false;
+	}
+	ok = response->succeeded;
+	*mod_revision = response->header->revision;
+	etcdc_free(response);
+	if (!ok)
+		(void)fputs("kineshim-bench: a write lost its race; the store is to be fresh\n", stderr);
+	return ok;
+}
+
+/* Each write at its time: at a rate that all servers reach, so that their delays can be compared. */
+static bool write_keys(struct bench *bench, const struct many *many, int64_t *revisions, int64_t count)
+{
+	uint64_t begin_ns = now_ns();
+
+	for (int64_t i = 0; i < count; i++) {
+		uint64_t due_ns = begin_ns + (uint64_t)((double)i * 1e9 / bench->rate), now = now_ns();
+		int64_t number = i * 7919 % bench->watchers;
+
+		if (due_ns > now)
+			(void)usleep((useconds_t)((due_ns - now) / 1000));
+		if (atomic_load(&many->ended) > 0 || !write_key(bench->client[0], number, &revisions[number]))
+			return false;
+	}
+	return true;
+}
+
+int bench_many(struct bench *bench)
+{
+	static const struct etcdc_stream_ops ops = {.bytes = many_bytes, .ended = many_ended};
+	struct many *many = ks_xcalloc(1, sizeof(*many));
+	struct etcdc_stream **streams = ks_xcalloc((size_t)bench->watchers, sizeof(struct etcdc_stream *));
+	int64_t *revisions = ks_xcalloc((size_t)bench->watchers, sizeof(*revisions));
+	int64_t count = (int64_t)(bench->seconds * bench->rate);
+	uint64_t begin_ns = now_ns();
+	double cpu_s, seconds;
+	bool ok;
+
+	for (int i = 0; i < bench->watchers; i++) {
+		struct etcdc_stream_options options = {.ops = &ops, .arg = many};
+		Etcdserverpb__WatchCreateRequest create = ETCDSERVERPB__WATCH_CREATE_REQUEST__INIT;
+		Etcdserverpb__WatchRequest request = ETCDSERVERPB__WATCH_REQUEST__INIT;
+		char key[48];
+
+		many_key(i, key);
+		create.key = (ProtobufCBinaryData){strlen(key), (uint8_t *)key};
+		request.request_union_case = ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_CREATE_REQUEST;
+		request.create_request = &create;
+		streams[i] = etcdc_stream_open(bench->client[i % bench->clients], &etcdc_method_watch, &options);
+		(void)etcdc_stream_send(streams[i], &request);
+	}
+	ok = await(&many->created, bench->watchers, &many->ended, 120);
+	seconds = (double)(now_ns() - begin_ns) / 1e9;
+	cpu_s = cpu_seconds();
+	ok = ok && write_keys(bench, many, revisions, count) && await(&many->events, count, &many->ended, 60);
+	cpu_s = cpu_seconds() - cpu_s;
+	if (ok) {
+		printf("{\"bench\":\"many\",\"streams\":%d,\"rate\":%.0f,\"created_seconds\":%.3f,\"count\":%" PRId64,
+		       bench->watchers, bench->rate, seconds, count);
+		hist_print(&many->hist);
+		cpu_print(cpu_s, bench->seconds);
+		printf("}\n");
+	} else {
+		(void)fprintf(stderr, "kineshim-bench: %" PRId64 " streams, %" PRId64 " of %" PRId64 " events\n",
+			      atomic_load(&many->created), atomic_load(&many->events), count);
+	}
+	for (int i = 0; i < bench->watchers; i++)
+		etcdc_stream_close(streams[i]);
+	free(revisions);
+	free(streams);
+	free(many);
+	return ok ? 0 : 1;
+}
+
+/* ---- leases ---- */
+
+struct leases {
+	_Atomic int64_t granted, renewed, open, failed;
+};
+
+static void granted(void *arg, const struct etcdc_result *result)
+{
+	struct leases *leases = arg;
+
+	if (result->err->status != KS_OK && atomic_fetch_add(&leases->failed, 1) == 0)
+		(void)fprintf(stderr, "kineshim-bench: %s\n", result->err->text);
+	atomic_fetch_add(&leases->granted, 1);
+	atomic_fetch_sub(&leases->open, 1);
+}
+
+static void renewed(void *arg, const void *message)
+{
+	const Etcdserverpb__LeaseKeepAliveResponse *response = message;
+	struct leases *leases = arg;
+
+	atomic_fetch_add(response->ttl > 0 ? &leases->renewed : &leases->failed, 1);
+}
+
+static void stream_ended(void *arg, const struct etcdc_err *err)
+{
+	struct leases *leases = arg;
+
+	(void)fprintf(stderr, "kineshim-bench: a stream ended: %s\n", err->text);
+	atomic_fetch_add(&leases->failed, 1);
+}
+
+/* Each lease is renewed every third of its TTL, in turns, on one stream for each client. */
+int bench_leases(struct bench *bench)
+{
+	static const struct etcdc_stream_ops ops = {.message = renewed, .ended = stream_ended};
+	struct leases *leases = ks_xcalloc(1, sizeof(*leases));
+	struct etcdc_stream *streams[BENCH_CLIENTS_MAX];
+	double rate = (double)bench->keys / ((double)bench->ttl / 3);
+	int64_t count = (int64_t)(rate * bench->seconds), base = (int64_t)(now_ns() >> 20) << 24;
+	uint64_t begin_ns;
+	bool ok;
+
+	for (int64_t i = 0; i < bench->keys; i++) {
+		Etcdserverpb__LeaseGrantRequest request = ETCDSERVERPB__LEASE_GRANT_REQUEST__INIT;
+
+		request.id = base + i + 1;
+		request.ttl = bench->ttl;
+		atomic_fetch_add(&leases->open, 1);
+		etcdc_async(bench->client[i % bench->clients], &etcdc_method_lease_grant, &request, NULL, granted,
+			    leases);
+		while (atomic_load(&leases->open) >= 512)
+			(void)usleep(100);
+	}
+	ok = await(&leases->granted, bench->keys, &leases->failed, 60);
+	for (int i = 0; i < bench->clients; i++) {
+		struct etcdc_stream_options options = {.ops = &ops, .arg = leases};
+
+		streams[i] = etcdc_stream_open(bench->client[i], &etcdc_method_lease_keep_alive, &options);
+	}
+	/* Says when the grants are over, so that the server's processor time can be taken from here on. */
+	(void)fputs("renewing\n", stderr);
+	begin_ns = now_ns();
+	for (int64_t i = 0; ok && i < count && atomic_load(&leases->failed) == 0; i++) {
+		Etcdserverpb__LeaseKeepAliveRequest request = ETCDSERVERPB__LEASE_KEEP_ALIVE_REQUEST__INIT;
+		uint64_t due_ns = begin_ns + (uint64_t)((double)i * 1e9 / rate), now = now_ns();
+
+		if (due_ns > now)
+			(void)usleep((useconds_t)((due_ns - now) / 1000));
+		request.id = base + i % bench->keys + 1;
+		ok = etcdc_stream_send(streams[i % bench->clients], &request);
+	}
+	ok = ok && await(&leases->renewed, count, &leases->failed, 60);
+	if (ok)
+		printf("{\"bench\":\"leases\",\"leases\":%" PRId64 ",\"ttl\":%d,\"count\":%" PRId64
+		       ",\"seconds\":%.3f,\"per_second\":%.1f}\n",
+		       bench->keys, bench->ttl, count, (double)(now_ns() - begin_ns) / 1e9,
+		       (double)count * 1e9 / (double)(now_ns() - begin_ns));
+	for (int i = 0; i < bench->clients; i++)
+		etcdc_stream_close(streams[i]);
+	free(leases);
+	return ok ? 0 : 1;
+}
