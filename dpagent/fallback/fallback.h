@@ -21,8 +21,8 @@ struct dpa_bucket;
 
 struct dpa_bucket_config {
 	const char *url;
-	const char *ca_file;   /* NULL: the system's */
-	int64_t timeout_ms;    /* of one request; 0: a default */
+	const char *ca_file; /* NULL: the system's */
+	int64_t timeout_ms;  /* of one request; 0: a default */
 	char *(*getenv_fn)(const char *name);
 };
 struct dpa_bucket *dpa_bucket_open(const struct dpa_bucket_config *config, struct ks_err *err);
@@ -44,8 +44,8 @@ void dpa_exporter_changed(struct dpa_exporter *exporter);
 void dpa_exporter_stop(struct dpa_exporter *exporter);
 
 /* --role traffic. Blocking: the newest valid image, its verifier passed. KS_NOT_FOUND: none. 'fault' as in disk.h. */
-enum ks_status dpa_bucket_newest(struct dpa_bucket *bucket, const struct dpa_verifier *verifier, struct dpa_image *image,
-				 char *name, size_t name_room, char *fault, size_t fault_room,
+enum ks_status dpa_bucket_newest(struct dpa_bucket *bucket, const struct dpa_verifier *verifier,
+				 struct dpa_image *image, char *name, size_t name_room, char *fault, size_t fault_room,
 				 struct ks_err *err) KS_MUST_CHECK;
 /* Is what 'image' holds newer than 'point'? Same cluster: by upstream's revision; else by when it was confirmed. */
 bool dpa_image_newer(const struct dpa_image *image, const struct dpa_point *point);

@@ -110,7 +110,7 @@ enum ks_status dpa_resync_key(struct dpa_resync *resync, const struct dpa_change
 enum ks_status dpa_resync_end(struct dpa_resync *resync, bool accept_empty, struct dpa_resync_summary *summary,
 			      struct ks_err *err) KS_MUST_CHECK;
 void dpa_resync_abort(struct dpa_resync *resync);
-/* The same with an image (its upstream side) as the listing. */
+/* The same with an image (its upstream side) as the listing. KS_ABORTED: what is here is newer than the image. */
 enum ks_status dpa_replica_resync_image(struct dpa_replica *replica, const struct dpa_image *image,
 					struct dpa_resync_summary *summary, struct ks_err *err) KS_MUST_CHECK;
 

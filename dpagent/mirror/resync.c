@@ -27,6 +27,7 @@ struct dpa_resync {
 	uint64_t cluster_id;
 	int64_t up_revision, confirmed_ms;
 	bool same_history;
+	bool is_image; /* of somebody else: counts only while it is newer */
 	struct listed *items;
 	size_t count, capacity;
 	bool has_keys; /* other than markers */
@@ -514,6 +515,18 @@ static enum ks_status converge(struct dpa_resync *resync, bool accept_empty, str
 	return status;
 }
 
+/* Under the lock: was the state carried beyond the image while it was compared? */
+static bool is_overtaken(const struct dpa_resync *resync)
+{
+	const struct dpa_replica *replica = resync->replica;
+
+	if (!resync->is_image || !replica->loaded)
+		return false;
+	if (replica->cluster_id == resync->cluster_id && resync->cluster_id != 0)
+		return resync->up_revision < replica->up_revision;
+	return resync->confirmed_ms < replica->confirmed_ms;
+}
+
 enum ks_status dpa_resync_end(struct dpa_resync *resync, bool accept_empty, struct dpa_resync_summary *summary,
 			      struct ks_err *err)
 {
@@ -522,7 +535,10 @@ enum ks_status dpa_resync_end(struct dpa_resync *resync, bool accept_empty, stru
 
 	*summary = (struct dpa_resync_summary){0};
 	ks_mutex_lock(&replica->lock);
-	status = replica->loaded ? converge(resync, accept_empty, summary, err) : load(resync, summary, err);
+	if (is_overtaken(resync))
+		status = ks_fail(err, KS_ABORTED, "the state is newer than the image by now");
+	else
+		status = replica->loaded ? converge(resync, accept_empty, summary, err) : load(resync, summary, err);
 	if (status == KS_OK && !summary->held) {
 		replica->cluster_id = resync->cluster_id;
 		replica->up_revision = resync->up_revision;
@@ -559,7 +575,9 @@ enum ks_status dpa_replica_resync_image(struct dpa_replica *replica, const struc
 	same = replica->cluster_id == plain.cluster_id && plain.cluster_id != 0;
 	ks_mutex_unlock(&replica->lock);
 	resync = dpa_resync_begin(replica, plain.cluster_id, plain.up_revision, same, plain.confirmed_ms, err);
-	if (!resync)
+	if (resync)
+		resync->is_image = true;
+	else
 		status = err->status;
 	for (size_t i = 0; i < plain.key_count && status == KS_OK; i++) {
 		struct ks_kv kv;
