@@ -546,6 +546,56 @@ static void a_folder_that_comes_later_or_is_replaced_is_seen(void)
 	clear_folder();
 }
 
+static struct dpa_image image_of(struct dpa_replica *replica)
+{
+	struct dpa_image image = {0};
+	struct ks_err err;
+
+	KS_ASSERT(dpa_replica_image(replica, &image, &err) == KS_OK);
+	image.final = true;
+	return image;
+}
+
+/* The overlay first, then what is on disk: what is the same is no news to clients, what is not is one revision. */
+static void a_restart_with_the_same_file_changes_nothing(void)
+{
+	static const struct {
+		const char *file, *served;
+		int64_t revisions;
+	} cases[] = {
+		{"x: mine\ny: ~\nz: new\n", "/a/x=mine /a/z=new", 0},
+		{"x: mine\n", "/a/x=mine /a/y=up", 1},
+		{"", "/a/x=up /a/y=up", 1},
+	};
+	struct dpa_replica_config config = {.prefix = "/a"};
+	struct world world;
+	struct dpa_image saved;
+
+	write_file("overlay.yml", "x: mine\ny: ~\nz: new\n");
+	open_world(&world, in_folder("overlay.yml"));
+	wait_served(&world, "/a/x=mine /a/z=new");
+	saved = image_of(world.replica);
+	close_world(&world);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct ks_err err = {0};
+		struct dpa_point point;
+
+		write_file("overlay.yml", cases[i].file);
+		world = (struct world){.board = dpa_board_new(), .replica = dpa_replica_new(&config, &err)};
+		CU_ASSERT_PTR_NOT_NULL_FATAL(world.replica);
+		world.overlay = dpa_overlay_start(in_folder("overlay.yml"), world.replica, world.board, &err);
+		CU_ASSERT_PTR_NOT_NULL_FATAL(world.overlay);
+		CU_ASSERT_EQUAL(dpa_replica_load(world.replica, &saved, &err), KS_OK);
+		wait_served(&world, cases[i].served);
+		dpa_replica_point(world.replica, &point);
+		CU_ASSERT_EQUAL(point.revision, saved.revision + cases[i].revisions);
+		dpa_point_fini(&point);
+		close_world(&world);
+	}
+	dpa_image_fini(&saved);
+	clear_folder();
+}
+
 /* Writes a byte at a time, for more than a second, so that the look each second falls into it. The longest pause between two. */
 static int64_t write_slowly(struct world *world, const char *text, size_t *halves)
 {
@@ -614,6 +664,7 @@ int main(void)
 			{"links_that_point_elsewhere_are_seen", links_that_point_elsewhere_are_seen},
 			{"a_folder_that_comes_later_or_is_replaced_is_seen",
 			 a_folder_that_comes_later_or_is_replaced_is_seen},
+			{"a_restart_with_the_same_file_changes_nothing", a_restart_with_the_same_file_changes_nothing},
 			{"a_file_that_is_being_written_is_not_read_yet", a_file_that_is_being_written_is_not_read_yet},
 			{NULL, NULL}});
 	(void)rmdir(folder);
