@@ -122,6 +122,14 @@ static enum ks_status make_replica(struct dpa_agent *agent, struct ks_err *err)
 	return agent->replica ? KS_OK : err->status;
 }
 
+/* Before the disk: keys that the overlay of the last start has altered, and this one alters in the same way, stay as clients know them. */
+static enum ks_status start_overlay(struct dpa_agent *agent, struct ks_err *err)
+{
+	if (*agent->options->overlay)
+		agent->overlay = dpa_overlay_start(agent->options->overlay, agent->replica, agent->board, err);
+	return agent->overlay || !*agent->options->overlay ? KS_OK : err->status;
+}
+
 /* What is on disk is never needed: whatever is wrong with it is said, and upstream asked. */
 static void load_disk(struct dpa_agent *agent)
 {
@@ -154,21 +162,9 @@ static enum ks_status start_saver(struct dpa_agent *agent, struct ks_err *err)
 	return agent->saver ? KS_OK : err->status;
 }
 
-static enum ks_status start_local(struct dpa_agent *agent, struct ks_err *err)
+static enum ks_status start_discovery(struct dpa_agent *agent, struct ks_err *err)
 {
-	/* What an overlay of the last start left in the image goes, too. */
-	enum ks_status status = dpa_replica_set_overlay(agent->replica, NULL, 0, err);
-
-	if (status != KS_OK)
-		return status;
-	if (*agent->options->overlay) {
-		agent->overlay = dpa_overlay_start(agent->options->overlay, agent->replica, agent->board, err);
-		if (!agent->overlay)
-			return err->status;
-	}
-	if (agent->discovery)
-		return dpa_discovery_start(agent->discovery, agent->replica, err);
-	return KS_OK;
+	return agent->discovery ? dpa_discovery_start(agent->discovery, agent->replica, err) : KS_OK;
 }
 
 /* ---- upstream and object storage ---- */
@@ -287,8 +283,8 @@ static enum ks_status start_registry(struct dpa_agent *agent, struct ks_err *err
 static enum ks_status start(struct dpa_agent *agent, struct ks_err *err)
 {
 	static enum ks_status (*const steps[])(struct dpa_agent *agent, struct ks_err *err) = {
-		open_disk, make_replica, start_saver, start_local, start_sources, start_committer, start_page,
-		start_serving, start_registry,
+		open_disk,     make_replica,	start_overlay, start_saver,   start_discovery,
+		start_sources, start_committer, start_page,    start_serving, start_registry,
 	};
 	enum ks_status status;
 
@@ -302,7 +298,7 @@ static enum ks_status start(struct dpa_agent *agent, struct ks_err *err)
 	status = read_keys(agent->options, &agent->signer, &agent->verifier, err);
 	for (size_t i = 0; i < sizeof(steps) / sizeof(*steps) && status == KS_OK; i++) {
 		status = steps[i](agent, err);
-		if (steps[i] == make_replica && status == KS_OK)
+		if (steps[i] == start_overlay && status == KS_OK)
 			load_disk(agent);
 		if (steps[i] == open_disk && status == KS_OK) /* the folder is there now, and with it its path */
 			dpa_node_id(agent->options, agent->id);
