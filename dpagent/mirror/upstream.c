@@ -58,7 +58,7 @@ static void report(struct dpa_upstream *up, const struct ks_err *err)
 	up->connected = false;
 	ks_mutex_unlock(&up->lock);
 	if (!up->failing)
-		ks_diag(KS_WARN, "upstream", "not connected: %s: %s", ks_status_name(err->status), err->text);
+		KS_DIAG_LIMITED(KS_WARN, "upstream", "not connected: %s: %s", ks_status_name(err->status), err->text);
 	up->failing = true;
 	dpa_board_connected(up->config.board, false, err->text);
 	if (is_tls(err->text))

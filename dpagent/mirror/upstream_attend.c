@@ -19,6 +19,7 @@
 #define REFILL_MS 200    /* after the first key that appears */
 #define CATCH_UP_MS 2000 /* the longest that a start waits for a watch that has nothing to say */
 #define LOOK_MS 50
+#define STEADY_MS 5000 /* a watch that lived for so long was a success */
 
 static int64_t idle_of(const struct dpa_upstream *up)
 {
@@ -82,14 +83,13 @@ static void set_connected(struct dpa_upstream *up)
 		dpa_board_end(board);
 	}
 	if (up->failing)
-		ks_diag(KS_INFO, "upstream", "connected again endpoint=%s", etcdc_endpoint(up->config.client));
+		KS_DIAG_LIMITED(KS_INFO, "upstream", "connected again endpoint=%s", etcdc_endpoint(up->config.client));
 	up->was_connected = true;
 	up->failing = false;
 	dpa_board_alarm(board, DPA_ALARM_UPSTREAM_TLS, NULL);
 	if (!held)
 		dpa_board_source(board, DPA_SOURCE_UPSTREAM);
 	dpa_board_connected(board, true, etcdc_endpoint(up->config.client));
-	ks_backoff_succeeded(&up->backoff);
 }
 
 /* Until what was there when the watch was opened has come; events end it, or upstream's word that there are none. */
@@ -290,6 +290,8 @@ enum ks_status dpa_attend(struct dpa_upstream *up, struct ks_err *err)
 			status = ks_fail(err, KS_UNAVAILABLE, "upstream does not answer to a watch");
 		}
 	} else {
+		int64_t since_ms = dpa_now_ms();
+
 		set_connected(up);
 		if (!is_still_ours(up)) {
 			status = ks_fail(err, KS_ABORTED, "the state has changed meanwhile");
@@ -298,6 +300,9 @@ enum ks_status dpa_attend(struct dpa_upstream *up, struct ks_err *err)
 			catch_up(up);
 			status = attend(up, err);
 		}
+		/* What fails at once, again and again, is to be tried at longer and longer intervals. */
+		if (dpa_now_ms() - since_ms >= STEADY_MS)
+			ks_backoff_succeeded(&up->backoff);
 	}
 	dpa_watch_close(up);
 	return status;
