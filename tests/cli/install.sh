@@ -9,7 +9,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tests/lib/servers.sh
 . "$here/../lib/servers.sh"
 builddir=$(cd "${top_builddir:-.}" && pwd)
-dir=$(ks_tmpdir install) || exit 99
+dir=$(ks_tmpdir install "$(id -un)") || exit 99
 root=$dir/root
 unset "${!KINESHIM_@}" MAKEFLAGS MFLAGS MAKELEVEL LISTEN_FDS LISTEN_PID LISTEN_FDNAMES NOTIFY_SOCKET
 
