@@ -10,6 +10,8 @@
 set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/../lib/servers.sh"
+# Writes take as long as they do elsewhere, so that kills meet them on their way.
+export KS_TEST_FSYNC=1
 builddir=${top_builddir:-$here/../../build}
 kineshim=${KS_TEST_KINESHIM:-$builddir/kineshim/kineshim}
 torture=${KS_TEST_TORTURE:-$builddir/tests/crash/torture}

@@ -35,6 +35,10 @@
 #   ks_url DIR                kineshim's own endpoint for the database in that folder
 #   ks_title KIND             what people call "pg" or "my"
 #
+# KS_TEST_FSYNC=1           servers wait for the disk. Else they do not: tests kill processes, never the machine, and what a
+#                           killed process wrote is with the kernel; waiting would be a good part of all the time
+# KS_TEST_TEMPLATES         a folder where pg_init and my_init keep new data folders for the next time; make check's is in
+#                           the build folder
 # KS_TEST_POSTGRES_FLAGS    more flags for the server, e.g. "-c fsync=off -c log_statement=all"
 # KS_TEST_POSTGRES_INITDB   more flags for initdb, e.g. "--locale=de_DE.UTF-8"
 # KS_TEST_POSTGRES_BIN      folder of the programs; by default the newest of /usr/lib/postgresql
@@ -149,6 +153,23 @@ with_env() {
 	cat "$1/env"
 }
 
+# ks_template WHAT: the file for a new data folder that was made by WHAT (program, version, flags); nothing when none is kept.
+ks_template() {
+	[ -z "${KS_TEST_TEMPLATES:-}" ] || echo "$KS_TEST_TEMPLATES/$(printf %s "$1" | cksum | tr ' ' -).tar"
+}
+
+# ks_from_template FILE DIR USER: makes DIR, with what is in FILE, as that user.
+ks_from_template() {
+	[ -n "$1" ] && [ -f "$1" ] && ks_as "$3" mkdir -m 0700 "$2" && ks_as "$3" tar -C "$2" -xSf - <"$1"
+}
+
+# ks_to_template FILE DIR USER: whoever comes at the same time finds a whole file or none.
+ks_to_template() {
+	[ -n "$1" ] || return 0
+	mkdir -p "$(dirname "$1")" && ks_as "$3" tar -C "$2" -cSf - . >"$1.$$" && mv -f "$1.$$" "$1" && return
+	rm -f "$1.$$"
+}
+
 ks_databases() {
 	local version
 
@@ -188,14 +209,23 @@ pg_port() {
 	sed -n 's/^export KS_TEST_POSTGRES_PORT=//p' "$1/env"
 }
 
-pg_init() {
-	local dir=$1 bin try
+pg_make_data() {
+	local dir=$1 bin template
 
 	bin=$(pg_bin) || return 1
+	template=$(ks_template "$("$bin/postgres" --version) ${KS_TEST_POSTGRES_INITDB:-}")
+	ks_from_template "$template" "$dir/data" "$(pg_user)" && return
 	# shellcheck disable=SC2086 # flags are words
 	pg_as_user "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync \
 		${KS_TEST_POSTGRES_INITDB:-} >"$dir/initdb.log" 2>&1 ||
 		{ cat "$dir/initdb.log" >&2; return 1; }
+	ks_to_template "$template" "$dir/data" "$(pg_user)"
+}
+
+pg_init() {
+	local dir=$1 try
+
+	pg_make_data "$dir" || return 1
 	pg_as_user mkdir -m 0777 -p "$dir/socket" || return 1
 	for try in 1 2 3 4 5; do
 		pg_write_env "$dir" "$(ks_free_port)" || return 1
@@ -210,13 +240,14 @@ pg_init() {
 }
 
 pg_start() {
-	local dir=$1 bin port
+	local dir=$1 bin port fsync=
 
+	[ -n "${KS_TEST_FSYNC:-}" ] || fsync='-c fsync=off'
 	bin=$(pg_bin) || return 1
 	port=$(pg_port "$dir") || return 1
 	# pg_ctl -w asks the server itself; the log is appended to, so that crashes can be read after a restart.
 	pg_as_user "$bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 60 -s start \
-		-o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$dir/socket -c max_connections=200 ${KS_TEST_POSTGRES_FLAGS:-}" \
+		-o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$dir/socket -c max_connections=200 $fsync ${KS_TEST_POSTGRES_FLAGS:-}" \
 		</dev/null >/dev/null
 }
 
@@ -304,11 +335,12 @@ my_port() {
 	sed -n 's/^export KS_TEST_MARIADB_PORT=//p' "$1/env"
 }
 
-# Small, so that it starts at once; what decides whether a crash loses something stays as the server's authors chose it.
+# Small, so that it starts at once; what decides whether a crash of the server loses something stays as its authors chose it.
 # "loose": MySQL and MariaDB do not know all of each other's.
 my_write_config() {
-	local dir=$1 port=$2
+	local dir=$1 port=$2 flush=
 
+	[ -n "${KS_TEST_FSYNC:-}" ] || flush=innodb-flush-method=nosync
 	cat >"$dir/my.cnf" <<END
 [mysqld]
 datadir=$dir/data
@@ -326,6 +358,7 @@ performance-schema=OFF
 loose-aria-pagecache-buffer-size=8M
 loose-mysqlx=OFF
 loose-disable-log-bin
+$flush
 ${KS_TEST_MYSQL_BIN:+basedir=$KS_TEST_MYSQL_BIN}
 [client]
 socket=$dir/server.sock
@@ -350,11 +383,13 @@ END
 
 # my_make_data DIR: the data folder, as it is before the server's first start.
 my_make_data() {
-	local dir=$1 server install=(mariadb-install-db)
+	local dir=$1 server template install=(mariadb-install-db)
 
 	server=$(my_server) || return 1
 	my_as_user mkdir -p "$dir/tmp" || return 1
 	my_write_config "$dir" 0 || return 1
+	template=$(ks_template "$("$server" --version)")
+	ks_from_template "$template" "$dir/data" "$(my_user)" && return
 	if [ "${server##*/}" = mysqld ]; then
 		my_as_user "$server" --defaults-file="$dir/my.cnf" --initialize-insecure </dev/null
 	else
@@ -362,6 +397,7 @@ my_make_data() {
 		my_as_user "${install[@]}" --defaults-file="$dir/my.cnf" --auth-root-authentication-method=normal \
 			--skip-test-db --skip-name-resolve ${KS_TEST_MYSQL_BIN:+--basedir="$KS_TEST_MYSQL_BIN"} </dev/null
 	fi >"$dir/install.log" 2>&1 || { cat "$dir/install.log" >&2; return 1; }
+	ks_to_template "$template" "$dir/data" "$(my_user)"
 }
 
 # my_make_users DIR: root may come in by TCP too, kineshim has its own database and nothing else.
@@ -757,9 +793,11 @@ bouncer_stop() {
 }
 
 etcd_start() {
-	local dir=$1 bin=${KS_TEST_ETCD_BIN:-etcd} port peer pid try
+	local dir=$1 bin=${KS_TEST_ETCD_BIN:-etcd} port peer pid try fsync=
 
 	command -v "$bin" >/dev/null || ks_fail "no etcd (Debian: etcd-server)" || return 1
+	# Old ones do not know the flag.
+	[ -n "${KS_TEST_FSYNC:-}" ] || ! "$bin" --unsafe-no-fsync --version >/dev/null 2>&1 || fsync=--unsafe-no-fsync
 	for try in 1 2 3 4 5; do
 		if [ -f "$dir/env" ]; then
 			port=$(sed -n 's/^export KS_TEST_ETCD_PORT=//p' "$dir/env")
@@ -771,7 +809,7 @@ etcd_start() {
 		"$bin" --name test --data-dir "$dir/data" --listen-client-urls "http://127.0.0.1:$port" \
 			--advertise-client-urls "http://127.0.0.1:$port" --listen-peer-urls "http://127.0.0.1:$peer" \
 			--initial-advertise-peer-urls "http://127.0.0.1:$peer" \
-			--initial-cluster "test=http://127.0.0.1:$peer" ${KS_TEST_ETCD_FLAGS:-} \
+			--initial-cluster "test=http://127.0.0.1:$peer" $fsync ${KS_TEST_ETCD_FLAGS:-} \
 			</dev/null >>"$dir/log" 2>&1 &
 		pid=$!
 		disown "$pid"

@@ -11,6 +11,8 @@ ks_program pooler curl etcdctl psql
 bouncer_bin >/dev/null || { echo "1..0 # SKIP no pgbouncer"; exit 77; }
 pg=$(ks_tmpdir pooler-pg) || exit 99
 trap 'bouncer_stop "$pg"; finish' EXIT
+# As in production, of which no log may complain.
+export KS_TEST_FSYNC=1
 export KS_TEST_POSTGRES_FLAGS="-c log_statement=all -c log_parameter_max_length=0"
 pg_init "$pg" && bouncer_start "$pg" transaction || { echo "Bail out! no PostgreSQL"; exit 99; }
 . "$pg/env"

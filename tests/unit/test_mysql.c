@@ -1686,8 +1686,6 @@ int main(int argc, char **argv)
 	(void)argc;
 	if (!getenv("KS_TEST_MARIADB_SUPER_URL") || !getenv("KS_TEST_SERVERS")) {
 		snprintf(wrapper, sizeof(wrapper), "%s/tests/lib/with-mariadb", top ? top : ".");
-		/* A server that is killed leaves what it wrote with the kernel: fsync would only cost time. */
-		(void)setenv("KS_TEST_MARIADB_FLAGS", "--innodb-flush-method=nosync", 0);
 		execl(wrapper, wrapper, argv[0], (char *)NULL);
 		printf("1..0 # SKIP cannot run %s\n", wrapper);
 		return 77;
