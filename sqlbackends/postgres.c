@@ -371,19 +371,16 @@ static enum sqlb_outcome inspect(struct sqlb_conn *conn, int *version, struct ks
 	*version = 0;
 	/*
 	 * Not to_regclass(): what it remembers of the catalogue may be older than the lock that we have just
-	 * got.
+	 * got. And one statement: between two, another instance may make all the tables.
 	 */
-	outcome = ask(conn, "SELECT relname FROM pg_class WHERE relname = 'kineshim_meta' AND pg_table_is_visible(oid)",
+	outcome = ask(conn,
+		      "SELECT relname FROM pg_class WHERE relname IN ('kineshim_meta', 'kineshim_log', "
+		      "'kineshim_lease', 'kineshim_duty', 'kineshim_member', 'kineshim_live') AND "
+		      "pg_table_is_visible(oid) ORDER BY relname <> 'kineshim_meta', relname LIMIT 1",
 		      text, sizeof(text), &found, err);
-	if (outcome != SQLB_OK)
+	if (outcome != SQLB_OK || !found)
 		return outcome;
-	if (!found) {
-		outcome = ask(conn,
-			      "SELECT min(relname) FROM pg_class WHERE relname IN ('kineshim_log', 'kineshim_lease', "
-			      "'kineshim_duty', 'kineshim_member', 'kineshim_live') AND pg_table_is_visible(oid)",
-			      text, sizeof(text), &found, err);
-		if (outcome != SQLB_OK || !found)
-			return outcome;
+	if (strcmp(text, "kineshim_meta") != 0) {
 		snprintf(why, sizeof(why), "the database has a table \"%s\" and no kineshim_meta: it is not kineshim's",
 			 text);
 		return sqlb_pg_broken(conn, err, why);

@@ -49,22 +49,7 @@ static enum sqlb_outcome ask_meta(struct sqlb_conn *conn, const char *name, char
 	return ask(conn, sql, out, out_size, err);
 }
 
-static enum sqlb_outcome no_tables_of_others(struct sqlb_conn *conn, struct ks_err *err)
-{
-	char text[100], why[200];
-	enum sqlb_outcome outcome =
-		ask(conn,
-		    "SELECT min(table_name) FROM information_schema.tables WHERE table_schema = current_schema() AND "
-		    "table_name IN ('kineshim_log', 'kineshim_lease', 'kineshim_duty', 'kineshim_member')",
-		    text, sizeof(text), err);
-
-	if (outcome != SQLB_OK || !text[0])
-		return outcome;
-	snprintf(why, sizeof(why), "the database has a table \"%s\" and no kineshim_meta: it is not kineshim's", text);
-	return sqlb_pg_broken(conn, err, why);
-}
-
-/* *version: 0 = the tables are not there, or not all of them yet. */
+/* *version: 0 = the tables are not there, or not all of them yet. Between two statements another instance may make them. */
 static enum sqlb_outcome inspect(struct sqlb_conn *conn, int ours, int *version, struct ks_err *err)
 {
 	char text[100], why[200];
@@ -73,15 +58,22 @@ static enum sqlb_outcome inspect(struct sqlb_conn *conn, int ours, int *version,
 	*version = 0;
 	outcome = ask(conn,
 		      "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema() AND "
-		      "table_name = 'kineshim_meta'",
+		      "table_name IN ('kineshim_meta', 'kineshim_log', 'kineshim_lease', 'kineshim_duty', "
+		      "'kineshim_member') ORDER BY CASE WHEN table_name = 'kineshim_meta' THEN 0 ELSE 1 END, "
+		      "table_name LIMIT 1",
 		      text, sizeof(text), err);
-	if (outcome != SQLB_OK)
+	if (outcome != SQLB_OK || !text[0])
 		return outcome;
-	if (!text[0])
-		return no_tables_of_others(conn, err);
-	outcome = ask_meta(conn, "program", text, sizeof(text), err);
-	if (outcome == SQLB_OK && !text[0])
-		outcome = ask(conn, "SELECT name FROM kineshim_meta LIMIT 1", text, sizeof(text), err);
+	if (strcmp(text, "kineshim_meta") != 0) {
+		snprintf(why, sizeof(why), "the database has a table \"%s\" and no kineshim_meta: it is not kineshim's",
+			 text);
+		return sqlb_pg_broken(conn, err, why);
+	}
+	/* Whose rows are there, if any. */
+	outcome = ask(conn,
+		      "SELECT coalesce((SELECT value FROM kineshim_meta WHERE name = 'program'), min(name)) "
+		      "FROM kineshim_meta",
+		      text, sizeof(text), err);
 	if (outcome != SQLB_OK || !text[0])
 		return outcome;
 	if (strcmp(text, "kineshim") != 0)
