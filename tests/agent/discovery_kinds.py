@@ -113,6 +113,18 @@ def consul_shows_its_token_and_nobody_else_does(scenario):
     assert "s3cr3t" not in shown and "wr0ng" not in shown
 
 
+def certificates_are_verified(scenario):
+    pki = harness.Pki(folder(scenario)).issue("server")
+    consul = begin(scenario, registries.Consul, tls=pki)
+    consul.set("web", ONE)
+    scenario.etcd.put(UPSTREAM, value(consul, "web"))
+    wrong = agent_with(scenario, consul.config())
+    assert "certificate" in wrong.wait_alarm("discovery").lower(), wrong.alarms()
+    assert nodes_of(wrong) is None
+    wrong.stop()
+    wait_nodes(agent_with(scenario, consul.config(ca_file=str(pki.ca))), consul.nodes("web"))
+
+
 def consul_has_other_servers(scenario):
     first, second = begin(scenario, registries.Consul), scenario.keep(registries.Consul(folder(scenario)))
     first.set("web", ONE)
@@ -192,6 +204,6 @@ def eureka_takes_user_and_password_from_the_url(scenario):
 if __name__ == "__main__":
     harness.main([srv_records_give_ports_weights_and_priorities, addresses_of_both_families,
                   names_are_asked_for_again_when_their_ttl_is_over, servers_that_refuse_are_failures,
-                  consul_tells_of_changes_at_once, consul_shows_its_token_and_nobody_else_does, consul_has_other_servers,
+                  consul_tells_of_changes_at_once, consul_shows_its_token_and_nobody_else_does, certificates_are_verified, consul_has_other_servers,
                   consul_has_a_default_service, many_services_do_not_take_all_connections, nacos_logs_in_and_again,
                   eureka_takes_user_and_password_from_the_url], needs=("etcd", "dnsmasq"))

@@ -13,6 +13,7 @@ import http.server
 import json
 import os
 import signal
+import ssl
 import threading
 import urllib.parse
 
@@ -76,8 +77,10 @@ class Web:
     kind = None
     section = None
 
-    def __init__(self, folder, user=None):
+    def __init__(self, folder, user=None, tls=None):
+        """tls: a Pki whose certificate "server" is shown"""
         del folder
+        self.tls = tls
         self.port, self.services, self.requests, self.fault, self.server = free_port(), {}, [], None, None
         self.user = user
         self.change = threading.Condition()
@@ -137,6 +140,10 @@ class Web:
 
         self.server = Server(("127.0.0.1", self.port), Handler)
         self.server.connections = []
+        if self.tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.tls.cert("server"), self.tls.key("server"))
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self, sig=None):
@@ -156,7 +163,7 @@ class Web:
             connection.close()
 
     def url(self):
-        return f"http://{self.user}@127.0.0.1:{self.port}" if self.user else f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{self.user + '@' if self.user else ''}127.0.0.1:{self.port}"
 
     def set(self, service, nodes):
         with self.change:
