@@ -128,7 +128,7 @@ def limit_conn(t):
     wait_for(lambda: t.other.request(path).status == 200, "the other gateway")
     nobody_is_in(t)
     seen = len(UP.requests)
-    with socket.create_connection(("127.0.0.1", t.gateway.port)) as client:
+    with socket.create_connection(("127.0.0.1", t.gateway.port), timeout=10) as client:
         client.sendall(f"GET {path}?sleep=3 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         wait_for(lambda: len(UP.requests) > seen, "the first request")
         same(503, t.other.request(path).status)
@@ -148,6 +148,23 @@ def a_gateway_that_dies_gives_back_by_time(t):
         for pid in before:
             os.kill(pid, signal.SIGKILL)
     wait_for(lambda: t.gateway.request(path).status == 200, "the place", 5)
+
+
+def a_reload_gives_places_back(t):
+    """The request ends in a worker that is about to end, too."""
+    nobody_is_in(t)
+    path = limited(t, "lrel", "limit-conn", {"conn": 1, "burst": 0, "default_conn_delay": 0.1, "key": "remote_addr", **redis(t.redis)})
+    seen, old = len(UP.requests), set(t.gateway.workers())
+    with socket.create_connection(("127.0.0.1", t.gateway.port), timeout=10) as client:
+        client.sendall(f"GET {path}?sleep=4 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        wait_for(lambda: len(UP.requests) > seen, "the first request")
+        t.gateway.process.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(set(t.gateway.workers()) - old) == len(old), "new workers")
+        same(503, t.gateway.request(path).status)
+        assert client.recv(65536).startswith(b"HTTP/1.1 200"), "the request of before"
+    nobody_is_in(t)
+    wait_for(lambda: not set(t.gateway.workers()) & old, "the end of the old workers")
+    same(200, t.gateway.request(path).status)
 
 
 def away_and_back(t):
@@ -271,7 +288,8 @@ def sentinels_choose_another_master(t):
                                              "sentinel_password": "sentinel-secret",
                                              "redis_sentinels": [{"host": "127.0.0.1", "port": 1}, {"host": "127.0.0.1", "port": watch.port}]})
     same([200, 200], statuses(t, path, 2))
-    same("1", first.cli("WAIT", "1", "2000"))
+    key = first.cli("KEYS", "limit-count:*")
+    wait_for(lambda: second.cli("GET", key) == "2", "the replica to have the count")
     wait_for(lambda: watch.cli("SENTINEL", "FAILOVER", "main", password="sentinel-secret") == "OK", "the sentinel to believe in the replica", 20)
     wait_for(lambda: str(second.port) in watch.cli("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main", password="sentinel-secret"), "the other master", 20)
     same("OK", first.cli("REPLICAOF", "127.0.0.1", str(second.port)))      # as the sentinel does, some seconds later
@@ -294,7 +312,7 @@ def what_is_no_redis(t):
 
 TESTS = [
     two_gateways_count_together, many_at_once_are_counted_exactly, windows_end_and_slide, limit_req, limit_conn,
-    a_gateway_that_dies_gives_back_by_time, away_and_back, passwords_and_databases, tls, a_cluster_whose_slots_move,
+    a_gateway_that_dies_gives_back_by_time, a_reload_gives_places_back, away_and_back, passwords_and_databases, tls, a_cluster_whose_slots_move,
     sentinels_choose_another_master, what_is_no_redis,
 ]
 

@@ -519,10 +519,11 @@ class Cases:
             must(g.health("c13b")[self.a.port] == "unhealthy", g.health("c13b"))
         finally:
             self.a.up()
-        # without an active part there are no checks
+        # without an active part there are no checks: such an upstream is refused
         g.put("c13c", nodes=nodes(self.a, self.b), checks={"passive": {}})
-        g.get("/c13c/x")
-        must(g.health("c13c") == {})
+        must(g.get("/c13c/x").status == 502 and g.health("c13c") == {})
+        rejected = [e["key"] for e in dpproxy.request(g.dpproxy.control, "/v1/rejected").json()]
+        must("/apisix/upstreams/c13c" in rejected, rejected)
 
     def asked(self, name):
         return sum(1 for query in self.dns.queries if query[0] == name)

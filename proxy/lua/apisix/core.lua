@@ -30,4 +30,5 @@ return {
     event = require("apisix.core.event"),
     env = require("apisix.core.env"),
     data_encryption = require("apisix.core.data_encryption"),
+    empty_tab = {},
 }

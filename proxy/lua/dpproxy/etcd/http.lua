@@ -179,72 +179,88 @@ local function take(self, most)
     return piece
 end
 
+-- How a body is read on from each state: -> piece | false, the next state goes on | nil at the end | nil, err
+local states = {}
+
+-- What self.left counts; then comes `after`.
+local function counted(self, after)
+    local piece, err = take(self, self.left)
+    if not piece then
+        return nil, err
+    end
+    self.left = self.left - #piece
+    if self.left == 0 then
+        self.state = after
+    end
+    return piece
+end
+
+function states.idle()
+    return nil
+end
+
+function states.counted(self)
+    return counted(self, "idle")
+end
+
+function states.chunk(self)
+    return counted(self, "chunk end")
+end
+
+states["until close"] = function(self)
+    local piece, err = take(self, read_size)
+    if not piece and err == "closed" then
+        self.state = "idle"
+        return nil
+    end
+    return piece, err
+end
+
+states["chunk size"] = function(self)
+    local text, err = line(self)
+    if not text then
+        return nil, err
+    end
+    local size = match(text, "^(%x+)%s*$") or match(text, "^(%x+)%s*;")
+    if not size or #size > 12 then
+        return nil, "bad chunk size"
+    end
+    self.left = tonumber(size, 16)
+    self.state = self.left > 0 and "chunk" or "trailer"
+    return false
+end
+
+states["chunk end"] = function(self)
+    local text, err = line(self)
+    if not text then
+        return nil, err
+    elseif text ~= "" then
+        return nil, "bad chunk end"
+    end
+    self.state = "chunk size"
+    return false
+end
+
+function states.trailer(self)
+    local text, err = line(self)
+    if not text then
+        return nil, err
+    elseif text == "" then
+        self.state = "idle"
+    end
+    return false
+end
+
 -- The next piece of the body, of any size. nil at its end; nil, err on errors; after "timeout" call again.
 function conn_mt:read()
     while true do
-        local state = self.state
-        if state == "idle" then
-            return nil
-        elseif state == "counted" then
-            local piece, err = take(self, self.left)
-            if not piece then
-                return nil, err
-            end
-            self.left = self.left - #piece
-            if self.left == 0 then
-                self.state = "idle"
-            end
-            return piece
-        elseif state == "until close" then
-            local piece, err = take(self, read_size)
-            if not piece then
-                if err == "closed" then
-                    self.state = "idle"
-                    return nil
-                end
-                return nil, err
-            end
-            return piece
-        elseif state == "chunk size" then
-            local text, err = line(self)
-            if not text then
-                return nil, err
-            end
-            local size = match(text, "^(%x+)%s*$") or match(text, "^(%x+)%s*;")
-            if not size or #size > 12 then
-                return nil, "bad chunk size"
-            end
-            self.left = tonumber(size, 16)
-            self.state = self.left > 0 and "chunk" or "trailer"
-        elseif state == "chunk" then
-            local piece, err = take(self, self.left)
-            if not piece then
-                return nil, err
-            end
-            self.left = self.left - #piece
-            if self.left == 0 then
-                self.state = "chunk end"
-            end
-            return piece
-        elseif state == "chunk end" then
-            local text, err = line(self)
-            if not text then
-                return nil, err
-            end
-            if text ~= "" then
-                return nil, "bad chunk end"
-            end
-            self.state = "chunk size"
-        elseif state == "trailer" then
-            local text, err = line(self)
-            if not text then
-                return nil, err
-            end
-            if text == "" then
-                self.state = "idle"
-            end
-        else
+        local step = states[self.state]
+        if not step then
             return nil, "no response is being read"
+        end
+        local piece, err = step(self)
+        if piece ~= false then
+            return piece, err
         end
     end
 end
