@@ -5,6 +5,7 @@
 #include "agent.h"
 
 #include <stdatomic.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -147,6 +148,7 @@ static void load_disk(struct dpa_agent *agent)
 		(void)snprintf(fault, sizeof(fault), "%s", err.text);
 	dpa_board_alarm(agent->board, DPA_ALARM_DISK_INVALID, *fault ? fault : NULL);
 	dpa_image_fini(&image);
+	(void)malloc_trim(0); /* with 100,000 keys that is a third of all memory */
 }
 
 static enum ks_status start_saver(struct dpa_agent *agent, struct ks_err *err)

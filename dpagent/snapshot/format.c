@@ -63,6 +63,12 @@ enum ks_status dpa_digest(const void *data, size_t size, uint8_t digest[DPA_FORM
 	return KS_OK;
 }
 
+/* A buffer does not tell the two apart. */
+static enum ks_status no_room(struct ks_err *err)
+{
+	return ks_fail(err, KS_RESOURCE_EXHAUSTED, "out of memory, or the image is larger than it may be");
+}
+
 /* ---- the body ---- */
 
 struct sink {
@@ -184,7 +190,7 @@ static enum ks_status put_keys(struct sink *sink, const struct dpa_image *image,
 	if (sink->broken)
 		return ks_fail(err, KS_RESOURCE_EXHAUSTED, "out of memory");
 	if (sink->out->failed || sink->size > DPA_FORMAT_MAX)
-		return ks_fail(err, KS_RESOURCE_EXHAUSTED, "the image is larger than %zu bytes", sink->out->max);
+		return no_room(err);
 	return KS_OK;
 }
 
@@ -249,7 +255,7 @@ static enum ks_status put_trailer(size_t start, const struct dpa_signer *signer,
 	if (status == KS_OK)
 		ks_buf_append(out, digest, sizeof(digest));
 	if (status == KS_OK && (out->failed || out->size - start > DPA_FORMAT_MAX))
-		return ks_fail(err, KS_RESOURCE_EXHAUSTED, "the image is larger than %zu bytes", out->max);
+		return no_room(err);
 	return status;
 }
 
@@ -278,7 +284,7 @@ enum ks_status dpa_format_write(const struct dpa_image *image, const struct dpa_
 	ks_buf_append(out, blank, sizeof(blank));
 	ks_buf_append_slice(out, prefix);
 	if (out->failed)
-		return ks_fail(err, KS_RESOURCE_EXHAUSTED, "the image is larger than %zu bytes", out->max);
+		return no_room(err);
 	status = put_body(image, false, out, &head.body_size, err);
 	if (status == KS_OK && !dpa_ratio_is_sane(head.body_size, out->size - body)) {
 		out->size = body;

@@ -3,6 +3,10 @@
  * The promises of dpagent/snapshot/disk.h and saver.h: whatever happens to the files, the disk and the process, the newest valid generation is
  * loaded. The program has its own build of disk.c, in which each call that writes can fail.
  */
+#undef write
+#undef fsync
+#undef renameat
+#undef linkat
 #include "tests/lib/tap.h"
 
 #include <errno.h>
@@ -16,7 +20,6 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,7 +36,6 @@
 
 /* ---- faults ---- */
 
-/* The headers declare these names, too: the build renames what they say. */
 ssize_t fault_write(int fd, const void *data, size_t size);
 int fault_fsync(int fd);
 int fault_renameat(int from_dir, const char *from, int to_dir, const char *to);
@@ -61,21 +63,21 @@ static bool fails(void)
 ssize_t fault_write(int fd, const void *data, size_t size)
 {
 	if (!fails())
-		return syscall(SYS_write, fd, data, size);
+		return write(fd, data, size);
 	if (size > 1)
-		(void)syscall(SYS_write, fd, data, size / 2);
+		(void)!write(fd, data, size / 2);
 	errno = atomic_load(&fault_number);
 	return -1;
 }
 
 int fault_fsync(int fd)
 {
-	return fails() ? -1 : (int)syscall(SYS_fsync, fd);
+	return fails() ? -1 : fsync(fd);
 }
 
 int fault_renameat(int from_dir, const char *from, int to_dir, const char *to)
 {
-	return fails() ? -1 : (int)syscall(SYS_renameat, from_dir, from, to_dir, to);
+	return fails() ? -1 : renameat(from_dir, from, to_dir, to);
 }
 
 int fault_linkat(int from_dir, const char *from, int to_dir, const char *to, int flags)
@@ -84,7 +86,7 @@ int fault_linkat(int from_dir, const char *from, int to_dir, const char *to, int
 		errno = EPERM;
 		return -1;
 	}
-	return fails() ? -1 : (int)syscall(SYS_linkat, from_dir, from, to_dir, to, flags);
+	return fails() ? -1 : linkat(from_dir, from, to_dir, to, flags);
 }
 
 /* ---- a folder, images and what is in it ---- */

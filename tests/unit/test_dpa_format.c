@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The promises of dpagent/snapshot/format.h: what is written is read, and nothing else is, whoever made it. */
+#undef malloc
+#undef calloc
+#undef realloc
 #include "tests/lib/tap.h"
 
 #include <fcntl.h>
@@ -17,6 +20,38 @@
 #include "snapshot/tool.h"
 
 #define SAVED 1700000000123
+
+/* ---- allocations that fail: in this program's own build of format.c, format_read.c, buf.c, bytes.c and kv.c ---- */
+
+void *fault_malloc(size_t size);
+void *fault_calloc(size_t count, size_t size);
+void *fault_realloc(void *old, size_t size);
+
+static long countdown; /* 0: never; 1: the next one fails */
+static bool hit;
+
+static bool fails(void)
+{
+	if (countdown == 0 || --countdown > 0)
+		return false;
+	hit = true;
+	return true;
+}
+
+void *fault_malloc(size_t size)
+{
+	return fails() ? NULL : malloc(size);
+}
+
+void *fault_calloc(size_t count, size_t size)
+{
+	return fails() ? NULL : calloc(count, size);
+}
+
+void *fault_realloc(void *old, size_t size)
+{
+	return fails() ? NULL : realloc(old, size);
+}
 
 /* ---- images ---- */
 
@@ -635,6 +670,44 @@ static void a_buffer_that_is_too_small_says_so(void)
 	dpa_image_fini(&image);
 }
 
+/* The n-th allocation fails, for all n, in writing and in reading. */
+static void without_memory_it_says_so_and_leaves_nothing(void)
+{
+	struct dpa_image image = sample();
+	struct ks_buf whole = written(&image, NULL);
+	struct ks_err err;
+	long n;
+
+	for (n = 1, hit = true; hit; n++) {
+		struct ks_buf out;
+		enum ks_status status;
+
+		ks_buf_init(&out, DPA_FORMAT_MAX);
+		hit = false;
+		countdown = n;
+		status = dpa_format_write(&image, NULL, SAVED, &out, &err);
+		countdown = 0;
+		CU_ASSERT_EQUAL(status, hit ? KS_RESOURCE_EXHAUSTED : KS_OK);
+		ks_buf_fini(&out);
+	}
+	CU_ASSERT(n > 3);
+	for (n = 1, hit = true; hit; n++) {
+		struct dpa_image back = {0};
+		enum ks_status status;
+
+		hit = false;
+		countdown = n;
+		status = dpa_format_read(ks_slice_of(whole.data, whole.size), NULL, &back, &err);
+		countdown = 0;
+		CU_ASSERT_EQUAL(status, hit ? KS_RESOURCE_EXHAUSTED : KS_OK);
+		CU_ASSERT(!hit || (back.keys == NULL && back.prefix == NULL));
+		dpa_image_fini(&back);
+	}
+	CU_ASSERT(n > 8);
+	ks_buf_fini(&whole);
+	dpa_image_fini(&image);
+}
+
 static void only_a_trusted_signature_counts(void)
 {
 	struct dpa_signer *one = signer_of("one.key"), *two = signer_of("two.key");
@@ -801,24 +874,26 @@ int main(void)
 	size = read_text("one.pub", text, sizeof(text));
 	size += read_text("two.pub", text + size, sizeof(text) - size);
 	write_text("both.pub", text, size);
-	code = tap_run("dpa_format",
-		       (const struct tap_test[]){
-			       {"what_was_written_is_read", what_was_written_is_read},
-			       {"an_empty_image_is_one", an_empty_image_is_one},
-			       {"it_is_appended_to_what_is_there", it_is_appended_to_what_is_there},
-			       {"each_cut_and_each_flipped_bit_is_refused", each_cut_and_each_flipped_bit_is_refused},
-			       {"a_head_is_not_believed", a_head_is_not_believed},
-			       {"a_body_is_not_believed", a_body_is_not_believed},
-			       {"frames_that_lie_are_refused", frames_that_lie_are_refused},
-			       {"large_values_and_many_keys_come_back", large_values_and_many_keys_come_back},
-			       {"what_repeats_too_much_is_stored", what_repeats_too_much_is_stored},
-			       {"nothing_is_written_that_would_not_be_read", nothing_is_written_that_would_not_be_read},
-			       {"a_buffer_that_is_too_small_says_so", a_buffer_that_is_too_small_says_so},
-			       {"only_a_trusted_signature_counts", only_a_trusted_signature_counts},
-			       {"files_without_the_right_keys_are_refused", files_without_the_right_keys_are_refused},
-			       {"a_private_key_is_its_owners", a_private_key_is_its_owners},
-			       {"a_large_configuration_is_quick", a_large_configuration_is_quick},
-			       {NULL, NULL}});
+	code = tap_run(
+		"dpa_format",
+		(const struct tap_test[]){
+			{"what_was_written_is_read", what_was_written_is_read},
+			{"an_empty_image_is_one", an_empty_image_is_one},
+			{"it_is_appended_to_what_is_there", it_is_appended_to_what_is_there},
+			{"each_cut_and_each_flipped_bit_is_refused", each_cut_and_each_flipped_bit_is_refused},
+			{"a_head_is_not_believed", a_head_is_not_believed},
+			{"a_body_is_not_believed", a_body_is_not_believed},
+			{"frames_that_lie_are_refused", frames_that_lie_are_refused},
+			{"large_values_and_many_keys_come_back", large_values_and_many_keys_come_back},
+			{"what_repeats_too_much_is_stored", what_repeats_too_much_is_stored},
+			{"nothing_is_written_that_would_not_be_read", nothing_is_written_that_would_not_be_read},
+			{"a_buffer_that_is_too_small_says_so", a_buffer_that_is_too_small_says_so},
+			{"without_memory_it_says_so_and_leaves_nothing", without_memory_it_says_so_and_leaves_nothing},
+			{"only_a_trusted_signature_counts", only_a_trusted_signature_counts},
+			{"files_without_the_right_keys_are_refused", files_without_the_right_keys_are_refused},
+			{"a_private_key_is_its_owners", a_private_key_is_its_owners},
+			{"a_large_configuration_is_quick", a_large_configuration_is_quick},
+			{NULL, NULL}});
 	remove_folder();
 	return code;
 }
