@@ -34,6 +34,8 @@ struct bench {
 	int kinds;   /* of keys, of relay */
 	int ttl;     /* seconds, of leases */
 	bool serializable;
+	bool kube;             /* writes in Kubernetes' shape */
+	int64_t kube_revision; /* of the key that is written */
 	struct etcdc *client[BENCH_CLIENTS_MAX];
 };
 
@@ -68,6 +70,13 @@ static inline uint64_t now_ns(void)
 void bench_key(const struct bench *bench, int64_t number, char *key);
 /* Writes keys 0 … keys-1, many in a transaction; false and a message on stderr when that fails. */
 bool bench_fill(struct bench *bench);
+
+/* One transaction in Kubernetes' shape: the key must have *mod_revision (0: must not be there), which is then that of the answer. False and a
+ * message on stderr when the call failed. */
+bool bench_kube_write(struct etcdc *client, const char *key, const uint8_t *value, size_t size, int64_t *mod_revision,
+		      bool *succeeded);
+/* 0: there is no such key. */
+bool bench_mod_revision(struct etcdc *client, const char *key, int64_t *mod_revision);
 
 /* The subcommands print their JSON and return the exit status. */
 int bench_put(struct bench *bench);

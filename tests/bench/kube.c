@@ -21,33 +21,82 @@ static ProtobufCBinaryData text(const char *data)
 	return (ProtobufCBinaryData){strlen(data), (uint8_t *)(uintptr_t)data};
 }
 
-/* One compare of mod_revision, one put, and an update's else. */
+/* One compare of mod_revision, one put, and an update's else; everything it points to is inside, so it must not be moved. */
+struct kube_txn {
+	Etcdserverpb__TxnRequest txn;
+	Etcdserverpb__Compare compare, *compares;
+	Etcdserverpb__PutRequest put;
+	Etcdserverpb__RangeRequest range;
+	Etcdserverpb__RequestOp success, failure, *successes, *failures;
+};
+
+static void make_txn(struct kube_txn *kube, const char *key, int64_t mod_revision, const uint8_t *value, size_t size)
+{
+	etcdserverpb__txn_request__init(&kube->txn);
+	etcdserverpb__compare__init(&kube->compare);
+	etcdserverpb__put_request__init(&kube->put);
+	etcdserverpb__range_request__init(&kube->range);
+	etcdserverpb__request_op__init(&kube->success);
+	etcdserverpb__request_op__init(&kube->failure);
+	kube->compares = &kube->compare;
+	kube->successes = &kube->success;
+	kube->failures = &kube->failure;
+	kube->compare.target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;
+	kube->compare.target_union_case = ETCDSERVERPB__COMPARE__TARGET_UNION_MOD_REVISION;
+	kube->compare.mod_revision = mod_revision;
+	kube->compare.key = kube->put.key = kube->range.key = text(key);
+	kube->put.value = (ProtobufCBinaryData){size, (uint8_t *)(uintptr_t)value};
+	kube->success.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
+	kube->success.request_put = &kube->put;
+	kube->failure.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_RANGE;
+	kube->failure.request_range = &kube->range;
+	kube->txn.n_compare = kube->txn.n_success = 1;
+	kube->txn.compare = &kube->compares;
+	kube->txn.success = &kube->successes;
+	kube->txn.n_failure = mod_revision ? 1 : 0; /* a create has no else */
+	kube->txn.failure = &kube->failures;
+}
+
 static void send_txn(struct slot *slot, int64_t mod_revision)
 {
-	Etcdserverpb__TxnRequest txn = ETCDSERVERPB__TXN_REQUEST__INIT;
-	Etcdserverpb__Compare compare = ETCDSERVERPB__COMPARE__INIT, *compares = &compare;
-	Etcdserverpb__PutRequest put = ETCDSERVERPB__PUT_REQUEST__INIT;
-	Etcdserverpb__RangeRequest range = ETCDSERVERPB__RANGE_REQUEST__INIT;
-	Etcdserverpb__RequestOp success = ETCDSERVERPB__REQUEST_OP__INIT, failure = ETCDSERVERPB__REQUEST_OP__INIT;
-	Etcdserverpb__RequestOp *successes = &success, *failures = &failure;
+	struct kube_txn kube;
 
-	compare.target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;
-	compare.target_union_case = ETCDSERVERPB__COMPARE__TARGET_UNION_MOD_REVISION;
-	compare.mod_revision = mod_revision;
-	compare.key = put.key = range.key = text(slot->key);
-	put.value = (ProtobufCBinaryData){(size_t)slot->loop->bench->value_size, (uint8_t *)slot->value};
-	success.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
-	success.request_put = &put;
-	failure.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_RANGE;
-	failure.request_range = &range;
-	txn.n_compare = txn.n_success = 1;
-	txn.compare = &compares;
-	txn.success = &successes;
-	if (mod_revision) {
-		txn.n_failure = 1;
-		txn.failure = &failures;
+	make_txn(&kube, slot->key, mod_revision, (const uint8_t *)slot->value, (size_t)slot->loop->bench->value_size);
+	etcdc_async(slot->client, &etcdc_method_txn, &kube.txn, &slot->loop->options, bench_answered, slot);
+}
+
+bool bench_kube_write(struct etcdc *client, const char *key, const uint8_t *value, size_t size, int64_t *mod_revision,
+		      bool *succeeded)
+{
+	Etcdserverpb__TxnResponse *response;
+	struct kube_txn kube;
+	struct etcdc_err err;
+
+	make_txn(&kube, key, *mod_revision, value, size);
+	if (etcdc_txn(client, &kube.txn, &response, &err) != KS_OK) {
+		(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(err.status), err.text);
+		return false;
 	}
-	etcdc_async(slot->client, &etcdc_method_txn, &txn, &slot->loop->options, bench_answered, slot);
+	*succeeded = response->succeeded;
+	*mod_revision = response->header->revision;
+	etcdc_free(response);
+	return true;
+}
+
+bool bench_mod_revision(struct etcdc *client, const char *key, int64_t *mod_revision)
+{
+	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
+	Etcdserverpb__RangeResponse *response;
+	struct etcdc_err err;
+
+	request.key = text(key);
+	if (etcdc_range(client, &request, &response, &err) != KS_OK) {
+		(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(err.status), err.text);
+		return false;
+	}
+	*mod_revision = response->n_kvs ? response->kvs[0]->mod_revision : 0;
+	etcdc_free(response);
+	return true;
 }
 
 /* Did the transaction succeed, and at what revision? */
@@ -159,32 +208,19 @@ static bool answer_list(struct slot *slot, struct ks_slice bytes)
 /* Creates what is listed, one after the other: kine takes one put in a transaction. */
 static bool seed(struct bench *bench)
 {
-	for (int64_t i = 0; i < bench->keys; i++) {
-		Etcdserverpb__TxnRequest txn = ETCDSERVERPB__TXN_REQUEST__INIT;
-		Etcdserverpb__Compare compare = ETCDSERVERPB__COMPARE__INIT, *compares = &compare;
-		Etcdserverpb__PutRequest put = ETCDSERVERPB__PUT_REQUEST__INIT;
-		Etcdserverpb__RequestOp success = ETCDSERVERPB__REQUEST_OP__INIT, *successes = &success;
-		Etcdserverpb__TxnResponse *response;
-		struct etcdc_err err;
-		char key[KEY_ROOM], value[4096];
+	uint8_t value[4096];
 
-		KS_ASSERT(bench->value_size <= (int)sizeof(value));
-		memset(value, 'v', sizeof(value));
+	KS_ASSERT(bench->value_size <= (int)sizeof(value));
+	memset(value, 'v', sizeof(value));
+	for (int64_t i = 0; i < bench->keys; i++) {
+		int64_t revision = 0;
+		char key[64];
+		bool created; /* not in a second run */
+
 		(void)snprintf(key, sizeof(key), LISTED "%08" PRId64, i);
-		compare.target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;
-		compare.target_union_case = ETCDSERVERPB__COMPARE__TARGET_UNION_MOD_REVISION;
-		compare.key = put.key = text(key);
-		put.value = (ProtobufCBinaryData){(size_t)bench->value_size, (uint8_t *)value};
-		success.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
-		success.request_put = &put;
-		txn.n_compare = txn.n_success = 1;
-		txn.compare = &compares;
-		txn.success = &successes;
-		if (etcdc_txn(bench->client[i % bench->clients], &txn, &response, &err) != KS_OK) {
-			(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(err.status), err.text);
+		if (!bench_kube_write(bench->client[i % bench->clients], key, value, (size_t)bench->value_size,
+				      &revision, &created))
 			return false;
-		}
-		etcdc_free(response);
 	}
 	return true;
 }

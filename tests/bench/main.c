@@ -12,7 +12,8 @@ static int usage(void)
 		    "put|get|range|kube-create|kube-update|kube-list|watch|many|leases|keepalive|relay|load|ready "
 		    "--endpoint HOST:PORT[,…]\n"
 		    "         [--clients N] [--inflight N] [--keys N] [--key-size BYTES] [--value-size BYTES]\n"
-		    "         [--seconds S] [--warmup S] [--watchers N] [--rate N] [--kinds N] [--page N] [--ttl S] "
+		    "         [--seconds S] [--warmup S] [--watchers N] [--rate N] [--kinds N] [--page N] [--kube] "
+		    "[--ttl S] "
 		    "[--serializable] [--user NAME:PASSWORD]\n",
 		    stderr);
 	return 2;
@@ -47,14 +48,23 @@ static int64_t number(const char *text, int64_t least, int64_t most)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"endpoint", required_argument, NULL, 'e'}, {"clients", required_argument, NULL, 'c'},
-		{"inflight", required_argument, NULL, 'i'}, {"keys", required_argument, NULL, 'k'},
-		{"key-size", required_argument, NULL, 'K'}, {"value-size", required_argument, NULL, 'V'},
-		{"seconds", required_argument, NULL, 's'},  {"warmup", required_argument, NULL, 'w'},
-		{"watchers", required_argument, NULL, 'W'}, {"serializable", no_argument, NULL, 'S'},
-		{"user", required_argument, NULL, 'u'},     {"rate", required_argument, NULL, 'r'},
-		{"kinds", required_argument, NULL, 'D'},    {"page", required_argument, NULL, 'p'},
-		{"ttl", required_argument, NULL, 't'},      {NULL, 0, NULL, 0},
+		{"endpoint", required_argument, NULL, 'e'},
+		{"clients", required_argument, NULL, 'c'},
+		{"inflight", required_argument, NULL, 'i'},
+		{"keys", required_argument, NULL, 'k'},
+		{"key-size", required_argument, NULL, 'K'},
+		{"value-size", required_argument, NULL, 'V'},
+		{"seconds", required_argument, NULL, 's'},
+		{"warmup", required_argument, NULL, 'w'},
+		{"watchers", required_argument, NULL, 'W'},
+		{"serializable", no_argument, NULL, 'S'},
+		{"user", required_argument, NULL, 'u'},
+		{"rate", required_argument, NULL, 'r'},
+		{"kinds", required_argument, NULL, 'D'},
+		{"page", required_argument, NULL, 'p'},
+		{"kube", no_argument, NULL, 'B'},
+		{"ttl", required_argument, NULL, 't'},
+		{NULL, 0, NULL, 0},
 	};
 	static const struct {
 		const char *name;
@@ -128,6 +138,9 @@ int main(int argc, char **argv)
 			break;
 		case 'r':
 			bench.rate = strtod(optarg, NULL);
+			break;
+		case 'B':
+			bench.kube = true;
 			break;
 		case 'p':
 			bench.page = number(optarg, 0, 1000000);

@@ -70,46 +70,19 @@ static void many_key(int64_t number, char key[48])
 /* In Kubernetes' shape, so that kine takes it: the first write creates, later ones say the revision before. */
 static bool write_key(struct etcdc *client, int64_t number, int64_t *mod_revision)
 {
-	Etcdserverpb__TxnRequest txn = ETCDSERVERPB__TXN_REQUEST__INIT;
-	Etcdserverpb__Compare compare = ETCDSERVERPB__COMPARE__INIT, *compares = &compare;
-	Etcdserverpb__PutRequest put = ETCDSERVERPB__PUT_REQUEST__INIT;
-	Etcdserverpb__RangeRequest range = ETCDSERVERPB__RANGE_REQUEST__INIT;
-	Etcdserverpb__RequestOp success = ETCDSERVERPB__REQUEST_OP__INIT, failure = ETCDSERVERPB__REQUEST_OP__INIT;
-	Etcdserverpb__RequestOp *successes = &success, *failures = &failure;
-	Etcdserverpb__TxnResponse *response;
-	struct etcdc_err err;
 	uint8_t value[100];
 	uint64_t sent_ns = now_ns();
 	char key[48];
-	bool ok;
+	bool succeeded;
 
 	many_key(number, key);
 	memset(value, 'v', sizeof(value));
 	memcpy(value, &sent_ns, sizeof(sent_ns));
-	compare.target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;
-	compare.target_union_case = ETCDSERVERPB__COMPARE__TARGET_UNION_MOD_REVISION;
-	compare.mod_revision = *mod_revision;
-	compare.key = put.key = range.key = (ProtobufCBinaryData){strlen(key), (uint8_t *)key};
-	put.value = (ProtobufCBinaryData){sizeof(value), value};
-	success.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
-	success.request_put = &put;
-	failure.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_RANGE;
-	failure.request_range = &range;
-	txn.n_compare = txn.n_success = 1;
-	txn.compare = &compares;
-	txn.success = &successes;
-	txn.n_failure = *mod_revision ? 1 : 0;
-	txn.failure = &failures;
-	if (etcdc_txn(client, &txn, &response, &err) != KS_OK) {
-		(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(err.status), err.text);
+	if (!bench_kube_write(client, key, value, sizeof(value), mod_revision, &succeeded))
 		return false;
-	}
-	ok = response->succeeded;
-	*mod_revision = response->header->revision;
-	etcdc_free(response);
-	if (!ok)
+	if (!succeeded)
 		(void)fputs("kineshim-bench: a write lost its race; the store is to be fresh\n", stderr);
-	return ok;
+	return succeeded;
 }
 
 /* Each write at its time: at a rate that all servers reach, so that their delays can be compared. */
