@@ -1,0 +1,536 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""kineshim beside etcd and kine, each with the same load on the same machine, disk and databases, in turns.
+
+peers.py [--rounds N] [--seconds S] [--only ROW,…] [--targets TARGET,…] [--million N] [--write FILE] [--output FOLDER]
+
+Targets: etcd (Debian's), etcd-new (the newest release), and sqlite, postgres, mariadb both as kineshim and as kine-*. etcd-new and kine are built
+from the Go module registry into KS_PEERS (default: build/peers); where that cannot be they are left out with a notice. Each row starts
+with fresh stores. Rounds are interleaved; a ratio is the median of the rounds' own ratios, so that a slow moment of the machine meets both sides.
+With --write the table goes to the page of figures between its marks, with a chart beside it, and raw numbers to FOLDER/peers.jsonl."""
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from xml.sax.saxutils import escape
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("KS_BUILD", TOP / "build"))
+sys.path.insert(0, str(TOP / "tests" / "agent"))
+os.environ.setdefault("top_builddir", str(BUILD))
+import harness  # noqa: E402
+
+BENCH = str(BUILD / "tests" / "bench" / "kineshim-bench")
+KINESHIM = str(BUILD / "kineshim" / "kineshim")
+SERVERS = TOP / "tests" / "lib" / "servers.sh"
+DATABASES = ("sqlite", "postgres", "mariadb")
+KINES = tuple(f"kine-{d}" for d in DATABASES)
+ALL = ("etcd", "etcd-new", *DATABASES, *KINES)
+NOT_KINE = ("etcd", "etcd-new", *DATABASES)
+
+# name, title, unit, is more better, goals over etcd and over kine on the same database (None: there is none)
+ROWS = [
+    ("create-1", "create in Kubernetes' shape, 1 client", "/s", True, 0.9, 2),
+    ("update-1", "update in Kubernetes' shape, 1 client", "/s", True, 0.9, 2),
+    ("create-512", "create in Kubernetes' shape, 512 in flight", "/s", True, 1.2, 15),
+    ("update-512", "update in Kubernetes' shape, 512 in flight", "/s", True, 1.2, 15),
+    ("put-512", "put of 256 bytes, 512 in flight", "/s", True, 1.2, None),
+    ("get-512", "linearizable get, 512 in flight", "/s", True, 2, 10),
+    ("list", "list of 10,000 keys, at once", "/s", True, 1.5, 10),
+    ("list-500", "list of 10,000 keys, pages of 500", "/s", True, 1.5, 10),
+    ("watch-1000", "1 writer, 1,000 watchers: events", "/s", True, 3, 10),
+    ("streams", "10,000 watch streams, a key each: put to event, p99", "ms", False, 0.7, 0.1),
+    ("leases", "100,000 leases kept alive: processor", "cores", False, 0.5, None),
+    ("json-range", "JSON gateway, range of 100 keys", "/s", True, 3, None),
+    ("json-watch", "JSON gateway, 100 watchers: events", "/s", True, 3, None),
+    ("memory", "resident memory, 1,000,000 keys", "MiB", False, 0.6, None),
+    ("start", "start with 1,000,000 keys", "s", False, 1, None),
+    ("bytes", "bytes in the database per put of 100 bytes", "B", False, None, 0.5),
+]
+
+
+def note(text):
+    print(f"peers: {text}", file=sys.stderr, flush=True)
+
+
+def shell(command, seconds=180):
+    done = subprocess.run(["bash", "-c", f"set -e; . {shlex.quote(str(SERVERS))}; {command}"], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, timeout=seconds)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def go_install(folder, program, package):
+    """The program, built if need be; None when it cannot be."""
+    path = folder / program
+    if path.exists():
+        return path
+    if not shutil.which("go"):
+        return None
+    note(f"building {package}")
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(["go", "install", package], env=dict(os.environ, GOBIN=str(folder / "new")), capture_output=True, text=True)
+    built = list((folder / "new").glob("*")) if done.returncode == 0 else []
+    if not built:
+        note(f"{package} cannot be built: {done.stderr.strip().splitlines()[-1:]}")
+        return None
+    built[0].rename(path)
+    return path
+
+
+class Database:
+    """PostgreSQL or MariaDB as installed: what the tests make smaller is as by default, and fsync is on."""
+
+    def __init__(self, kind, folder):
+        self.kind = kind
+        os.environ["TMPDIR"] = str(folder)
+        if kind == "mariadb":
+            os.environ["KS_TEST_MARIADB_FLAGS"] = ("--innodb-buffer-pool-size=128M --innodb-log-file-size=96M --key-buffer-size=128M "
+                                                   + os.environ.get("KS_TEST_MARIADB_FLAGS", ""))
+        self.short = {"postgres": "pg", "mariadb": "my"}[kind]
+        self.folder = shell(f"ks_tmpdir {self.short}" + (' "$(my_user)"' if self.short == "my" else "")).strip()
+        shell(f"{self.short}_init {self.folder}")
+        env = shell(f"cat {self.folder}/env")
+        self.url = re.search(r"^export KS_TEST_[A-Z]*_URL='?([^'\n]*)'?$", env, re.M).group(1)
+
+    def sql(self, text, database=None):
+        if self.short == "pg":
+            return shell(f"PGDATABASE={database or 'postgres'} pg_run {self.folder} psql -qXAt -c {shlex.quote(text)}")
+        return shell(f"my_run {self.folder} mariadb -N -B -e {shlex.quote(text)}")
+
+    def fresh(self, name):
+        self.sql(f"DROP DATABASE IF EXISTS {name}")
+        self.sql(f"CREATE DATABASE {name}" + (" OWNER kineshim" if self.short == "pg" else ""))
+        if self.short == "my":
+            user = self.sql("SELECT CONCAT(QUOTE(user), '@', QUOTE(host)) FROM mysql.user WHERE user = 'kineshim'").split()[0]
+            self.sql(f"GRANT ALL ON {name}.* TO {user}")
+
+    def bytes(self, name):
+        if self.short == "pg":
+            self.sql("CHECKPOINT")
+            return int(self.sql(f"SELECT pg_database_size('{name}')"))
+        return sum(file.stat().st_size for file in pathlib.Path(self.folder, "data", name).glob("*.ibd"))
+
+    def stop(self):
+        shell(f"{self.short}_stop {self.folder} || true; rm -rf {self.folder}")
+
+
+def database_of(target):
+    return "bench_" + target.replace("-", "_")
+
+
+class Peers:
+    def __init__(self, options):
+        self.options = options
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ks-peers-", dir=os.environ.get("KS_BENCH_DIR", "/tmp")))
+        os.chmod(self.folder, 0o755)
+        self.running, self.results, self.databases = {}, [], {}
+        self.ports = {target: harness.free_port() for target in ALL}
+        self.targets = list(options.targets)
+        peers = pathlib.Path(os.environ.get("KS_PEERS", BUILD / "peers"))
+        self.programs = {"etcd": shutil.which("etcd")}
+        if "etcd-new" in self.targets:
+            self.programs["etcd-new"] = go_install(peers, "etcd-new", "go.etcd.io/etcd/server/v3@latest")
+        if any(t in KINES for t in self.targets):
+            self.programs["kine"] = go_install(peers, "kine", "github.com/k3s-io/kine@latest")
+        for target, program in (("etcd", "etcd"), ("etcd-new", "etcd-new"), *((k, "kine") for k in KINES)):
+            if target in self.targets and not self.programs.get(program):
+                note(f"left out: {target} (no Go, or it cannot be built)")
+                self.targets.remove(target)
+        for kind in ("postgres", "mariadb"):
+            if kind in self.targets or f"kine-{kind}" in self.targets:
+                self.databases[kind] = Database(kind, self.folder)
+
+    # ---- servers ----
+
+    def endpoint(self, target):
+        kine = target.startswith("kine-")
+        kind = target.removeprefix("kine-")
+        if kind == "sqlite":
+            return f"sqlite://{self.folder}/{target}.db" + ("?_journal=WAL&cache=shared&_busy_timeout=30000" if kine else "")
+        url = self.databases[kind].url
+        name = database_of(target)
+        base = re.sub(r"/kineshim($|\?)", rf"/{name}\1", url)
+        if kine and kind == "postgres":
+            return base + ("&" if "?" in base else "?") + "sslmode=disable"
+        return base
+
+    def command(self, target):
+        url = f"http://127.0.0.1:{self.ports[target]}"
+        if target in ("etcd", "etcd-new"):
+            return [self.programs[target], "--name", "bench", "--data-dir", str(self.folder / target), "--listen-client-urls", url,
+                    "--advertise-client-urls", url, "--listen-peer-urls", "http://127.0.0.1:0", "--quota-backend-bytes", "8589934592",
+                    "--log-level", "error"]
+        if target.startswith("kine-"):
+            return [str(self.programs["kine"]), "--endpoint", self.endpoint(target), "--listen-address",
+                    f"127.0.0.1:{self.ports[target]}", "--metrics-bind-address", "0"]
+        return [KINESHIM, "--endpoint", self.endpoint(target), "--listen-client-urls", url, "--data-dir", str(self.folder / target)]
+
+    def start(self, target):
+        log = open(self.folder / f"{target}.log", "ab")
+        process = subprocess.Popen(self.command(target), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                                   env=dict(os.environ, ETCD_UNSUPPORTED_ARCH="arm64"))
+        log.close()
+        self.running[target] = process
+        harness.wait_for(lambda: self.ready(target), f"{target} ({self.folder}/{target}.log)", 60)
+
+    def ready(self, target):
+        if self.running[target].poll() is not None:
+            raise AssertionError(f"{target} ended: " + (self.folder / f"{target}.log").read_text(errors="replace")[-2000:])
+        done = subprocess.run([BENCH, "ready", "--endpoint", f"127.0.0.1:{self.ports[target]}"] if not target.startswith("kine-") else
+                              ["bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{self.ports[target]}"], capture_output=True)
+        return done.returncode == 0
+
+    def stop(self, target):
+        process = self.running.pop(target, None)
+        if not process:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def fresh(self, target):
+        self.stop(target)
+        shutil.rmtree(self.folder / target, ignore_errors=True)
+        for file in self.folder.glob(f"{target}.db*"):
+            file.unlink()
+        kind = target.removeprefix("kine-")
+        if kind in self.databases:
+            self.databases[kind].fresh(database_of(target))
+        self.start(target)
+
+    def end(self):
+        for target in list(self.running):
+            self.stop(target)
+        for database in self.databases.values():
+            database.stop()
+        if not os.environ.get("KS_TEST_KEEP"):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ---- measuring ----
+
+    def bench(self, target, command, **flags):
+        args = [BENCH, command, "--endpoint", f"127.0.0.1:{self.ports[target]}"]
+        for name, value in flags.items():
+            args += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+        done = subprocess.run(args, capture_output=True, text=True, timeout=600)
+        if done.returncode != 0:
+            raise RuntimeError(f"{command}: {done.stderr.strip()[-300:]}")
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def keep(self, name, target, round_number, value):
+        self.results.append({"row": name, "target": target, "round": round_number, "value": value})
+
+    def compare(self, name, targets, measure, fresh=True):
+        """measure(target) -> the value; on each target in turns."""
+        if self.options.only and name not in self.options.only:
+            return
+        note(name)
+        there = [t for t in self.targets if t in targets]
+        if fresh:
+            for target in there:
+                self.fresh(target)
+        for round_number in range(self.options.rounds):
+            for target in there:
+                try:
+                    self.keep(name, target, round_number, measure(target))
+                except (RuntimeError, subprocess.TimeoutExpired) as e:
+                    note(f"{name} on {target} failed: {e}")
+        for target in there:
+            self.stop(target)
+
+    def rate(self, command, **flags):
+        return lambda target: self.bench(target, command, seconds=self.options.seconds, **flags)["per_second"]
+
+    def cpu(self, target):
+        fields = pathlib.Path(f"/proc/{self.running[target].pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def leases(self, target):
+        args = [BENCH, "leases", "--endpoint", f"127.0.0.1:{self.ports[target]}", "--keys", str(self.options.leases), "--ttl", "60",
+                "--clients", "4", "--seconds", "10"]
+        process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for line in process.stderr:
+            if line.startswith("renewing"):
+                break
+        before, began = self.cpu(target), time.monotonic()
+        out = process.stdout.read()
+        seconds, after = time.monotonic() - began, self.cpu(target)
+        if process.wait() != 0:
+            raise RuntimeError(out + process.stderr.read())
+        return (after - before) / seconds
+
+    def json_range(self, target):
+        client = harness.Client(self.ports[target])
+        for i in range(100):
+            client.put(f"/json/{i:03}", "v" * 100)
+        body = self.folder / "range.json"
+        body.write_text(json.dumps({"key": harness.b64("/json/"), "range_end": harness.b64("/json0"), "serializable": True}))
+        done = subprocess.run(["h2load", "--h1", "-c", "32", "-t", "1", "-D", f"{self.options.seconds:g}", "-d", str(body),
+                               f"http://127.0.0.1:{self.ports[target]}/v3/kv/range"], capture_output=True, text=True, timeout=120)
+        found = re.search(r"finished in [\d.]+m?s, ([\d.]+) req/s", done.stdout)
+        codes = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", done.stdout)
+        if not found or not codes or any(int(n) for n in codes.groups()[1:]):
+            raise RuntimeError(f"h2load: {done.stdout[-500:]}{done.stderr[-200:]}")
+        return float(found.group(1))
+
+    def json_watch(self, target):
+        """Events that 100 watchers get while puts come as fast as they are taken."""
+        watchers, counts = 100, []
+        stop = threading.Event()
+
+        def read(at):
+            import http.client
+            connection = http.client.HTTPConnection("127.0.0.1", self.ports[target], timeout=60)
+            connection.request("POST", "/v3/watch", json.dumps({"create_request": {"key": harness.b64("/json/watch")}}))
+            answer = connection.getresponse()
+            while not stop.is_set():
+                data = answer.read1(1 << 20)
+                if not data:
+                    return
+                counts[at] += data.count(b'"kv"')
+        for at in range(watchers):
+            counts.append(0)
+            threading.Thread(target=read, args=(at,), daemon=True).start()
+        time.sleep(1)
+        client = harness.Client(self.ports[target])
+        began, end = time.monotonic(), time.monotonic() + self.options.seconds
+        puts = 0
+        while time.monotonic() < end:
+            client.put("/json/watch", "v" * 100)
+            puts += 1
+            while sum(counts) < (puts - 64) * watchers and time.monotonic() < end + 20:
+                time.sleep(0.001)
+        harness.wait_for(lambda: sum(counts) >= puts * watchers, "the last events", 30)
+        seconds = time.monotonic() - began
+        stop.set()
+        client.put("/json/watch", "end")
+        return puts * watchers / seconds
+
+    def million(self):
+        if self.options.only and not {"memory", "start"} & set(self.options.only):
+            return
+        for round_number in range(max(1, self.options.rounds // 2)):
+            for target in [t for t in self.targets if t in NOT_KINE]:
+                note(f"{self.options.million:,} keys on {target}")
+                try:
+                    self.fresh(target)
+                    self.bench(target, "load", keys=self.options.million)
+                    time.sleep(5)   # so that freed memory can go back
+                    status = pathlib.Path(f"/proc/{self.running[target].pid}/status").read_text()
+                    self.keep("memory", target, round_number, int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024)
+                    self.stop(target)
+                    began = time.monotonic()
+                    self.start(target)
+                    self.keep("start", target, round_number, time.monotonic() - began)
+                except (RuntimeError, AssertionError, subprocess.TimeoutExpired) as e:
+                    note(f"{self.options.million} keys on {target} failed: {e}")
+                self.stop(target)
+
+    def size(self, target):
+        kind = target.removeprefix("kine-")
+        if kind in self.databases:
+            return self.databases[kind].bytes(database_of(target))
+        return sum(file.stat().st_size for file in self.folder.glob(f"{target}.db*") if not file.name.endswith("-shm"))
+
+    def bytes_per_put(self, target):
+        """Of the files, with everything in them; a stop writes SQLite's log back."""
+        before = self.size(target)
+        count = self.bench(target, "kube-update", inflight=64, clients=2, value_size=100, seconds=self.options.seconds)["count"]
+        self.stop(target)
+        grown = self.size(target) - before
+        self.start(target)
+        return grown / count
+
+    def run(self):
+        for name, command in (("create", "kube-create"), ("update", "kube-update")):
+            self.compare(f"{name}-1", ALL, self.rate(command, inflight=1, clients=1))
+            self.compare(f"{name}-512", ALL, self.rate(command, inflight=512, clients=4))
+        self.compare("put-512", NOT_KINE, self.rate("put", inflight=512, clients=4, keys=10000, value_size=256))
+        self.compare("get-512", ALL, self.rate("get", inflight=512, clients=4, kube=True))
+        for name, page in (("list", 0), ("list-500", 500)):
+            self.compare(name, ALL, self.rate("kube-list", inflight=4, clients=4, keys=10000, page=page))
+        self.compare("watch-1000", ALL, self.rate("watch", watchers=1000, clients=3, inflight=4, kube=True))
+        self.compare("streams", ALL, lambda t: self.bench(t, "many", watchers=10000, clients=8, rate=200,
+                                                          seconds=self.options.seconds)["latency_us"]["p99"] / 1000
+                     if not self.fresh(t) else None, fresh=False)
+        self.compare("leases", NOT_KINE, lambda t: self.leases(t) if not self.fresh(t) else None, fresh=False)
+        self.compare("json-range", NOT_KINE, self.json_range)
+        self.compare("json-watch", NOT_KINE, self.json_watch)
+        self.compare("bytes", DATABASES + KINES, self.bytes_per_put)
+        self.million()
+
+
+# ---- what comes of it ----
+
+def ratio(results, row, target, other):
+    """The median of the rounds' ratios, with the least and the most; None without both."""
+    def by_round(t):
+        return {r["round"]: r["value"] for r in results if r["row"] == row and r["target"] == t}
+    ours, theirs = by_round(target), by_round(other)
+    found = [ours[n] / theirs[n] for n in ours if n in theirs and theirs[n]]
+    return (statistics.median(found), min(found), max(found)) if found else None
+
+
+def median(results, row, target):
+    found = [r["value"] for r in results if r["row"] == row and r["target"] == target]
+    return statistics.median(found) if found else None
+
+
+def number(value, unit):
+    if value is None:
+        return "–"
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f}{'' if unit == '/s' else ' '}{unit}"
+
+
+def verdict(found, goal, more):
+    if not found:
+        return "–"
+    text = f"**{found[0]:.2f}×** ({found[1]:.2f}–{found[2]:.2f})"
+    return text + (" ✓" if (found[0] >= goal if more else found[0] <= goal) else " ✗") if goal is not None else text
+
+
+def tables(results, targets, million):
+    ours = [t for t in DATABASES if t in targets]
+    lines = ["| | " + " | ".join(targets) + " |", "|---" * (len(targets) + 1) + "|"]
+    ratios = ["| | goal | " + " | ".join(f"{t} / etcd" for t in ours) + (" | " + " | ".join(f"{t} / etcd-new" for t in ours)
+              if "etcd-new" in targets else "") + " |"]
+    columns = len(ours) * (2 if "etcd-new" in targets else 1)
+    ratios.append("|---" * (columns + 2) + "|")
+    kine = ["| | goal | " + " | ".join(f"{t} / kine-{t}" for t in ours) + " |", "|---" * (len(ours) + 2) + "|"]
+    for name, title, unit, more, over_etcd, over_kine in ROWS:
+        if not any(r["row"] == name for r in results):
+            continue
+        sign = "≥" if more else "≤"
+        title = title.replace("1,000,000", f"{million:,}")
+        lines.append(f"| {title} | " + " | ".join(number(median(results, name, t), unit) for t in targets) + " |")
+        if over_etcd is not None:
+            cells = [verdict(ratio(results, name, t, other), over_etcd, more)
+                     for other in ("etcd", "etcd-new") if other == "etcd" or "etcd-new" in targets for t in ours]
+            ratios.append(f"| {title} | {sign} {over_etcd:g}× | " + " | ".join(cells) + " |")
+        if over_kine is not None and any(t in KINES for t in targets):
+            kine.append(f"| {title} | {sign} {over_kine:g}× | "
+                        + " | ".join(verdict(ratio(results, name, t, f"kine-{t}"), over_kine, more) for t in ours) + " |")
+    return lines, ratios, kine
+
+
+def chart(results, targets):
+    """How many times as good as kine and as etcd, on a logarithmic scale."""
+    import math
+    bars = []
+    for name, title, _, more, over_etcd, over_kine in ROWS:
+        for other, label in (("etcd", "etcd"), ("kine", "kine")):
+            goal = over_etcd if other == "etcd" else over_kine
+            for target in DATABASES:
+                found = ratio(results, name, target, "etcd" if other == "etcd" else f"kine-{target}") if goal is not None else None
+                if found:
+                    bars.append((f"{title} · {target} / {label}", found[0] if more else 1 / found[0], other))
+    left, scale, bar, top = 470, 90, 13, 40
+    height = top + len(bars) * (bar + 3) + 30
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + 4 * scale + 80}" height="{height}" font-family="sans-serif" font-size="11">',
+           f'<rect width="{left + 4 * scale + 80}" height="{height}" fill="white"/>',
+           f'<text x="{left}" y="16" font-weight="bold">times as good as etcd (blue) and as kine on the same database (orange)</text>']
+    for exponent in range(-1, 4):
+        x = left + (exponent + 1) * scale * 0.8
+        out.append(f'<line x1="{x}" y1="{top - 8}" x2="{x}" y2="{height - 24}" stroke="{"#d62728" if exponent == 0 else "#ddd"}"/>')
+        out.append(f'<text x="{x}" y="{height - 10}" text-anchor="middle">{10 ** exponent:g}×</text>')
+    for index, (title, good, other) in enumerate(bars):
+        y = top + index * (bar + 3)
+        zero = left + scale * 0.8
+        end = left + (max(-1.0, min(3.2, math.log10(good))) + 1) * scale * 0.8
+        out.append(f'<text x="{left - 8}" y="{y + bar - 3}" text-anchor="end">{escape(title)}</text>')
+        out.append(f'<rect x="{min(zero, end):.1f}" y="{y}" width="{abs(end - zero):.1f}" height="{bar}" '
+                   f'fill="{"#4c78a8" if other == "etcd" else "#f58518"}"/>')
+        out.append(f'<text x="{max(zero, end) + 4:.1f}" y="{y + bar - 3}">{good:.2f}×</text>')
+    return "\n".join(out + ["</svg>"]) + "\n"
+
+
+def version_of(args, pattern):
+    try:
+        text = subprocess.run([str(a) for a in args], capture_output=True, text=True, timeout=20)
+        return re.search(pattern, text.stdout + text.stderr).group(1)
+    except (OSError, AttributeError, subprocess.TimeoutExpired):
+        return "unknown"
+
+
+def facts(peers):
+    options = peers.options
+    etcd_pattern = r"etcd Version: (\S+)"
+    versions = ["etcd " + version_of(["etcd", "--version"], etcd_pattern)]
+    if peers.programs.get("etcd-new"):
+        versions.append("etcd-new " + version_of([peers.programs["etcd-new"], "--version"], etcd_pattern))
+    if peers.programs.get("kine"):
+        versions.append("kine " + version_of(["go", "version", "-m", peers.programs["kine"]], r"mod\s+github.com/k3s-io/kine\s+(\S+)"))
+    versions.append(version_of([KINESHIM, "--version"], r"(kineshim Version: \S+)"))
+    model = next((line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), "unknown")
+    flags = f"--rounds {options.rounds} --seconds {options.seconds:g}" + (f" --million {options.million}" if options.million != 1000000 else "")
+    return (f"{datetime.date.today()}, {os.cpu_count()} × {model}; {', '.join(versions)}. `./dev bench peers {flags} --write docs/benchmarks.md` "
+            "writes this section; absolute figures are medians, ratios medians of the rounds' own with the least and the most. The load generator shares "
+            "the cores with what it measures.")
+
+
+def write(page, peers, lines, ratios, kine):
+    begin, end = "<!-- peers -->\n", "<!-- /peers -->\n"
+    path = pathlib.Path(page)
+    svg = path.with_name("benchmarks-peers.svg")
+    svg.write_text(chart(peers.results, peers.targets))
+    section = "\n".join([begin + "## Beside etcd and kine", "", "The columns sqlite, postgres and mariadb are kineshim.", "",
+                         f"![ratios to etcd and kine]({svg.name})", "", *ratios, "", *(kine + [""] if len(kine) > 2 else []), *lines, "",
+                         facts(peers), end])
+    text = path.read_text()
+    if begin in text:
+        head, rest = text.split(begin, 1)
+        text = head + section + rest.split(end, 1)[1]
+    else:
+        text = text.rstrip() + "\n\n" + section
+    path.write_text(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words = lambda text: [w for w in text.split(",") if w]  # noqa: E731
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--only", type=words, default=[], help="rows: " + ", ".join(row[0] for row in ROWS))
+    parser.add_argument("--targets", type=words, default=list(ALL))
+    parser.add_argument("--million", type=int, default=1000000, help="keys of the memory and start rows")
+    parser.add_argument("--leases", type=int, default=100000)
+    parser.add_argument("--write", metavar="FILE")
+    parser.add_argument("--output", metavar="FOLDER")
+    options = parser.parse_args()
+    for target in options.targets:
+        if target not in ALL:
+            parser.error(f"no target {target}: {', '.join(ALL)}")
+    peers = Peers(options)
+    try:
+        peers.run()
+    finally:
+        peers.end()
+    lines, ratios, kine = tables(peers.results, peers.targets, options.million)
+    print("\n".join(ratios + [""] + kine + [""] + lines + ["", facts(peers)]))
+    if options.output:
+        pathlib.Path(options.output).mkdir(parents=True, exist_ok=True)
+        pathlib.Path(options.output, "peers.jsonl").write_text("".join(json.dumps(r) + "\n" for r in peers.results))
+    if options.write:
+        write(options.write, peers, lines, ratios, kine)
+
+
+if __name__ == "__main__":
+    main()
