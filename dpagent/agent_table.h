@@ -41,7 +41,7 @@ GROUP("Last known good")
 OPTION(TIME, snapshot_interval, "snapshot-interval", "1s", 10, INT64_MAX / 2, "changes gather for so long before they are written to disk")
 OPTION(TEXT, sign_key, "sign-key", "", 0, 0, "Ed25519 private key, in PEM, with which what is saved is signed")
 OPTION(TEXT, verify_key, "verify-key", "", 0, 0,
-       "Ed25519 public keys, in PEM; set, only what one of them signed is loaded")
+       "Ed25519 public keys, in PEM; set, only what one of them signed is loaded (from disk: with sign-key)")
 GROUP("Local changes")
 OPTION(TEXT, overlay, "overlay", "", 0, 0, "YAML or JSON file of keys that are merged over upstream's; read again when it changes")
 OPTION(TEXT, discovery, "discovery", "", 0, 0, "YAML file of service registries: DNS, Consul, Nacos, Eureka")

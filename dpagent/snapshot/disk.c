@@ -124,16 +124,22 @@ static void remove_leftovers(struct dpa_disk *disk)
 
 struct dpa_disk *dpa_disk_open(const struct dpa_disk_config *config, struct ks_err *err)
 {
-	struct dpa_disk *disk = calloc(1, sizeof(*disk));
+	struct dpa_disk *disk;
 	enum ks_status status;
 
+	if (config->signer && config->verifier && !dpa_verifier_trusts(config->verifier, config->signer)) {
+		(void)ks_fail(err, KS_INVALID_ARGUMENT,
+			      "images are signed with a key that is not trusted when they are loaded");
+		return NULL;
+	}
+	disk = calloc(1, sizeof(*disk));
 	if (!disk || !(disk->dir = strdup(config->dir))) {
 		(void)ks_fail(err, KS_RESOURCE_EXHAUSTED, "out of memory");
 		free(disk);
 		return NULL;
 	}
 	disk->signer = config->signer;
-	disk->verifier = config->verifier;
+	disk->verifier = config->signer ? config->verifier : NULL;
 	disk->fd = disk->lock = -1;
 	status = make_folder(disk->dir, err);
 	if (status == KS_OK)

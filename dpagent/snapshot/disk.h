@@ -18,11 +18,15 @@ struct dpa_disk;
 
 struct dpa_disk_config {
 	const char *dir;
-	const struct dpa_signer *signer;     /* NULL: not signed */
+	const struct dpa_signer
+		*signer; /* NULL: not signed, and signatures do not matter: what was saved is to be loaded again */
 	const struct dpa_verifier *verifier; /* NULL: signatures do not matter */
 };
 
-/* Makes the folder when it is not there. KS_FAILED_PRECONDITION when another process has it. */
+/*
+ * Makes the folder when it is not there. KS_FAILED_PRECONDITION when another process has it, KS_INVALID_ARGUMENT when the verifier does not trust the
+ * signer.
+ */
 struct dpa_disk *dpa_disk_open(const struct dpa_disk_config *config, struct ks_err *err);
 void dpa_disk_close(struct dpa_disk *disk);
 /*

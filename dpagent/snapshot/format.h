@@ -25,6 +25,7 @@ struct dpa_signer *dpa_signer_read(const char *path, struct ks_err *err);
 void dpa_signer_free(struct dpa_signer *signer);
 struct dpa_verifier *dpa_verifier_read(const char *path, struct ks_err *err); /* a file with one or more keys */
 void dpa_verifier_free(struct dpa_verifier *verifier);
+bool dpa_verifier_trusts(const struct dpa_verifier *verifier, const struct dpa_signer *signer);
 
 /* Sets the image's saved_ms in what is written. 'signer' NULL: not signed. 'out' is initialised by the caller (its maximum counts). */
 enum ks_status dpa_format_write(const struct dpa_image *image, const struct dpa_signer *signer, int64_t saved_ms,

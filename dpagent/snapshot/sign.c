@@ -246,6 +246,14 @@ void dpa_verifier_free(struct dpa_verifier *verifier)
 	free(verifier);
 }
 
+bool dpa_verifier_trusts(const struct dpa_verifier *verifier, const struct dpa_signer *signer)
+{
+	for (size_t i = 0; i < verifier->count; i++)
+		if (EVP_PKEY_eq(verifier->keys[i].key, signer->key) == 1)
+			return true;
+	return false;
+}
+
 enum ks_status dpa_verify(const struct dpa_verifier *verifier, const uint8_t id[DPA_KEY_ID],
 			  const uint8_t digest[DPA_FORMAT_DIGEST], const uint8_t signature[DPA_SIGNATURE],
 			  struct ks_err *err)

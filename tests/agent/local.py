@@ -131,6 +131,21 @@ def an_image_with_another_signature_is_not_believed(s):
     assert "not trusted" in agent.alarms()["disk_invalid"], agent.alarms()
 
 
+def a_machine_that_has_only_the_public_key_loads_what_it_saved(s):
+    ours, theirs = keys(s, "signer"), keys(s, "stranger")
+    store = s.store()
+    store.put(ROUTES + "1", "saved")
+    agent = s.agent(store.url, [f"--verify-key={ours}.pub"], start_timeout="200ms")
+    agent.wait_saved()
+    store.stop()
+    agent.restart()
+    assert agent.get(ROUTES + "1") == "saved" and not agent.alarms(), agent.alarms()
+    # What would not be loaded again is not even begun.
+    code, _, text = harness.run_program([f"--upstream={store.url}", f"--data-dir={s.folder / 'both'}", f"--sign-key={theirs}.key",
+                                         f"--verify-key={ours}.pub"])
+    assert code == 2 and "not trusted when they are loaded" in text, (code, text)
+
+
 def people_can_look_into_an_image(s):
     store = s.store()
     revision = store.put(ROUTES + "1", "\u00e4\n")
@@ -156,4 +171,5 @@ def people_can_look_into_an_image(s):
 
 harness.main([the_overlay_wins_and_is_followed, a_malformed_overlay_changes_nothing_but_the_alarm,
               a_malformed_overlay_at_the_start_is_an_error, a_restart_is_no_news_to_clients,
-              an_image_with_another_signature_is_not_believed, people_can_look_into_an_image])
+              an_image_with_another_signature_is_not_believed,
+              a_machine_that_has_only_the_public_key_loads_what_it_saved, people_can_look_into_an_image])

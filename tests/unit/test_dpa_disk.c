@@ -461,6 +461,11 @@ static void with_a_key_only_signed_ones_count(void)
 	save(disk, 3);
 	CU_ASSERT_EQUAL(load(disk, NULL), 3);
 	dpa_disk_close(disk);
+	/* Who cannot sign loads all the same what it saved. */
+	disk = open_as(NULL, verifier);
+	save(disk, 4);
+	CU_ASSERT_EQUAL(load(disk, NULL), 4);
+	dpa_disk_close(disk);
 	dpa_signer_free(signer);
 	dpa_verifier_free(verifier);
 	clear_folder();
