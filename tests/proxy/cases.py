@@ -586,12 +586,12 @@ def e11_what_is_long_is_drained(t):
         return found
 
     def start(path):
-        s = socket.create_connection(("127.0.0.1", gateway.port), timeout=6)
+        s = socket.create_connection(("127.0.0.1", gateway.port), timeout=30)
         s.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
         return s
 
     def websocket():
-        s = socket.create_connection(("127.0.0.1", gateway.port), timeout=6)
+        s = socket.create_connection(("127.0.0.1", gateway.port), timeout=30)
         s.sendall(b"GET /e11w HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
                   b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
         same(b"101", s.recv(4096).split()[1])
@@ -616,11 +616,11 @@ def e11_what_is_long_is_drained(t):
         same(b"\x81\x02hi", endless.recv(100))
         same(b"", to_its_end(endless))
         took = time.monotonic() - began
-        assert 0.8 < took < 3.5, took
-        wait_for(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in old), "the end of the old workers", 5)
+        assert 0.8 < took < 30, took      # it would be 240 by itself; a busy machine takes its time
+        wait_for(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in old), "the end of the old workers", 20)
         if sig == signal.SIGHUP:
-            wait_for(lambda: store_connections(workers(gateway)) >= 1, "a new watch", 5)
-    same(0, gateway.process.process.wait(10))
+            wait_for(lambda: store_connections(workers(gateway)) >= 1, "a new watch", 20)
+    same(0, gateway.process.process.wait(20))
 
 
 def e14_the_control_api_and_readiness(t):
