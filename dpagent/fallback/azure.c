@@ -13,12 +13,12 @@
 
 #include "base/panic.h"
 #include "fallback/azure_identity.h"
+#include "fallback/pages.h"
 #include "fallback/xml.h"
 
 #define API_VERSION "2021-12-02"
 #define MAX_LIST ((size_t)8 << 20)
 #define MAX_ERROR ((size_t)1 << 16)
-#define MAX_PAGES 200
 #define MAX_URL 16384
 
 struct azure {
@@ -339,77 +339,27 @@ static enum ks_status azure_del(void *store, const char *name, struct ks_err *er
 
 /* ---- lists ---- */
 
-struct page {
-	dpa_listed_fn *fn;
-	void *ctx;
-	char name[DPA_OBJECT_NAME_MAX + 1], etag[128];
-	int64_t size;
-	bool enough;
-	char marker[2048];
-};
-
-static bool take_page(void *ctx, const char *path, const char *text)
+static enum ks_status fetch_page(void *store, const char *prefix, const char *token, struct dpa_http_answer *answer,
+				 struct ks_err *err)
 {
-	static const char blobs[] = "EnumerationResults/Blobs/Blob";
-	struct page *page = ctx;
+	const struct parameter first[] = {{"comp", "list"}, {"prefix", prefix}, {"restype", "container"}, {NULL, NULL}};
+	const struct parameter next[] = {
+		{"comp", "list"}, {"marker", token}, {"prefix", prefix}, {"restype", "container"}, {NULL, NULL}};
+	struct dpa_http_request request = {.max_answer = MAX_LIST};
+	struct azure *azure = store;
+	char what[128];
 
-	if (strcmp(path, "EnumerationResults/NextMarker") == 0) {
-		if (strlen(text) >= sizeof(page->marker))
-			return false;
-		(void)snprintf(page->marker, sizeof(page->marker), "%s", text);
-	}
-	if (strncmp(path, blobs, sizeof(blobs) - 1) != 0)
-		return true;
-	path += sizeof(blobs) - 1;
-	if (strcmp(path, "/Name") == 0)
-		(void)snprintf(page->name, sizeof(page->name), "%s", text);
-	if (strcmp(path, "/Properties/Etag") == 0)
-		(void)snprintf(page->etag, sizeof(page->etag), "%s", text);
-	if (strcmp(path, "/Properties/Content-Length") == 0)
-		page->size = strtoll(text, NULL, 10);
-	if (path[0] == '\0' && page->name[0]) {
-		page->enough = page->enough || !page->fn(page->ctx, page->name, page->size, page->etag);
-		page->name[0] = page->etag[0] = '\0';
-		page->size = 0;
-	}
-	return true;
+	(void)snprintf(what, sizeof(what), "the list of container %s", azure->container);
+	return perform(azure, "GET", "", token[0] ? next : first, &request, what, 200, answer, err);
 }
 
 static enum ks_status azure_list(void *store, const char *prefix, dpa_listed_fn *fn, void *ctx, struct ks_err *err)
 {
 	struct azure *azure = store;
-	struct page *page = calloc(1, sizeof(*page));
-	enum ks_status status = page ? KS_OK : ks_fail(err, KS_RESOURCE_EXHAUSTED, "out of memory");
-	char what[128], before[sizeof(page->marker)] = "";
+	char what[128];
 
 	(void)snprintf(what, sizeof(what), "the list of container %s", azure->container);
-	for (int pages = 0; status == KS_OK && (pages == 0 || (page->marker[0] && !page->enough)); pages++) {
-		char marker[sizeof(page->marker)];
-		const struct parameter parameters[] = {{"comp", "list"},
-						       {"marker", marker},
-						       {"prefix", prefix},
-						       {"restype", "container"},
-						       {NULL, NULL}};
-		const struct parameter first[] = {
-			{"comp", "list"}, {"prefix", prefix}, {"restype", "container"}, {NULL, NULL}};
-		struct dpa_http_request request = {.max_answer = MAX_LIST};
-		struct dpa_http_answer answer;
-
-		if (pages == MAX_PAGES || (pages > 0 && strcmp(page->marker, before) == 0)) {
-			status = ks_fail(err, KS_DATA_LOSS, "%s does not end", what);
-			break;
-		}
-		(void)snprintf(marker, sizeof(marker), "%s", page->marker);
-		(void)snprintf(before, sizeof(before), "%s", page->marker);
-		*page = (struct page){.fn = fn, .ctx = ctx};
-		status = perform(azure, "GET", "", marker[0] ? parameters : first, &request, what, 200, &answer, err);
-		if (status == KS_OK &&
-		    dpa_xml_read(ks_slice_of(answer.body.data, answer.body.size), take_page, page, NULL) != KS_OK)
-			status = ks_fail(err, KS_DATA_LOSS, "%s is not the XML that was expected", what);
-		dpa_http_answer_fini(&answer);
-	}
-	free(page);
-	return status;
+	return dpa_pages_walk(azure, fetch_page, dpa_pages_take_azure, prefix, what, fn, ctx, err);
 }
 
 const struct dpa_bucket_ops dpa_azure_ops = {

@@ -11,11 +11,11 @@
 
 #include "base/panic.h"
 #include "fallback/aws_identity.h"
+#include "fallback/pages.h"
 #include "fallback/xml.h"
 
 #define MAX_LIST ((size_t)4 << 20)
 #define MAX_ERROR ((size_t)1 << 16)
-#define MAX_PAGES 200
 #define CONFLICTS 4
 
 struct s3 {
@@ -319,44 +319,6 @@ static enum ks_status s3_del(void *store, const char *name, struct ks_err *err)
 
 /* ---- lists ---- */
 
-struct page {
-	dpa_listed_fn *fn;
-	void *ctx;
-	char name[DPA_OBJECT_NAME_MAX + 1], etag[128];
-	int64_t size;
-	bool truncated, enough;
-	char token[2048], before[2048]; /* of the next page and of this one */
-};
-
-static bool take_page(void *ctx, const char *path, const char *text)
-{
-	static const char contents[] = "ListBucketResult/Contents";
-	struct page *page = ctx;
-
-	if (strcmp(path, "ListBucketResult/IsTruncated") == 0)
-		page->truncated = strcmp(text, "true") == 0;
-	if (strcmp(path, "ListBucketResult/NextContinuationToken") == 0) {
-		if (strlen(text) >= sizeof(page->token))
-			return false;
-		(void)snprintf(page->token, sizeof(page->token), "%s", text);
-	}
-	if (strncmp(path, contents, sizeof(contents) - 1) != 0)
-		return true;
-	path += sizeof(contents) - 1;
-	if (strcmp(path, "/Key") == 0)
-		(void)snprintf(page->name, sizeof(page->name), "%s", text);
-	if (strcmp(path, "/ETag") == 0)
-		(void)snprintf(page->etag, sizeof(page->etag), "%s", text);
-	if (strcmp(path, "/Size") == 0)
-		page->size = strtoll(text, NULL, 10);
-	if (path[0] == '\0' && page->name[0]) {
-		page->enough = page->enough || !page->fn(page->ctx, page->name, page->size, page->etag);
-		page->name[0] = page->etag[0] = '\0';
-		page->size = 0;
-	}
-	return true;
-}
-
 static void put_parameter(struct ks_buf *url, const char *name, const char *value)
 {
 	ks_buf_printf(url, "%s=", name);
@@ -376,42 +338,33 @@ static void put_list_url(struct s3 *s3, const char *token, const char *prefix, s
 	ks_buf_append(url, "", 1);
 }
 
+static enum ks_status fetch_page(void *store, const char *prefix, const char *token, struct dpa_http_answer *answer,
+				 struct ks_err *err)
+{
+	struct dpa_http_request request = {.method = "GET", .max_answer = MAX_LIST};
+	struct s3 *s3 = store;
+	struct s3_error error;
+	enum ks_status status;
+	struct ks_buf url;
+	char what[300];
+
+	(void)snprintf(what, sizeof(what), "the list of bucket %s", s3->bucket);
+	ks_buf_init(&url, 16384);
+	put_list_url(s3, token, prefix, &url);
+	KS_ASSERT(!url.failed);
+	request.url = (const char *)url.data;
+	status = perform(s3, &request, what, 200, 200, answer, &error, err);
+	ks_buf_fini(&url);
+	return status;
+}
+
 static enum ks_status s3_list(void *store, const char *prefix, dpa_listed_fn *fn, void *ctx, struct ks_err *err)
 {
 	struct s3 *s3 = store;
-	struct page *page = calloc(1, sizeof(*page));
-	enum ks_status status = page ? KS_OK : ks_fail(err, KS_RESOURCE_EXHAUSTED, "out of memory");
 	char what[300];
 
-	if (page)
-		*page = (struct page){.fn = fn, .ctx = ctx};
 	(void)snprintf(what, sizeof(what), "the list of bucket %s", s3->bucket);
-	for (int pages = 0; status == KS_OK && (pages == 0 || (page->truncated && !page->enough)); pages++) {
-		struct dpa_http_request request = {.method = "GET", .max_answer = MAX_LIST};
-		struct dpa_http_answer answer;
-		struct s3_error error;
-		struct ks_buf url;
-
-		if (pages == MAX_PAGES || (pages > 0 && strcmp(page->token, page->before) == 0)) {
-			status = ks_fail(err, KS_DATA_LOSS, "%s does not end", what);
-			break;
-		}
-		ks_buf_init(&url, 16384);
-		put_list_url(s3, page->token, prefix, &url);
-		KS_ASSERT(!url.failed);
-		request.url = (const char *)url.data;
-		(void)snprintf(page->before, sizeof(page->before), "%s", page->token);
-		page->token[0] = '\0';
-		page->truncated = false;
-		status = perform(s3, &request, what, 200, 200, &answer, &error, err);
-		if (status == KS_OK &&
-		    dpa_xml_read(ks_slice_of(answer.body.data, answer.body.size), take_page, page, NULL) != KS_OK)
-			status = ks_fail(err, KS_DATA_LOSS, "%s is not the XML that was expected", what);
-		dpa_http_answer_fini(&answer);
-		ks_buf_fini(&url);
-	}
-	free(page);
-	return status;
+	return dpa_pages_walk(s3, fetch_page, dpa_pages_take_s3, prefix, what, fn, ctx, err);
 }
 
 const struct dpa_bucket_ops dpa_s3_ops = {

@@ -496,7 +496,6 @@ def who_may_not_delete_still_exports(scenario):
     assert tool.text().count("old versions are not deleted") == 1, tool.text()
 
 
-@needs("versitygw")
 def what_servers_say_is_masked(scenario):
     keys = {"AWS_ACCESS_KEY_ID": "AKIDMASKED0123", "AWS_SECRET_ACCESS_KEY": "masked-secret-0123", "AWS_SESSION_TOKEN": "masked-token-0123"}
     said = " ".join(keys.values())

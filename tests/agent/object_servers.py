@@ -149,7 +149,7 @@ class VersityGw:
             args += ["--iam-dir", str(folder / f"{name}.users")]
         self.process = Process([*args, "posix", str(self.root)], self.log)
         self.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
-        wait_for(lambda: connects(self.port), "versitygw", 20)
+        started(self, "versitygw")
 
     env = {"AWS_ACCESS_KEY_ID": ID, "AWS_SECRET_ACCESS_KEY": SECRET}
 
@@ -187,7 +187,7 @@ class S3rver:
         self.process = Process(["node", str(PROGRAMS["s3rver"]), "-d", str(folder / "s3rver"), "-a", "127.0.0.1", "-p",
                                 str(self.port), "--no-vhost-buckets", "--configure-bucket", "bkt"], folder / "s3rver.log")
         self.endpoint = f"http://127.0.0.1:{self.port}"
-        wait_for(lambda: connects(self.port), "s3rver", 30)
+        started(self, "s3rver")
 
     env = {"AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "S3RVER"}
 
@@ -204,7 +204,7 @@ class Azurite:
         self.process = Process(["node", str(PROGRAMS["azurite"]), "--inMemoryPersistence", "--blobHost", "127.0.0.1", "--blobPort",
                                 str(self.port), "--disableTelemetry"], folder / "azurite.log")
         self.endpoint = f"http://127.0.0.1:{self.port}/{ACCOUNT}"
-        wait_for(lambda: connects(self.port), "azurite", 30)
+        started(self, "azurite")
 
     env = {"AZURE_STORAGE_KEY": ACCOUNT_KEY}
 
@@ -225,7 +225,7 @@ class Azurite:
         return name
 
     @staticmethod
-    def sas(container, rights="rcwdl", hours=1):
+    def sas(container, rights="rcdl", hours=1):
         """A token for one container."""
         end = (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
         version = "2020-12-06"
@@ -235,6 +235,15 @@ class Azurite:
 
     def stop(self):
         self.process.stop()
+
+
+def started(server, what):
+    """node reads hundreds of files first."""
+    try:
+        wait_for(lambda: connects(server.port), what, 120)
+    except BaseException:
+        server.process.stop()
+        raise
 
 
 def connects(port):
