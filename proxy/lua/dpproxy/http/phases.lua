@@ -1,8 +1,10 @@
 -- What nginx.conf calls, one function per phase. Everything is loaded in the master, before the first fork.
 require("resty.core")
 
--- A request's access phase is one trace, longer than LuaJIT's defaults allow.
-require("jit.opt").start("maxtrace=8000", "maxrecord=16000", "maxirconst=2000", "maxsnap=2000", "sizemcode=64", "maxmcode=40960")
+-- A request's access phase is one trace, longer than LuaJIT's defaults allow, and with more tail calls than `loopunroll`, which
+-- counts them too: each ngx.ctx and ngx.status is one.
+require("jit.opt").start("maxtrace=8000", "maxrecord=16000", "maxirconst=2000", "maxsnap=2000", "sizemcode=64", "maxmcode=40960",
+    "loopunroll=100")
 
 local node = require("dpproxy.base.node")
 local local_conf = require("apisix.core.config_local")

@@ -76,11 +76,13 @@ function M.registry()
     return ready()
 end
 
+local core -- when it is first needed: it needs plugins' modules itself
+
 -- The log phase of a request.
 function M.log(conf, ctx, disabled_labels)
     ready()
     http:set_disabled(disabled_labels)
-    local core = require("apisix.core")
+    core = core or require("apisix.core")
     local var = ctx.var
     http:record(ctx, conf.prefer_name, ngx.status, core.response.get_response_source(ctx),
         (ngx.now() - ngx.req.start_time()) * 1000, var.upstream_response_time,
@@ -107,7 +109,7 @@ end
 function M.text()
     ready()
     flush()
-    local core = require("apisix.core")
+    core = core or require("apisix.core")
     local store_ok, store = pcall(require, "dpproxy.config.store")
     if store_ok then
         store.refresh()
