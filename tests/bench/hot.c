@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The hot paths without network and database, for counting instructions (hot.py runs it under callgrind): requests go as bytes
+ * through decoding, validation, the store and encoding. usage: hot put|update|get|range|event COUNT
+ *
+ *	put     of 256 bytes over 1,000 keys        update   the same in Kubernetes' shape, of one key
+ *	get     linearizable, one of 1,000 keys     range    100 keys
+ *	event   a put, and its event to one watcher
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/api.h"
+#include "base/diag.h"
+#include "base/panic.h"
+#include "proto/rpc.pb-c.h"
+#include "tests/lib/fake_call.h"
+#include "tests/lib/fake_committer.h"
+
+#define KEYS 1000
+#define KEY_ROOM 64
+#define VALUE_SIZE 256
+
+static int64_t revision;
+
+static struct ks_slice pack(const ProtobufCMessage *message)
+{
+	static uint8_t bytes[4096];
+
+	KS_ASSERT(protobuf_c_message_get_packed_size(message) <= sizeof(bytes));
+	return ks_slice_of(bytes, protobuf_c_message_pack(message, bytes));
+}
+
+/* The answer must be there and fine: a path that fails early, or goes another way, would look fast. */
+static void call(const char *path, const ProtobufCMessage *message, size_t least, size_t most)
+{
+	struct fake_answer answer;
+
+	fake_unary(path, pack(message), NULL, &answer);
+	KS_ASSERT(answer.ended && answer.status == KS_OK && answer.size >= least && answer.size <= most);
+	fake_answer_fini(&answer);
+}
+
+static ProtobufCBinaryData key_of(int number, char key[KEY_ROOM])
+{
+	return (ProtobufCBinaryData){(size_t)snprintf(key, KEY_ROOM, "bench/%026d", number % KEYS), (uint8_t *)key};
+}
+
+static void put(int number)
+{
+	static uint8_t value[VALUE_SIZE];
+	Etcdserverpb__PutRequest request = ETCDSERVERPB__PUT_REQUEST__INIT;
+	char key[KEY_ROOM];
+
+	request.key = key_of(number, key);
+	request.value = (ProtobufCBinaryData){sizeof(value), value};
+	call("/etcdserverpb.KV/Put", &request.base, 4, 64);
+	revision++;
+}
+
+static void update(int number)
+{
+	static uint8_t value[VALUE_SIZE];
+	Etcdserverpb__TxnRequest txn = ETCDSERVERPB__TXN_REQUEST__INIT;
+	Etcdserverpb__Compare compare = ETCDSERVERPB__COMPARE__INIT, *compares = &compare;
+	Etcdserverpb__PutRequest request = ETCDSERVERPB__PUT_REQUEST__INIT;
+	Etcdserverpb__RangeRequest range = ETCDSERVERPB__RANGE_REQUEST__INIT;
+	Etcdserverpb__RequestOp success = ETCDSERVERPB__REQUEST_OP__INIT, failure = ETCDSERVERPB__REQUEST_OP__INIT;
+	Etcdserverpb__RequestOp *successes = &success, *failures = &failure;
+
+	(void)number;
+	compare.target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;
+	compare.target_union_case = ETCDSERVERPB__COMPARE__TARGET_UNION_MOD_REVISION;
+	compare.mod_revision = revision;
+	compare.key = request.key = range.key = (ProtobufCBinaryData){10, (uint8_t *)(uintptr_t) "/registry/"};
+	request.value = (ProtobufCBinaryData){sizeof(value), value};
+	success.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
+	success.request_put = &request;
+	failure.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_RANGE;
+	failure.request_range = &range;
+	txn.n_compare = txn.n_success = txn.n_failure = 1;
+	txn.compare = &compares;
+	txn.success = &successes;
+	txn.failure = &failures;
+	call("/etcdserverpb.KV/Txn", &txn.base, 8, 64);
+	revision++;
+}
+
+static void get(int number)
+{
+	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
+	char key[KEY_ROOM];
+
+	request.key = key_of(number, key);
+	call("/etcdserverpb.KV/Range", &request.base, VALUE_SIZE, 2 * VALUE_SIZE);
+}
+
+static void range(int number)
+{
+	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
+
+	(void)number;
+	request.key = (ProtobufCBinaryData){6, (uint8_t *)(uintptr_t) "bench/"};
+	request.range_end = (ProtobufCBinaryData){6, (uint8_t *)(uintptr_t) "bench0"};
+	request.limit = 100;
+	call("/etcdserverpb.KV/Range", &request.base, (size_t)100 * VALUE_SIZE, (size_t)200 * VALUE_SIZE);
+}
+
+static struct ks_call *watch;
+
+static void open_watch(void)
+{
+	Etcdserverpb__WatchRequest request = ETCDSERVERPB__WATCH_REQUEST__INIT;
+	Etcdserverpb__WatchCreateRequest create = ETCDSERVERPB__WATCH_CREATE_REQUEST__INIT;
+	uint8_t *data;
+	size_t size;
+
+	create.key = (ProtobufCBinaryData){6, (uint8_t *)(uintptr_t) "bench/"};
+	create.range_end = (ProtobufCBinaryData){6, (uint8_t *)(uintptr_t) "bench0"};
+	request.request_union_case = ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_CREATE_REQUEST;
+	request.create_request = &create;
+	watch = fake_stream_open("/etcdserverpb.Watch/Watch", NULL);
+	fake_stream_message(watch, pack(&request.base));
+	fake_run();
+	KS_ASSERT(fake_stream_next(watch, &data, &size));
+	free(data);
+}
+
+static void event(int number)
+{
+	uint8_t *data;
+	size_t size;
+
+	put(number);
+	fake_run();
+	KS_ASSERT(fake_stream_next(watch, &data, &size) && size > VALUE_SIZE);
+	free(data);
+}
+
+static const struct {
+	const char *name;
+	void (*run)(int number);
+} paths[] = {{"put", put}, {"update", update}, {"get", get}, {"range", range}, {"event", event}};
+
+static void measure(void (*run)(int number), int count)
+{
+	for (int i = 0; i < KEYS; i++)
+		put(i);
+	if (run == event)
+		open_watch();
+	if (run == update)
+		revision = 0;
+	for (int i = 0; i < count; i++) {
+		run(i);
+		if (run == update && i == 0)
+			revision = KEYS + 2;
+	}
+	if (run == event)
+		fake_stream_close(watch);
+}
+
+int main(int argc, char **argv)
+{
+	const struct ks_store_config store_config = {.values_kept = true};
+	struct fake_committer committer;
+	const struct ks_rpc_method *methods;
+	struct ks_timers *timers;
+	struct ks_store *store;
+	struct ks_api *api;
+	size_t method_count;
+	int count = argc > 2 ? atoi(argv[2]) : 0;
+	void (*run)(int number) = NULL;
+
+	for (size_t i = 0; argc > 1 && i < sizeof(paths) / sizeof(*paths); i++)
+		if (strcmp(argv[1], paths[i].name) == 0)
+			run = paths[i].run;
+	if (!run || count < 1) {
+		(void)fputs("usage: hot put|update|get|range|event COUNT\n", stderr);
+		return 2;
+	}
+	ks_diag_setup(KS_ERROR, KS_DIAG_TEXT);
+	store = ks_store_new(&store_config, NULL);
+	timers = ks_timers_start(NULL);
+	KS_ASSERT(store && timers);
+	fake_committer_init(&committer, store);
+	api = ks_api_start(&(struct ks_api_config){.store = store,
+						   .committer = &committer.base,
+						   .timers = timers,
+						   .max_txn_ops = KS_ETCD_MAX_TXN_OPS,
+						   .max_request_bytes = KS_ETCD_MAX_REQUEST_BYTES,
+						   .progress_interval_ms = 600000,
+						   .min_lease_ttl_s = KS_ETCD_MIN_LEASE_TTL_S},
+			   NULL);
+	KS_ASSERT(api);
+	methods = ks_api_methods(&method_count);
+	fake_rpc_start(methods, method_count, api, NULL, NULL);
+	measure(run, count);
+	fake_rpc_stop();
+	ks_api_stop(api);
+	fake_committer_fini(&committer);
+	ks_timers_stop(timers);
+	ks_store_free(store);
+	return 0;
+}
