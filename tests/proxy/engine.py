@@ -694,10 +694,19 @@ def a_folder_that_the_workers_cannot_get_to_is_refused(t):
     same(0, done.returncode)
 
 
+def calm(t):
+    """Until no reload of before is under way: -> the workers."""
+    def unchanged():
+        before = set(workers(t.gateway))
+        time.sleep(2)
+        return before == set(workers(t.gateway)) and before
+    return wait_for(unchanged, "no more new workers", 60)
+
+
 def a_bad_configuration_is_not_reloaded(t):
     file = t.gateway.folder.parent / "config.json"
     good = file.read_text()
-    old = set(workers(t.gateway))
+    old = calm(t)
     try:
         file.write_text(json.dumps({"apisix": {"node_listen": "nowhere"}}))
         t.gateway.process.process.send_signal(signal.SIGHUP)
