@@ -136,7 +136,7 @@ class Peers:
         self.options = options
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ks-peers-", dir=os.environ.get("KS_BENCH_DIR", "/tmp")))
         os.chmod(self.folder, 0o755)
-        self.running, self.results, self.databases = {}, [], {}
+        self.running, self.results, self.databases, self.relays = {}, [], {}, {}
         self.ports = {target: harness.free_port() for target in ALL}
         self.targets = list(options.targets)
         peers = pathlib.Path(os.environ.get("KS_PEERS", BUILD / "peers"))
@@ -163,6 +163,8 @@ class Peers:
         url = self.databases[kind].url
         name = database_of(target)
         base = re.sub(r"/kineshim($|\?)", rf"/{name}\1", url)
+        if not kine and kind in self.relays:
+            base = re.sub(r"(127\.0\.0\.1:)\d+", rf"\g<1>{self.relays[kind][0]}", base)
         if kine and kind == "postgres":
             return base + ("&" if "?" in base else "?") + "sslmode=disable"
         return base
@@ -217,6 +219,8 @@ class Peers:
     def end(self):
         for target in list(self.running):
             self.stop(target)
+        for kind in list(self.relays):
+            self.through_delay(kind, 0)
         for database in self.databases.values():
             database.stop()
         if not os.environ.get("KS_TEST_KEEP"):
@@ -348,6 +352,36 @@ class Peers:
             return self.databases[kind].bytes(database_of(target))
         return sum(file.stat().st_size for file in self.folder.glob(f"{target}.db*") if not file.name.endswith("-shm"))
 
+    def through_delay(self, kind, ms):
+        """From now on kineshim's way to that database takes so much longer; 0: no longer."""
+        old = self.relays.pop(kind, None)
+        if old:
+            old[1].kill()
+            old[1].wait()
+        if ms:
+            port, target = harness.free_port(), int(re.search(r"127\.0\.0\.1:(\d+)", self.databases[kind].url).group(1))
+            relay = subprocess.Popen([sys.executable, str(TOP / "tests" / "bench" / "delay.py"), str(port), str(target), str(ms)])
+            self.relays[kind] = (port, relay)
+
+    def delays(self):
+        """Puts with and without a delay to the database, as in a cloud; the ratio is to the same without."""
+        if self.options.only and "delay" not in self.options.only:
+            return
+        put = self.rate("put", inflight=512, clients=4, keys=10000, value_size=256)
+        for kind in [k for k in ("postgres", "mariadb") if k in self.targets]:
+            for round_number in range(self.options.rounds):
+                for ms in (0, 1, 5):
+                    note(f"puts with {ms} ms to {kind}")
+                    self.stop(kind)
+                    self.through_delay(kind, ms)
+                    try:
+                        self.fresh(kind)
+                        self.keep(f"delay-{ms}", kind, round_number, put(kind))
+                    except (RuntimeError, AssertionError) as e:
+                        note(f"with {ms} ms to {kind} failed: {e}")
+            self.through_delay(kind, 0)
+            self.stop(kind)
+
     def bytes_per_put(self, target):
         """Of the files, with everything in them; a stop writes SQLite's log back."""
         before = self.size(target)
@@ -372,6 +406,7 @@ class Peers:
         self.compare("leases", NOT_KINE, lambda t: self.leases(t) if not self.fresh(t) else None, fresh=False)
         self.compare("json-range", NOT_KINE, self.json_range)
         self.compare("json-watch", NOT_KINE, self.json_watch)
+        self.delays()
         self.compare("bytes", DATABASES + KINES, self.bytes_per_put)
         self.million()
 
@@ -427,6 +462,17 @@ def tables(results, targets, million):
         if over_kine is not None and any(t in KINES for t in targets):
             kine.append(f"| {title} | {sign} {over_kine:g}× | "
                         + " | ".join(verdict(ratio(results, name, t, f"kine-{t}"), over_kine, more) for t in ours) + " |")
+    delayed = ["| put of 256 bytes, 512 in flight, a round trip to the database takes longer by | goal | " + " | ".join(
+        t for t in ours if t != "sqlite") + " |", "|---" * (len([t for t in ours if t != "sqlite"]) + 2) + "|"]
+    for ms in (1, 5):
+        cells = []
+        for target in [t for t in ours if t != "sqlite"]:
+            found = {(r["row"], r["round"]): r["value"] for r in results if r["target"] == target and r["row"].startswith("delay-")}
+            pairs = [found[(f"delay-{ms}", n)] / found[("delay-0", n)] for (row, n) in found if row == f"delay-{ms}" and ("delay-0", n) in found]
+            cells.append(verdict((statistics.median(pairs), min(pairs), max(pairs)) if pairs else None, 0.7, True))
+        delayed.append(f"| {ms} ms | ≥ 0.7× of without | " + " | ".join(cells) + " |")
+    if any(r["row"].startswith("delay-") for r in results):
+        ratios += [""] + delayed
     return lines, ratios, kine
 
 
@@ -508,7 +554,7 @@ def main():
     words = lambda text: [w for w in text.split(",") if w]  # noqa: E731
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--only", type=words, default=[], help="rows: " + ", ".join(row[0] for row in ROWS))
+    parser.add_argument("--only", type=words, default=[], help="rows: " + ", ".join(row[0] for row in ROWS) + ", delay")
     parser.add_argument("--targets", type=words, default=list(ALL))
     parser.add_argument("--million", type=int, default=1000000, help="keys of the memory and start rows")
     parser.add_argument("--leases", type=int, default=100000)
