@@ -112,7 +112,7 @@ static enum ks_status id_of(EVP_PKEY *key, uint8_t id[DPA_KEY_ID], struct ks_err
 struct dpa_signer *dpa_signer_read(const char *path, struct ks_err *err)
 {
 	struct dpa_signer *signer = calloc(1, sizeof(*signer));
-	size_t size;
+	size_t size = 0;
 	uint8_t *data = read_file(path, &size, err);
 	BIO *bio = data ? BIO_new_mem_buf(data, (int)size) : NULL;
 	enum ks_status status = KS_OK;
@@ -217,7 +217,7 @@ static enum ks_status take_keys(struct dpa_verifier *verifier, const char *path,
 struct dpa_verifier *dpa_verifier_read(const char *path, struct ks_err *err)
 {
 	struct dpa_verifier *verifier = calloc(1, sizeof(*verifier));
-	size_t size;
+	size_t size = 0;
 	uint8_t *data = read_file(path, &size, err);
 	BIO *bio = data ? BIO_new_mem_buf(data, (int)size) : NULL;
 	enum ks_status status = KS_INVALID_ARGUMENT;

@@ -44,6 +44,7 @@ int fault_linkat(int from_dir, const char *from, int to_dir, const char *to, int
 static _Atomic int calls_left; /* so many are fine, then each fails; negative: all are fine */
 static _Atomic int fault_number = ENOSPC;
 static _Atomic bool no_links;
+static _Atomic unsigned slow_ms; /* what each fsync takes */
 
 static bool fails(void)
 {
@@ -72,6 +73,7 @@ ssize_t fault_write(int fd, const void *data, size_t size)
 
 int fault_fsync(int fd)
 {
+	(void)usleep(1000 * atomic_load(&slow_ms));
 	return fails() ? -1 : fsync(fd);
 }
 
@@ -852,6 +854,30 @@ static void mere_progress_waits_for_its_time(void)
 	clear_folder();
 }
 
+/* A write takes more than 200 ms, so there is one each two seconds, whatever changes. */
+static void a_slow_disk_is_not_kept_busy(void)
+{
+	struct world world;
+	int64_t began;
+
+	open_world(&world);
+	begin_state(&world);
+	atomic_store(&slow_ms, 100);
+	start_saver(&world, 1, 0);
+	CU_ASSERT(wait_for_writes(&world, 1));
+	began = now_ms();
+	while (now_ms() < began + 1000) {
+		put(&world, "/p/a");
+		(void)usleep(2000);
+	}
+	CU_ASSERT_EQUAL(status_of(&world).disk_writes, 1);
+	CU_ASSERT(wait_for_writes(&world, 2));
+	CU_ASSERT(now_ms() - began >= 1500);
+	atomic_store(&slow_ms, 0);
+	close_world(&world);
+	clear_folder();
+}
+
 static void a_full_disk_is_an_alarm_until_it_is_not(void)
 {
 	struct world world;
@@ -999,6 +1025,7 @@ int main(void)
 			 a_kill_at_any_point_loses_nothing_that_was_saved},
 			{"changes_are_gathered_and_written", changes_are_gathered_and_written},
 			{"mere_progress_waits_for_its_time", mere_progress_waits_for_its_time},
+			{"a_slow_disk_is_not_kept_busy", a_slow_disk_is_not_kept_busy},
 			{"a_full_disk_is_an_alarm_until_it_is_not", a_full_disk_is_an_alarm_until_it_is_not},
 			{"a_stop_writes_the_rest_and_says_that_it_is_all",
 			 a_stop_writes_the_rest_and_says_that_it_is_all},
