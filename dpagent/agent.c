@@ -34,9 +34,17 @@
 #define DRAIN_MS 5000
 /* What clients see of the process: parts of kineshim that are not here. */
 static const char *const absent_metrics[] = {
-	"kineshim_build_info", "kineshim_log_",       "kineshim_db_",      "kineshim_trim_",
-	"kineshim_housekeeper", "kineshim_instances", "kineshim_auth_",    "kineshim_value_cache_",
-	"etcd_disk_",           "etcd_snap_",         NULL,
+	"kineshim_build_info",
+	"kineshim_log_",
+	"kineshim_db_",
+	"kineshim_trim_",
+	"kineshim_housekeeper",
+	"kineshim_instances",
+	"kineshim_auth_",
+	"kineshim_value_cache_",
+	"etcd_disk_",
+	"etcd_snap_",
+	NULL,
 };
 
 struct dpa_agent {
@@ -284,8 +292,8 @@ static enum ks_status start_registry(struct dpa_agent *agent, struct ks_err *err
 
 static enum ks_status start(struct dpa_agent *agent, struct ks_err *err)
 {
-	static enum ks_status (*const steps[])(struct dpa_agent *agent, struct ks_err *err) = {
-		open_disk,     make_replica,	start_overlay, start_saver,   start_discovery,
+	static enum ks_status (*const steps[])(struct dpa_agent * agent, struct ks_err * err) = {
+		open_disk,     make_replica,    start_overlay, start_saver,   start_discovery,
 		start_sources, start_committer, start_page,    start_serving, start_registry,
 	};
 	enum ks_status status;

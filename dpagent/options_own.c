@@ -17,9 +17,10 @@ static enum ks_status check_upstream(const struct ks_options *options, struct ks
 			       "upstream: a URL has no place for users; there are --upstream-user and "
 			       "--upstream-password-file");
 	if (colon && ks_option_given_as(options, "upstream-user") == FROM_FLAG)
-		return ks_fail(err, KS_INVALID_ARGUMENT,
-			       "--upstream-user: everybody on this machine can read a password on the command line; use "
-			       "--upstream-password-file, or " KS_ENV_PREFIX "UPSTREAM_USER=name:password");
+		return ks_fail(
+			err, KS_INVALID_ARGUMENT,
+			"--upstream-user: everybody on this machine can read a password on the command line; use "
+			"--upstream-password-file, or " KS_ENV_PREFIX "UPSTREAM_USER=name:password");
 	if (*options->upstream_password_file && (colon || !*options->upstream_user))
 		return ks_fail(err, KS_INVALID_ARGUMENT,
 			       "upstream-password-file goes with an upstream-user without a password");

@@ -6,7 +6,7 @@
 #define KS_OPTIONS_TABLE "options_table.h"
 #define KS_PROGRAM "kineshim"
 #define KS_ENV_PREFIX "KINESHIM_"
-#define KS_USAGE                   \
+#define KS_USAGE                    \
 	"Usage: kineshim [flags]\n" \
 	"       kineshim COMMAND [arguments]\n"
 #define KS_SUMMARY "An etcd v3 server that keeps its data in an SQL database. Without a command it serves.\n"

@@ -18,8 +18,8 @@ static enum ks_status settle_endpoint(struct ks_options *options, char *(*getenv
 			return ks_fail(err, KS_INVALID_ARGUMENT, "endpoint and endpoint-file exclude each other");
 		status = ks_endpoint_read(options->endpoint_file, endpoint, err);
 	} else {
-		options->password_shown =
-			ks_option_given_as(options, "endpoint") == FROM_FLAG && ks_endpoint_has_password(options->endpoint);
+		options->password_shown = ks_option_given_as(options, "endpoint") == FROM_FLAG &&
+					  ks_endpoint_has_password(options->endpoint);
 		status = ks_endpoint_expand(options->endpoint, getenv_fn, endpoint, err);
 	}
 	if (status == KS_OK)
@@ -56,8 +56,7 @@ static enum ks_status check_election(const struct ks_options *options, struct ks
 		       (long long)options->election_timeout, (long long)options->heartbeat_interval);
 }
 
-enum ks_status ks_options_settle(struct ks_options *options, char *(*getenv_fn)(const char *name),
-				 struct ks_err *err)
+enum ks_status ks_options_settle(struct ks_options *options, char *(*getenv_fn)(const char *name), struct ks_err *err)
 {
 	enum ks_status status = settle_endpoint(options, getenv_fn, err);
 

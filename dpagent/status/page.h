@@ -27,7 +27,7 @@ struct dpa_page_config {
 	struct dpa_replica *replica;
 	struct dpa_upstream *upstream;
 	struct dpa_discovery *discovery; /* NULL: none */
-	struct dpa_overlay *overlay; /* NULL: none */
+	struct dpa_overlay *overlay;     /* NULL: none */
 	const char *id, *role, *urls;
 };
 

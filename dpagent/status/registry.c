@@ -89,9 +89,9 @@ static char *report_of(const struct dpa_registry *registry, const struct dpa_sta
 	json_t *report = dpa_report_short(status, point);
 	json_t *node = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:o, s:o, s:o}", "id", config->id, "hostname",
 				 registry->host, "version", PACKAGE_VERSION, "role", config->role, "urls", config->urls,
-				 "prefix", dpa_replica_prefix(config->replica), "keys", (json_int_t)point->keys, "alarms",
-				 alarm_names(alarms), "started_at", dpa_report_time(registry->started_ms), "updated_at",
-				 dpa_report_time(dpa_wall_ms()));
+				 "prefix", dpa_replica_prefix(config->replica), "keys", (json_int_t)point->keys,
+				 "alarms", alarm_names(alarms), "started_at", dpa_report_time(registry->started_ms),
+				 "updated_at", dpa_report_time(dpa_wall_ms()));
 	char *text = NULL;
 
 	if (node && report && json_object_update(node, report) == 0)

@@ -70,8 +70,9 @@ static json_t *upstream_of(const struct dpa_status *status, const struct dpa_poi
 	if (point->cluster_id != 0)
 		(void)snprintf(cluster, sizeof(cluster), "%" PRIx64, point->cluster_id);
 	return json_pack("{s:o, s:o, s:o, s:s, s:I, s:I, s:I, s:I}", "endpoint", text_of(status->endpoint),
-			 "connected_since", status->connected ? dpa_report_time(status->connected_since_ms) : json_null(),
-			 "error", text_of(status->upstream_error), "cluster_id", cluster, "reconnects",
+			 "connected_since",
+			 status->connected ? dpa_report_time(status->connected_since_ms) : json_null(), "error",
+			 text_of(status->upstream_error), "cluster_id", cluster, "reconnects",
 			 (json_int_t)status->reconnects, "resyncs", (json_int_t)status->resyncs, "verifications",
 			 (json_int_t)status->verifications, "repairs", (json_int_t)status->repairs);
 }
@@ -96,14 +97,15 @@ json_t *dpa_report_full(const struct dpa_status *status, const struct dpa_point 
 {
 	json_t *report = dpa_report_short(status, point);
 	json_t *more = json_pack(
-		"{s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:b, s:I, s:I, s:{s:o, s:o, s:I}, s:{s:I, s:I, s:I}}", "source_since",
-		dpa_report_time(status->source_since_ms), "offset", (json_int_t)(point->revision - point->up_revision),
-		"keys", (json_int_t)point->keys, "upstream", upstream_of(status, point), "alarms", alarms_of(status),
-		"snapshot", disk_of(status), "object_storage", object_of(status), "registered", status->registered,
-		"forwarded", (json_int_t)status->forwarded, "forward_failures", (json_int_t)status->forward_failures,
-		"overlay", "file", text_of(status->overlay_file), "loaded_at", dpa_report_time(status->overlay_loaded_ms),
-		"keys", (json_int_t)point->overlaid, "discovery", "services", (json_int_t)status->discovery_services,
-		"keys", (json_int_t)point->transformed, "failures", (json_int_t)status->discovery_failures);
+		"{s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:b, s:I, s:I, s:{s:o, s:o, s:I}, s:{s:I, s:I, s:I}}",
+		"source_since", dpa_report_time(status->source_since_ms), "offset",
+		(json_int_t)(point->revision - point->up_revision), "keys", (json_int_t)point->keys, "upstream",
+		upstream_of(status, point), "alarms", alarms_of(status), "snapshot", disk_of(status), "object_storage",
+		object_of(status), "registered", status->registered, "forwarded", (json_int_t)status->forwarded,
+		"forward_failures", (json_int_t)status->forward_failures, "overlay", "file",
+		text_of(status->overlay_file), "loaded_at", dpa_report_time(status->overlay_loaded_ms), "keys",
+		(json_int_t)point->overlaid, "discovery", "services", (json_int_t)status->discovery_services, "keys",
+		(json_int_t)point->transformed, "failures", (json_int_t)status->discovery_failures);
 
 	if (!report || !more || json_object_update(report, more) != 0) {
 		json_decref(report);

@@ -21,16 +21,16 @@
 #define USAGE 2
 #define TIMEOUT_MS 5000
 
-static const char usage[] =
-	"Usage: dpagent nodes --upstream URL[,URL...] [flags] [-w json]\n"
-	"\n"
-	"Lists the agents that are, or were, registered at an upstream.\n"
-	"  healthy  its lease lives, and it has the newest configuration\n"
-	"  stale    its lease lives, but it has an older configuration, or holds its own\n"
-	"  lost     its lease is over: it ended, or cannot reach upstream\n"
-	"\n"
-	"The flags --upstream…, --register-prefix and --config-file, and their variables, are those of dpagent itself.\n"
-	"  -w json  one array of objects, as they were reported, with state and behind\n";
+static const char usage[] = "Usage: dpagent nodes --upstream URL[,URL...] [flags] [-w json]\n"
+			    "\n"
+			    "Lists the agents that are, or were, registered at an upstream.\n"
+			    "  healthy  its lease lives, and it has the newest configuration\n"
+			    "  stale    its lease lives, but it has an older configuration, or holds its own\n"
+			    "  lost     its lease is over: it ended, or cannot reach upstream\n"
+			    "\n"
+			    "The flags --upstream…, --register-prefix and --config-file, and their variables, are "
+			    "those of dpagent itself.\n"
+			    "  -w json  one array of objects, as they were reported, with state and behind\n";
 
 struct nodes {
 	struct etcdc *client;
@@ -165,7 +165,7 @@ static void add_node(struct nodes *nodes, const Mvccpb__KeyValue *known)
 	behind = newest > 0 && behind > 0 ? behind : 0;
 	(void)json_object_set_new(node, "behind", json_integer(behind));
 	(void)json_object_set_new(node, "state",
-				  json_string(!live		       ? "lost"
+				  json_string(!live                       ? "lost"
 					      : behind > 0 || holds(node) ? "stale"
 									  : "healthy"));
 	(void)json_array_append_new(nodes->list, node);
@@ -174,7 +174,7 @@ static void add_node(struct nodes *nodes, const Mvccpb__KeyValue *known)
 /* ---- words ---- */
 
 enum { COLUMNS = 9 };
-static const char *const titles[COLUMNS] = {"ID",	"HOSTNAME", "VERSION",	 "ROLE", "SOURCE",
+static const char *const titles[COLUMNS] = {"ID",       "HOSTNAME", "VERSION",   "ROLE", "SOURCE",
 					    "REVISION", "BEHIND",   "LAST SEEN", "STATE"};
 
 /* Nodes write what they like: nothing of it reaches a terminal as a command. */

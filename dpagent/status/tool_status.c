@@ -70,7 +70,8 @@ static void set_url(CURL *curl, const char *given, char *text, size_t room)
 
 	(void)snprintf(text, room, "%s/status", path ? "http://localhost" : given);
 	if (path)
-		(void)curl_easy_setopt(curl, *path == '/' ? CURLOPT_UNIX_SOCKET_PATH : CURLOPT_ABSTRACT_UNIX_SOCKET, path);
+		(void)curl_easy_setopt(curl, *path == '/' ? CURLOPT_UNIX_SOCKET_PATH : CURLOPT_ABSTRACT_UNIX_SOCKET,
+				       path);
 	(void)curl_easy_setopt(curl, CURLOPT_URL, text);
 }
 
@@ -139,10 +140,12 @@ static void print_configuration(const json_t *report)
 		return;
 	}
 	dpa_words_age(json_number_value(json_object_get(report, "age_seconds")), age, sizeof(age));
-	(void)printf("from %s, confirmed %s ago\n", strcmp(source, "object-storage") == 0 ? "object storage" : source, age);
+	(void)printf("from %s, confirmed %s ago\n", strcmp(source, "object-storage") == 0 ? "object storage" : source,
+		     age);
 	row("Revision:");
-	(void)printf("%lld (upstream %lld), %lld keys under %s\n", number_at(report, "revision"),
-		     number_at(report, "upstream_revision"), number_at(report, "keys"), text_at(report, "prefix"));
+	(void)printf("%lld (upstream %lld), %lld key%s under %s\n", number_at(report, "revision"),
+		     number_at(report, "upstream_revision"), number_at(report, "keys"),
+		     number_at(report, "keys") == 1 ? "" : "s", text_at(report, "prefix"));
 }
 
 static void print_upstream(const json_t *report)

@@ -12,6 +12,7 @@ point=0
 failed=0
 kineshim_pid=
 dpproxy_pid=
+dpagent_pid=
 nginx_started=
 policy_made=
 new_users=()
@@ -34,6 +35,7 @@ check() {
 
 finish() {
 	[ -z "$nginx_started" ] || nginx -s stop 2>/dev/null
+	[ -z "$dpagent_pid" ] || kill -TERM "$dpagent_pid" 2>/dev/null
 	[ -z "$dpproxy_pid" ] || kill -TERM "$dpproxy_pid" 2>/dev/null
 	[ -z "$kineshim_pid" ] || kill -TERM "$kineshim_pid" 2>/dev/null
 	wait
@@ -222,15 +224,67 @@ end_dpproxy() {
 	check $? "dpproxy: it can be purged, which takes away the certificates' keys that came from etcd"
 }
 
+# ---- dpagent ----
+
+start_dpagent() {
+	(as_service /var/lib/dpagent --config-file="$work/dpagent.yml") >dpagent.log 2>&1 &
+	dpagent_pid=$!
+	until_true 20 curl -sf "http://127.0.0.1:${agent_ports[1]}/status/ready"
+	cp dpagent.log why
+}
+
+has_route() {
+	curl -sf "http://127.0.0.1:${agent_ports[0]}/v3/kv/range" -d "{\"key\":\"$(printf %s /apisix/routes/2 | base64 -w0)\"}" |
+		grep -q '"count": *"1"'
+}
+
+# Between the others: it mirrors kineshim, and has what dpproxy was given.
+try_dpagent() {
+	agent_ports=("$(free_port)" "$(free_port)")
+	id dpagent >why 2>&1
+	check $? "dpagent: there is a user for it"
+	all_there /etc/dpagent/dpagent.yml /lib/systemd/system/dpagent.service /usr/share/man/man8/dpagent.8.gz \
+		/usr/share/bash-completion/completions/dpagent /usr/share/zsh/vendor-completions/_dpagent \
+		/usr/share/fish/vendor_completions.d/dpagent.fish /usr/share/doc/dpagent/dpagent.md*
+	check $? "dpagent: unit, completion, configuration and manual are there"
+	conffile dpagent /etc/dpagent/dpagent.yml
+	check $? "dpagent: the configuration is the administrator's to change"
+	service dpagent.service
+	check $? "dpagent: systemd understands the unit"
+	sed -e "s|^upstream:.*|upstream: $url|" -e "s|^listen-metrics-urls:.*|listen-metrics-urls: http://127.0.0.1:${agent_ports[1]}|" \
+		-e "s|^#listen-client-urls:.*|listen-client-urls: http://127.0.0.1:${agent_ports[0]}|" /etc/dpagent/dpagent.yml >dpagent.yml
+	# The last --config-file counts: this is the installed one with free ports.
+	start_dpagent && has_route
+	check $? "dpagent: it starts as its own user, and mirrors kineshim"
+	dpagent status --url="http://127.0.0.1:${agent_ports[1]}" >why 2>&1 && dpagent nodes --upstream="$url" 2>&1 | tee -a why | grep -q healthy
+	check $? "dpagent: it is seen, here and in kineshim"
+}
+
+# After kineshim's end.
+end_dpagent() {
+	kill -KILL "$dpagent_pid"
+	wait "$dpagent_pid" 2>/dev/null
+	start_dpagent && has_route
+	check $? "dpagent: killed, it starts and serves while nothing is there to read from"
+	kill -TERM "$dpagent_pid"
+	wait "$dpagent_pid"
+	check $? "dpagent: it ends with 0"
+	dpagent_pid=
+	purge dpagent && [ ! -e /etc/dpagent ] && [ ! -e /usr/bin/dpagent ] && [ ! -e /var/lib/dpagent ]
+	check $? "dpagent: it can be purged, which takes away what came from the control plane"
+}
+
 ports=()
 no_services
-for user in kineshim dpproxy; do id "$user" >/dev/null 2>&1 || new_users+=("$user"); done
+for user in kineshim dpagent dpproxy; do id "$user" >/dev/null 2>&1 || new_users+=("$user"); done
 apt-get update -qq >/dev/null 2>&1
 apt-get install -y -qq --no-install-recommends "${debs[@]}" >why 2>&1
 check $? "the packages install"
 try_kineshim
 try_dpproxy
+try_dpagent
 end_kineshim
+end_dpagent
 end_dpproxy
 echo "1..$point"
 exit $failed
