@@ -92,7 +92,7 @@ void dpa_consul_ask(struct dpa_service *service)
 	request.header = token;
 	/* The server waits up to a sixteenth longer, so that not all end at once. */
 	request.wait_ms = service->blocking ? config->wait_ms + config->wait_ms / 16 : 0;
-	service->poll.transfer = dpa_http_start(discovery->http, &request, done, service);
+	service->poll.transfer = dpa_fetch_start(discovery->http, &request, done, service);
 	if (!service->poll.transfer)
 		done(service, &(struct dpa_http_answer){.error = "out of memory"});
 	if (token)
@@ -103,7 +103,7 @@ void dpa_consul_ask(struct dpa_service *service)
 
 void dpa_consul_stop(struct dpa_service *service)
 {
-	dpa_http_cancel(service->discovery->http, service->poll.transfer);
+	dpa_fetch_cancel(service->discovery->http, service->poll.transfer);
 	end_query(service);
 	service->index = 0;
 }

@@ -352,7 +352,7 @@ static void wait_and_serve(struct dpa_discovery *discovery, int64_t next_ms)
 		wait_ms = until(wait_ms, discovery->refresh_ms, now);
 	if (discovery->dns)
 		count = dpa_dns_sockets(discovery->dns, sockets, &wait_ms);
-	dpa_http_run(discovery->http, sockets, count, wait_ms);
+	dpa_fetch_run(discovery->http, sockets, count, wait_ms);
 	if (discovery->dns)
 		dpa_dns_process(discovery->dns, sockets, count);
 }
@@ -399,7 +399,7 @@ struct dpa_discovery *dpa_discovery_new(const char *path, const char *dir, struc
 		KS_ASSERT(asprintf(&discovery->path, "%s/discovery.json", dir) > 0);
 	if (dpa_discovery_config_read(path, &discovery->config, err) != KS_OK)
 		goto failed;
-	discovery->http = dpa_http_new();
+	discovery->http = dpa_fetch_new();
 	if (!discovery->http) {
 		(void)ks_fail(err, KS_RESOURCE_EXHAUSTED, "discovery: out of memory");
 		goto failed;
@@ -437,7 +437,7 @@ void dpa_discovery_stop(struct dpa_discovery *discovery)
 	ks_mutex_lock(&discovery->lock);
 	discovery->stopping = true;
 	ks_mutex_unlock(&discovery->lock);
-	dpa_http_wake(discovery->http);
+	dpa_fetch_wake(discovery->http);
 	ks_thread_join(discovery->thread);
 	discovery->running = false;
 	for (size_t i = 0; i < discovery->service_count; i++)
@@ -453,7 +453,7 @@ void dpa_discovery_free(struct dpa_discovery *discovery)
 		return;
 	dpa_dns_free(discovery->dns);
 	dpa_nacos_free(discovery);
-	dpa_http_free(discovery->http);
+	dpa_fetch_free(discovery->http);
 	dpa_services_free(discovery);
 	dpa_discovery_config_fini(&discovery->config);
 	ks_mutex_fini(&discovery->lock);

@@ -70,7 +70,7 @@ void dpa_eureka_ask(struct dpa_discovery *discovery)
 
 	KS_ASSERT(asprintf(&path, "%sapps", config->prefix) > 0);
 	discovery->eureka.busy = true;
-	discovery->eureka.transfer = dpa_http_start(discovery->http,
+	discovery->eureka.transfer = dpa_fetch_start(discovery->http,
 						    &(struct dpa_http_request){
 							    .config = config,
 							    .server = &config->servers[discovery->eureka.server],
@@ -85,7 +85,7 @@ void dpa_eureka_ask(struct dpa_discovery *discovery)
 
 void dpa_eureka_stop(struct dpa_discovery *discovery)
 {
-	dpa_http_cancel(discovery->http, discovery->eureka.transfer);
+	dpa_fetch_cancel(discovery->http, discovery->eureka.transfer);
 	discovery->eureka.transfer = NULL;
 	discovery->eureka.busy = false;
 }

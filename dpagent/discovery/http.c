@@ -31,7 +31,7 @@ static void init_curl(void)
 	KS_ASSERT(curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK);
 }
 
-struct dpa_http *dpa_http_new(void)
+struct dpa_http *dpa_fetch_new(void)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct dpa_http *http = ks_xcalloc(1, sizeof(*http));
@@ -44,7 +44,7 @@ struct dpa_http *dpa_http_new(void)
 	return NULL;
 }
 
-void dpa_http_free(struct dpa_http *http)
+void dpa_fetch_free(struct dpa_http *http)
 {
 	if (!http)
 		return;
@@ -136,8 +136,8 @@ static bool add_header(struct dpa_transfer *transfer, const char *line)
 	return true;
 }
 
-struct dpa_transfer *dpa_http_start(struct dpa_http *http, const struct dpa_http_request *request,
-				    dpa_http_done_fn *done, void *ctx)
+struct dpa_transfer *dpa_fetch_start(struct dpa_http *http, const struct dpa_http_request *request,
+				     dpa_http_done_fn *done, void *ctx)
 {
 	struct dpa_transfer *transfer = ks_xcalloc(1, sizeof(*transfer));
 
@@ -153,7 +153,7 @@ struct dpa_transfer *dpa_http_start(struct dpa_http *http, const struct dpa_http
 	return NULL;
 }
 
-void dpa_http_cancel(struct dpa_http *http, struct dpa_transfer *transfer)
+void dpa_fetch_cancel(struct dpa_http *http, struct dpa_transfer *transfer)
 {
 	if (!transfer)
 		return;
@@ -179,7 +179,7 @@ static void finish(struct dpa_http *http, CURL *easy, CURLcode code)
 	free_transfer(transfer);
 }
 
-void dpa_http_run(struct dpa_http *http, struct curl_waitfd *extra, unsigned extra_count, int64_t wait_ms)
+void dpa_fetch_run(struct dpa_http *http, struct curl_waitfd *extra, unsigned extra_count, int64_t wait_ms)
 {
 	CURLMsg *message;
 	int left;
@@ -192,7 +192,7 @@ void dpa_http_run(struct dpa_http *http, struct curl_waitfd *extra, unsigned ext
 	}
 }
 
-void dpa_http_wake(struct dpa_http *http)
+void dpa_fetch_wake(struct dpa_http *http)
 {
 	(void)curl_multi_wakeup(http->multi);
 }

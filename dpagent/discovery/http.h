@@ -3,7 +3,7 @@
  * HTTP requests to registries: many at once on one thread, with libcurl. No redirects, no proxies of the environment, certificates are verified.
  *
  * Owner: a transfer belongs to this module; its handle is void once 'done' was called or it was cancelled. Threads: all functions are for one
- * thread, apart from dpa_http_wake. Errors: in the answer, with texts that show neither URLs nor secrets.
+ * thread, apart from dpa_fetch_wake. Errors: in the answer, with texts that show neither URLs nor secrets.
  */
 #ifndef DPA_DISCOVERY_HTTP_H
 #define DPA_DISCOVERY_HTTP_H
@@ -35,16 +35,16 @@ struct dpa_http_request {
 	int64_t wait_ms;    /* how long the server may take on top of the time-outs */
 };
 
-struct dpa_http *dpa_http_new(void);       /* NULL without memory */
-void dpa_http_free(struct dpa_http *http); /* after all transfers were cancelled */
-/* All texts are copied. NULL: no memory; 'done' is never called then. 'done' is called by dpa_http_run. */
-struct dpa_transfer *dpa_http_start(struct dpa_http *http, const struct dpa_http_request *request,
-				    dpa_http_done_fn *done, void *ctx);
-void dpa_http_cancel(struct dpa_http *http,
-		     struct dpa_transfer *transfer); /* 'done' will not be called; NULL is fine */
+struct dpa_http *dpa_fetch_new(void);       /* NULL without memory */
+void dpa_fetch_free(struct dpa_http *http); /* after all transfers were cancelled */
+/* All texts are copied. NULL: no memory; 'done' is never called then. 'done' is called by dpa_fetch_run. */
+struct dpa_transfer *dpa_fetch_start(struct dpa_http *http, const struct dpa_http_request *request,
+				     dpa_http_done_fn *done, void *ctx);
+void dpa_fetch_cancel(struct dpa_http *http,
+		      struct dpa_transfer *transfer); /* 'done' will not be called; NULL is fine */
 /* Waits for sockets, 'extra' among them, and does what can be done. */
-void dpa_http_run(struct dpa_http *http, struct curl_waitfd *extra, unsigned extra_count, int64_t wait_ms);
-void dpa_http_wake(struct dpa_http *http); /* any thread: dpa_http_run returns */
+void dpa_fetch_run(struct dpa_http *http, struct curl_waitfd *extra, unsigned extra_count, int64_t wait_ms);
+void dpa_fetch_wake(struct dpa_http *http); /* any thread: dpa_fetch_run returns */
 /* 'text' for use in a path or a form, malloc-ed. */
 char *dpa_http_escape(const char *text);
 

@@ -45,7 +45,7 @@ void dpa_nacos_free(struct dpa_discovery *discovery)
 	if (!discovery->nacos)
 		return;
 	for (size_t i = 0; i < DPA_SERVERS_MAX; i++) {
-		dpa_http_cancel(discovery->http, discovery->nacos->logins[i].transfer);
+		dpa_fetch_cancel(discovery->http, discovery->nacos->logins[i].transfer);
 		drop_token(&discovery->nacos->logins[i]);
 	}
 	free(discovery->nacos);
@@ -103,7 +103,7 @@ static void start_login(struct dpa_discovery *discovery, struct login *login, co
 
 	KS_ASSERT(asprintf(&form, "username=%s&password=%s", name, secret) > 0);
 	KS_ASSERT(asprintf(&path, "%sauth/login", http->prefix) > 0);
-	login->transfer = dpa_http_start(discovery->http,
+	login->transfer = dpa_fetch_start(discovery->http,
 					 &(struct dpa_http_request){
 						 .config = http,
 						 .server = &http->servers[login->server],
@@ -189,7 +189,7 @@ static void list(struct dpa_service *service)
 		add_parameter(&path, "accessToken", login->token);
 	ks_buf_append(&path, "", 1);
 	service->poll.transfer = path.failed ? NULL
-					     : dpa_http_start(discovery->http,
+					     : dpa_fetch_start(discovery->http,
 							      &(struct dpa_http_request){
 								      .config = http,
 								      .server = &http->servers[service->poll.server],
@@ -228,7 +228,7 @@ void dpa_nacos_ask(struct dpa_service *service)
 
 void dpa_nacos_stop(struct dpa_service *service)
 {
-	dpa_http_cancel(service->discovery->http, service->poll.transfer);
+	dpa_fetch_cancel(service->discovery->http, service->poll.transfer);
 	service->poll.transfer = NULL;
 	service->poll.busy = false;
 	service->waits_for_login = false;

@@ -118,7 +118,7 @@ static void forget(struct dpa_discovery *discovery, struct ks_slice key)
 	news = dpa_keys_set(discovery, key, NULL, 0);
 	ks_mutex_unlock(&discovery->lock);
 	if (news)
-		dpa_http_wake(discovery->http);
+		dpa_fetch_wake(discovery->http);
 }
 
 /* A service is named in upstreams/ID, or in an object that has one inside. */
@@ -156,7 +156,7 @@ bool dpa_discovery_transform(void *ctx, struct ks_slice key, const struct ks_sli
 	news = dpa_keys_set(adding.discovery, key, adding.services, adding.count);
 	ks_mutex_unlock(&adding.discovery->lock);
 	if (news)
-		dpa_http_wake(adding.discovery->http);
+		dpa_fetch_wake(adding.discovery->http);
 	changed = adding.changed && dump(root, out);
 	json_decref(root);
 	return changed;

@@ -45,9 +45,9 @@ enum ks_status dpa_digest(const void *data, size_t size, uint8_t digest[DPA_FORM
 void dpa_signer_id(const struct dpa_signer *signer, uint8_t id[DPA_KEY_ID]);
 enum ks_status dpa_sign(const struct dpa_signer *signer, const uint8_t digest[DPA_FORMAT_DIGEST],
 			uint8_t signature[DPA_SIGNATURE], struct ks_err *err) KS_MUST_CHECK;
-enum ks_status dpa_verify(const struct dpa_verifier *verifier, const uint8_t id[DPA_KEY_ID],
-			  const uint8_t digest[DPA_FORMAT_DIGEST], const uint8_t signature[DPA_SIGNATURE],
-			  struct ks_err *err) KS_MUST_CHECK;
+enum ks_status dpa_signature_check(const struct dpa_verifier *verifier, const uint8_t id[DPA_KEY_ID],
+				   const uint8_t digest[DPA_FORMAT_DIGEST], const uint8_t signature[DPA_SIGNATURE],
+				   struct ks_err *err) KS_MUST_CHECK;
 
 /* Big-endian numbers. */
 static inline void dpa_put_number(uint8_t *at, size_t size, uint64_t value)

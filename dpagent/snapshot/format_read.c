@@ -106,7 +106,7 @@ static enum ks_status check_signature(struct ks_slice bytes, const struct dpa_fo
 	status = dpa_digest(bytes.data, size, digest, err);
 	if (status != KS_OK)
 		return status;
-	return dpa_verify(verifier, head->key_id, digest, bytes.data + size, err);
+	return dpa_signature_check(verifier, head->key_id, digest, bytes.data + size, err);
 }
 
 /* ---- the body ---- */

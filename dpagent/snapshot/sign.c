@@ -254,9 +254,9 @@ bool dpa_verifier_trusts(const struct dpa_verifier *verifier, const struct dpa_s
 	return false;
 }
 
-enum ks_status dpa_verify(const struct dpa_verifier *verifier, const uint8_t id[DPA_KEY_ID],
-			  const uint8_t digest[DPA_FORMAT_DIGEST], const uint8_t signature[DPA_SIGNATURE],
-			  struct ks_err *err)
+enum ks_status dpa_signature_check(const struct dpa_verifier *verifier, const uint8_t id[DPA_KEY_ID],
+				   const uint8_t digest[DPA_FORMAT_DIGEST], const uint8_t signature[DPA_SIGNATURE],
+				   struct ks_err *err)
 {
 	bool known = false, fine = false;
 

@@ -148,6 +148,14 @@ def metrics_are_documented_and_move(s):
     assert agent.metric("dpagent_connected") == 1 and agent.metric('dpagent_source{source="upstream"}') == 1
 
 
+def verification_runs_and_finds_nothing(s):
+    s.etcd.put("/apisix/routes/verified", {"uri": "/"})
+    agent = s.agent(args=["--verify-interval=100ms"])
+    wait_for(lambda: agent.status()["upstream"]["verifications"] >= 3, "three verifications")
+    status = agent.status()
+    assert status["upstream"]["repairs"] == 0 and status["upstream"]["resyncs"] == 1 and status["connected"], status
+
+
 def a_hold_is_released_only_by_the_machine_itself(s):
     store = s.store()
     store.put("/apisix/routes/1", {"uri": "/"})
@@ -403,7 +411,8 @@ def etcdctl_and_dpproxy_take_it_for_an_etcd(s):
 
 TESTS = [
     help_and_version_are_told_without_an_upstream, wrong_flags_are_told_with_advice, the_configuration_file_counts_alone,
-    status_before_and_after_upstream_answers, metrics_are_documented_and_move, a_hold_is_released_only_by_the_machine_itself,
+    status_before_and_after_upstream_answers, metrics_are_documented_and_move,
+    verification_runs_and_finds_nothing, a_hold_is_released_only_by_the_machine_itself,
     nodes_are_seen_and_lost, a_refused_registration_is_an_alarm_and_nothing_else_suffers, certificates_upstream_must_be_right,
     clients_may_need_certificates, a_unix_socket_serves, the_data_folder_is_one_agents, sigterm_saves_what_was_not_saved_yet,
     log_files_are_opened_anew, a_client_that_never_reads_harms_nobody, etcdctl_and_dpproxy_take_it_for_an_etcd,
