@@ -69,7 +69,8 @@ static void answer(struct dpa_job *job)
 
 	/* Whoever compacts expects it of what it reads from, too. Without memory our history is only longer. */
 	if (submit->request.kind == KS_REQ_COMPACT)
-		(void)!dpa_replica_compact(job->committer->config.replica, submit->request.compact_revision, &submit->err);
+		(void)!dpa_replica_compact(job->committer->config.replica, submit->request.compact_revision,
+					   &submit->err);
 	submit->err.status = KS_OK;
 	/* The status is in the error, too. */
 	(void)!dpa_result_make(job->committer, &submit->request, job->response, &submit->result, &submit->err);

@@ -27,9 +27,10 @@ struct dpa_committer {
 	struct ks_store *store;
 	struct ks_interval prefix;
 	uint8_t *prefix_memory;
-	_Atomic uint64_t cluster_id; /* the first one that was known */
-	struct dpa_leases *leases;   /* NULL: read-only */
-	pthread_t thread;            /* forwarding only */
+	_Atomic uint64_t cluster_id;         /* the first one that was known */
+	_Atomic int64_t size, size_until_ms; /* of the store's values, as counted lately */
+	struct dpa_leases *leases;           /* NULL: read-only */
+	pthread_t thread;                    /* forwarding only */
 
 	struct ks_mutex lock;
 	struct ks_cond changed;
