@@ -579,26 +579,38 @@ static void a_limit_of_size_leaves_both(void)
 	clear_folder();
 }
 
+static bool write_proc(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	bool fine = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	if (fd >= 0)
+		(void)close(fd);
+	return fine;
+}
+
+/* Who is not root becomes it, in a namespace of its own. */
+static bool become_root(void)
+{
+	char users[64], groups[64];
+
+	if (geteuid() == 0)
+		return true;
+	(void)snprintf(users, sizeof(users), "0 %u 1", (unsigned)geteuid());
+	(void)snprintf(groups, sizeof(groups), "0 %u 1", (unsigned)getegid());
+	return unshare(CLONE_NEWUSER) == 0 && write_proc("/proc/self/setgroups", "deny") &&
+	       write_proc("/proc/self/uid_map", users) && write_proc("/proc/self/gid_map", groups);
+}
+
 /* On a file system of 256 KiB: images of a growing size, until one finds no room. 0: fine, 1: not, 77: this user may not mount. */
 static int fill_disk(void)
 {
-	char uid_map[64];
 	struct dpa_disk *disk;
 	struct dpa_image image = {0};
 	int64_t bytes, revision = 0;
 	char why[256];
-	int fd;
 
-	if (geteuid() != 0) {
-		(void)snprintf(uid_map, sizeof(uid_map), "0 %u 1", (unsigned)geteuid());
-		if (unshare(CLONE_NEWUSER) != 0)
-			return 77;
-		fd = open("/proc/self/uid_map", O_WRONLY | O_CLOEXEC);
-		if (fd < 0 || write(fd, uid_map, strlen(uid_map)) < 0)
-			return 77;
-		(void)close(fd);
-	}
-	if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+	if (!become_root() || unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
 	    mount("tmpfs", folder, "tmpfs", 0, "size=256k,mode=0700") != 0)
 		return 77;
 	disk = dpa_disk_open(&(struct dpa_disk_config){.dir = folder}, NULL);
