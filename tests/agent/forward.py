@@ -202,6 +202,32 @@ def compares_keep_their_meaning_under_an_offset(scenario):
     agent.compact(agent.revision())
 
 
+def keys_that_are_served_otherwise_are_compared_as_served(scenario):
+    scenario.etcd.put("/apisix/a", "theirs")
+    overlay = scenario.folder / "overlay.json"
+    overlay.write_text(json.dumps({"/apisix/a": "mine", "/apisix/only": "mine"}))
+    agent = scenario.agent(args=["--forward-writes", f"--overlay={overlay}"])
+    assert agent.get("/apisix/a") == "mine"
+
+    def holds(*compares):
+        return agent.txn(compares, [put_op("/apisix/seen", "yes")]).get("succeeded", False)
+
+    assert holds(compare("/apisix/a", "VALUE", "mine")) and not holds(compare("/apisix/a", "VALUE", "theirs"))
+    assert holds(compare("/apisix/a", "VALUE", "theirs", "NOT_EQUAL")) and not holds(compare("/apisix/a", "VALUE", "mine", "NOT_EQUAL"))
+    assert holds(compare("/apisix/a", "MOD", numbers(agent, "/apisix/a")[1]))
+    # What is written goes up, and is still served as the overlay has it.
+    answer = agent.txn([], [put_op("/apisix/a", "new"), range_op("/apisix/a")])
+    assert scenario.etcd.get("/apisix/a") == "new" and agent.get("/apisix/a") == "mine"
+    assert text(answer["responses"][1]["response_range"]["kvs"][0]["value"]) == "mine", answer
+    assert holds(compare("/apisix/a", "VALUE", "mine"))
+    assert agent.put("/apisix/only", "theirs") <= agent.revision()
+    assert scenario.etcd.get("/apisix/only") == "theirs" and agent.get("/apisix/only") == "mine"
+    overlay.write_text("{}")
+    agent.wait_value("/apisix/only", "theirs")
+    agent.wait_value("/apisix/a", "new")
+    scenario.etcd.delete_prefix("/apisix")
+
+
 def counters_lose_nothing(scenario):
     scenario.etcd.put("/apisix/count", "0")
     agent = scenario.agent(args=["--forward-writes"])
@@ -279,4 +305,5 @@ def control_plane_that_is_gone_is_said_clearly(scenario):
 
 harness.main([writes_are_refused_unless_told_otherwise, written_is_read_at_once, keys_outside_of_the_prefix_are_not_passed,
               transactions_come_back_whole, leases_are_the_control_planes, compares_keep_their_meaning_under_an_offset,
-              counters_lose_nothing, locks_and_elections_work, control_plane_that_is_gone_is_said_clearly], both=True)
+              keys_that_are_served_otherwise_are_compared_as_served, counters_lose_nothing, locks_and_elections_work,
+              control_plane_that_is_gone_is_said_clearly], both=True)
