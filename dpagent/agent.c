@@ -24,6 +24,7 @@
 #include "mirror/upstream.h"
 #include "node.h"
 #include "notify.h"
+#include "object.h"
 #include "overlay.h"
 #include "snapshot/disk.h"
 #include "snapshot/saver.h"
@@ -61,6 +62,7 @@ struct dpa_agent {
 	struct dpa_replica *replica;
 	/* Signalled under the replica's lock, from any thread: set when there is somebody to signal. */
 	struct dpa_saver *_Atomic saver;
+	struct dpa_object *_Atomic object; /* NULL: no object storage */
 	struct etcdc *client;
 	struct dpa_upstream *upstream;
 	struct ks_committer *committer;
@@ -80,6 +82,7 @@ static void changed(void *ctx)
 
 	if (saver)
 		dpa_saver_changed(saver);
+	dpa_object_changed(agent->object);
 }
 
 static enum ks_status read_keys(const struct ks_options *options, struct dpa_signer **signer,
@@ -195,14 +198,21 @@ static enum ks_status start_upstream(struct dpa_agent *agent, struct ks_err *err
 
 static enum ks_status start_sources(struct dpa_agent *agent, struct ks_err *err)
 {
+	struct dpa_object *object;
 	bool there;
 
+	if (dpa_object_start(agent->options, agent->replica, agent->board, agent->signer, agent->verifier, &object, err) != KS_OK)
+		return err->status;
+	agent->object = object;
 	agent->client = dpa_connect(agent->options, err);
 	if (!agent->client)
 		return err->status;
 	if (start_upstream(agent, err) != KS_OK)
 		return err->status;
 	there = dpa_upstream_wait(agent->upstream, agent->options->start_timeout);
+	/* So long, too, for storage that may not answer either. */
+	if (!there)
+		(void)dpa_object_look(object, agent->options->start_timeout);
 	if (!there)
 		ks_diag(KS_WARN, "main", "upstream did not answer in time; serving what is here, and trying on");
 	return KS_OK;
@@ -347,6 +357,7 @@ void dpa_agent_stop(struct dpa_agent *agent)
 	dpa_overlay_stop(agent->overlay);
 	if (agent->discovery)
 		dpa_discovery_stop(agent->discovery);
+	dpa_object_stop(agent->object);
 	/* Nothing changes any more: the last image is the final one. */
 	dpa_saver_stop(agent->saver);
 	etcdc_close(agent->client);

@@ -42,6 +42,14 @@ OPTION(TIME, snapshot_interval, "snapshot-interval", "1s", 10, INT64_MAX / 2, "c
 OPTION(TEXT, sign_key, "sign-key", "", 0, 0, "Ed25519 private key, in PEM, with which what is saved is signed")
 OPTION(TEXT, verify_key, "verify-key", "", 0, 0,
        "Ed25519 public keys, in PEM; set, only what one of them signed is loaded (from disk: with sign-key)")
+GROUP("Object storage")
+OPTION(TEXT, object_storage, "object-storage", "", 0, 0,
+       "where role backup writes, and role traffic reads while upstream is away: s3://bucket/name?region=name or azure://account/container/name")
+OPTION(TEXT, object_storage_cacert, "object-storage-cacert", "", 0, 0, "CA of its certificate, in PEM (default: those of the system)")
+OPTION(TIME, object_storage_timeout, "object-storage-timeout", "30s", 100, 3600000, "how long one request to it may take; large images may take longer")
+OPTION(TIME, export_interval, "export-interval", "10s", 1, INT64_MAX / 2, "least pause between two versions that role backup writes")
+OPTION(NUMBER, export_keep, "export-keep", "10", 2, 1000000, "versions that it keeps")
+OPTION(TIME, import_interval, "import-interval", "30s", 10, INT64_MAX / 2, "pause between looks of role traffic while upstream is away")
 GROUP("Local changes")
 OPTION(TEXT, overlay, "overlay", "", 0, 0, "YAML or JSON file of keys that are merged over upstream's; read again when it changes")
 OPTION(TEXT, discovery, "discovery", "", 0, 0, "YAML file of service registries: DNS, Consul, Nacos, Eureka")

@@ -24,7 +24,7 @@ enum kind { KEYS, WEB_IDENTITY, CONTAINER, INSTANCE };
 
 struct dpa_aws_identity {
 	enum kind kind;
-	struct dpa_http *http;
+	struct dpa_web *http;
 	struct dpa_aws_keys keys;
 	bool known;
 	time_t expires, renew; /* 0: never */
@@ -97,7 +97,7 @@ static bool is_container_url(const char *url)
 		if (strncmp(url, hosts[i], size) == 0 && (!url[size] || strchr(":/", url[size])))
 			return true;
 	}
-	return dpa_http_url_private(url);
+	return dpa_web_url_private(url);
 }
 
 static bool choose(struct dpa_aws_identity *identity, const char *region, dpa_getenv_fn *env, struct ks_err *err)
@@ -125,7 +125,7 @@ static bool choose(struct dpa_aws_identity *identity, const char *region, dpa_ge
 		identity->url = copy_of(env, "AWS_ENDPOINT_URL_STS");
 		if (!identity->url)
 			identity->url = sts_url(region);
-		if (dpa_http_url_private(identity->url))
+		if (dpa_web_url_private(identity->url))
 			return true;
 		(void)ks_fail(err, KS_INVALID_ARGUMENT, "AWS_ENDPOINT_URL_STS must begin with https://");
 		return false;
@@ -166,7 +166,7 @@ static bool choose(struct dpa_aws_identity *identity, const char *region, dpa_ge
 	return true;
 }
 
-struct dpa_aws_identity *dpa_aws_identity_new(const char *region, struct dpa_http *http, dpa_getenv_fn *env,
+struct dpa_aws_identity *dpa_aws_identity_new(const char *region, struct dpa_web *http, dpa_getenv_fn *env,
 					      struct ks_err *err)
 {
 	struct dpa_aws_identity *identity = ks_xcalloc(1, sizeof(*identity));
@@ -202,13 +202,13 @@ static time_t time_of(const char *text)
 	return end ? timegm(&parts) : 0;
 }
 
-static enum ks_status refused(const char *who, const struct dpa_http_answer *answer, struct ks_err *err)
+static enum ks_status refused(const char *who, const struct dpa_web_answer *answer, struct ks_err *err)
 {
 	return ks_fail(err, KS_UNAUTHENTICATED, "no AWS credentials: %s answers with status %d", who, answer->status);
 }
 
 /* {"AccessKeyId", "SecretAccessKey", "Token", "Expiration"} of containers and instances. */
-static enum ks_status take_json(struct dpa_aws_identity *identity, const struct dpa_http_answer *answer,
+static enum ks_status take_json(struct dpa_aws_identity *identity, const struct dpa_web_answer *answer,
 				struct ks_err *err)
 {
 	json_t *root = json_loadb((const char *)answer->body.data, answer->body.size, 0, NULL);
@@ -232,14 +232,14 @@ static enum ks_status take_json(struct dpa_aws_identity *identity, const struct 
 
 static enum ks_status ask_container(struct dpa_aws_identity *identity, struct ks_err *err)
 {
-	struct dpa_http_request request = {.method = "GET",
-					   .url = identity->url,
-					   .max_answer = MAX_ANSWER,
-					   .timeout_ms = LOCAL_TIMEOUT_MS,
-					   .local = true};
+	struct dpa_web_request request = {.method = "GET",
+					  .url = identity->url,
+					  .max_answer = MAX_ANSWER,
+					  .timeout_ms = LOCAL_TIMEOUT_MS,
+					  .local = true};
 	char *read = identity->token_file ? dpa_secret_read(identity->token_file, err) : NULL;
 	const char *token = read ? read : identity->token;
-	struct dpa_http_answer answer;
+	struct dpa_web_answer answer;
 	enum ks_status status;
 	char *header = NULL;
 
@@ -248,7 +248,7 @@ static enum ks_status ask_container(struct dpa_aws_identity *identity, struct ks
 	if (token && asprintf(&header, "Authorization: %s", token) < 0)
 		header = NULL;
 	request.headers[0] = header;
-	status = dpa_http_perform(identity->http, &request, &answer, err);
+	status = dpa_web_perform(identity->http, &request, &answer, err);
 	if (status == KS_OK)
 		status = answer.status == 200 ? take_json(identity, &answer, err)
 					      : refused("the container's service", &answer, err);
@@ -263,18 +263,18 @@ static enum ks_status ask_instance_step(struct dpa_aws_identity *identity, const
 					char *header, char **line, struct ks_err *err)
 {
 	char url[512];
-	struct dpa_http_request request = {.method = method,
-					   .url = url,
-					   .headers = {header},
-					   .has_body = strcmp(method, "PUT") == 0,
-					   .max_answer = MAX_ANSWER,
-					   .timeout_ms = LOCAL_TIMEOUT_MS,
-					   .local = true};
-	struct dpa_http_answer answer;
+	struct dpa_web_request request = {.method = method,
+					  .url = url,
+					  .headers = {header},
+					  .has_body = strcmp(method, "PUT") == 0,
+					  .max_answer = MAX_ANSWER,
+					  .timeout_ms = LOCAL_TIMEOUT_MS,
+					  .local = true};
+	struct dpa_web_answer answer;
 	enum ks_status status;
 
 	(void)snprintf(url, sizeof(url), "%s/latest/%s", identity->url, path);
-	status = dpa_http_perform(identity->http, &request, &answer, err);
+	status = dpa_web_perform(identity->http, &request, &answer, err);
 	if (status != KS_OK)
 		status = ks_fail(err, KS_UNAUTHENTICATED,
 				 "no AWS credentials: neither in the environment nor from the instance");
@@ -307,7 +307,7 @@ static enum ks_status ask_instance(struct dpa_aws_identity *identity, struct ks_
 		status = ask_instance_step(identity, "GET", folder, header, &role, err);
 	if (status == KS_OK) {
 		ks_buf_printf(&path, "%s", folder);
-		dpa_http_encode(&path, role, false);
+		dpa_web_encode(&path, role, false);
 		ks_buf_append(&path, "", 1);
 		status = path.failed
 				 ? ks_fail(err, KS_UNAUTHENTICATED, "no AWS credentials: the role's name is too long")
@@ -332,7 +332,7 @@ static bool take_sts(void *ctx, const char *path, const char *text)
 	struct sts_answer *answer = ctx;
 
 	if (strcmp(path, "ErrorResponse/Error/Code") == 0)
-		dpa_http_quote(text, NULL, 0, answer->code, sizeof(answer->code));
+		dpa_web_quote(text, NULL, 0, answer->code, sizeof(answer->code));
 	if (strncmp(path, folder, sizeof(folder) - 1) != 0)
 		return true;
 	path += sizeof(folder) - 1;
@@ -349,14 +349,14 @@ static bool take_sts(void *ctx, const char *path, const char *text)
 
 static enum ks_status ask_sts(struct dpa_aws_identity *identity, struct ks_err *err)
 {
-	struct dpa_http_request request = {.method = "POST",
-					   .url = identity->url,
-					   .headers = {(char[]){"Content-Type: application/x-www-form-urlencoded"}},
-					   .has_body = true,
-					   .max_answer = MAX_ANSWER};
+	struct dpa_web_request request = {.method = "POST",
+					  .url = identity->url,
+					  .headers = {(char[]){"Content-Type: application/x-www-form-urlencoded"}},
+					  .has_body = true,
+					  .max_answer = MAX_ANSWER};
 	char *token = dpa_secret_read(identity->token_file, err);
 	struct sts_answer found = {0};
-	struct dpa_http_answer answer;
+	struct dpa_web_answer answer;
 	enum ks_status status;
 	struct ks_buf body;
 
@@ -364,15 +364,15 @@ static enum ks_status ask_sts(struct dpa_aws_identity *identity, struct ks_err *
 		return KS_UNAUTHENTICATED;
 	ks_buf_init(&body, 4 * DPA_SECRET_FILE_MAX);
 	ks_buf_printf(&body, "Action=AssumeRoleWithWebIdentity&Version=2011-06-15&RoleArn=");
-	dpa_http_encode(&body, identity->role_arn, false);
+	dpa_web_encode(&body, identity->role_arn, false);
 	ks_buf_printf(&body, "&RoleSessionName=");
-	dpa_http_encode(&body, identity->session ? identity->session : "dpagent", false);
+	dpa_web_encode(&body, identity->session ? identity->session : "dpagent", false);
 	ks_buf_printf(&body, "&WebIdentityToken=");
-	dpa_http_encode(&body, token, false);
+	dpa_web_encode(&body, token, false);
 	request.body = ks_slice_of(body.data, body.size);
 	status = body.failed ? ks_fail(err, KS_UNAUTHENTICATED, "%s: too large", identity->token_file) : KS_OK;
 	if (status == KS_OK) {
-		status = dpa_http_perform(identity->http, &request, &answer, err);
+		status = dpa_web_perform(identity->http, &request, &answer, err);
 		if (status == KS_OK)
 			status = dpa_xml_read(ks_slice_of(answer.body.data, answer.body.size), take_sts, &found, err);
 		if (status == KS_OK && answer.status == 200 && found.keys.id && found.keys.secret && found.keys.token)

@@ -20,7 +20,7 @@ struct dpa_aws_keys {
 };
 
 /* 'http' is borrowed and outlives the identity. Reads the environment, asks nobody yet. */
-struct dpa_aws_identity *dpa_aws_identity_new(const char *region, struct dpa_http *http, dpa_getenv_fn *env,
+struct dpa_aws_identity *dpa_aws_identity_new(const char *region, struct dpa_web *http, dpa_getenv_fn *env,
 					      struct ks_err *err);
 void dpa_aws_identity_free(struct dpa_aws_identity *identity); /* NULL is fine */
 /* Keys that are valid now; borrowed until the next call. */

@@ -22,7 +22,7 @@
 #define MAX_URL 16384
 
 struct azure {
-	struct dpa_http *http; /* borrowed */
+	struct dpa_web *http; /* borrowed */
 	char account[256], container[64];
 	char base[800]; /* "https://host/container", with the account in between when the endpoint says so */
 	/* One of the three. */
@@ -69,7 +69,7 @@ static bool choose(struct azure *azure, dpa_getenv_fn *env, struct ks_err *err)
 		(void)ks_fail(err, KS_INVALID_ARGUMENT, "AZURE_STORAGE_KEY is not the base64 text of a key");
 		return false;
 	}
-	if (!dpa_http_url_private(azure->base)) {
+	if (!dpa_web_url_private(azure->base)) {
 		(void)ks_fail(err, KS_INVALID_ARGUMENT,
 			      "without AZURE_STORAGE_KEY the endpoint must begin with https://");
 		return false;
@@ -116,7 +116,7 @@ static bool is_name(const char *text, const char *others)
 	return size >= 3 && size <= 63 && text[strspn(text, allowed)] == '\0';
 }
 
-void *dpa_azure_new(const struct dpa_bucket_url *url, struct dpa_http *http, dpa_getenv_fn *env, struct ks_err *err)
+void *dpa_azure_new(const struct dpa_bucket_url *url, struct dpa_web *http, dpa_getenv_fn *env, struct ks_err *err)
 {
 	struct azure *azure;
 
@@ -155,11 +155,14 @@ static bool take_error(void *ctx, const char *path, const char *text)
 	return true;
 }
 
-static enum ks_status status_of(const struct dpa_http_answer *answer)
+static enum ks_status status_of(const struct dpa_web_answer *answer)
 {
 	if (answer->status == 404)
 		return KS_NOT_FOUND;
 	if (answer->status == 412 || (answer->status == 409 && strcmp(answer->error_code, "BlobAlreadyExists") == 0))
+		return KS_ALREADY_EXISTS;
+	/* Who may create but not write is told in this way that it is there. */
+	if (answer->status == 403 && strcmp(answer->error_code, "UnauthorizedBlobOverwrite") == 0)
 		return KS_ALREADY_EXISTS;
 	if (answer->status == 401 || answer->status == 403)
 		return KS_PERMISSION_DENIED;
@@ -168,7 +171,7 @@ static enum ks_status status_of(const struct dpa_http_answer *answer)
 	return KS_UNAVAILABLE;
 }
 
-static enum ks_status refused(struct azure *azure, const char *what, const struct dpa_http_answer *answer,
+static enum ks_status refused(struct azure *azure, const char *what, const struct dpa_web_answer *answer,
 			      struct ks_err *err)
 {
 	const char *secrets[] = {azure->shown_key, azure->sas};
@@ -177,11 +180,11 @@ static enum ks_status refused(struct azure *azure, const char *what, const struc
 
 	if (dpa_xml_read(ks_slice_of(answer->body.data, answer->body.size), take_error, &error, NULL) != KS_OK)
 		error = (struct azure_error){0};
-	dpa_http_quote(answer->error_code, secrets, 2, code, sizeof(code));
+	dpa_web_quote(answer->error_code, secrets, 2, code, sizeof(code));
 	/* What is said of signatures quotes them. */
 	if (answer->status == 403 || answer->status == 401)
 		error.message[strcspn(error.message, ".'\"")] = '\0';
-	dpa_http_quote(error.message, secrets, 2, message, sizeof(message));
+	dpa_web_quote(error.message, secrets, 2, message, sizeof(message));
 	return ks_fail(err, status_of(answer), "%s: status %d%s%s%s%s", what, answer->status, code[0] ? " " : "", code,
 		       message[0] ? ": " : "", message);
 }
@@ -195,11 +198,11 @@ static void put_url(const struct azure *azure, const char *name, const struct pa
 	ks_buf_printf(url, "%s", azure->base);
 	if (name[0]) {
 		ks_buf_append(url, "/", 1);
-		dpa_http_encode(url, name, true);
+		dpa_web_encode(url, name, true);
 	}
 	for (; parameters->name; parameters++) {
 		ks_buf_printf(url, "%c%s=", between, parameters->name);
-		dpa_http_encode(url, parameters->value, false);
+		dpa_web_encode(url, parameters->value, false);
 		between = '&';
 	}
 	if (azure->sas)
@@ -241,8 +244,8 @@ static char *shared_key(const struct azure *azure, const char *method, const cha
 
 /* One signed request; "" for the container itself. What is not answered with 'good' becomes an error that names 'what'. */
 static enum ks_status perform(struct azure *azure, const char *method, const char *name,
-			      const struct parameter *parameters, struct dpa_http_request *request, const char *what,
-			      int good, struct dpa_http_answer *answer, struct ks_err *err)
+			      const struct parameter *parameters, struct dpa_web_request *request, const char *what,
+			      int good, struct dpa_web_answer *answer, struct ks_err *err)
 {
 	static char type[] = "Content-Type: application/octet-stream", new_only[] = "If-None-Match: *";
 	static char blob[] = "x-ms-blob-type: BlockBlob", version[] = "x-ms-version: " API_VERSION;
@@ -253,7 +256,7 @@ static enum ks_status perform(struct azure *azure, const char *method, const cha
 	struct tm parts;
 	int count = 0;
 
-	*answer = (struct dpa_http_answer){0};
+	*answer = (struct dpa_web_answer){0};
 	ks_buf_init(&answer->body, 0);
 	ks_buf_init(&url, MAX_URL);
 	put_url(azure, name, parameters, &url);
@@ -283,7 +286,7 @@ static enum ks_status perform(struct azure *azure, const char *method, const cha
 		if (authorization)
 			request->headers[count++] = authorization;
 		request->headers[count] = NULL;
-		status = dpa_http_perform(azure->http, request, answer, err);
+		status = dpa_web_perform(azure->http, request, answer, err);
 		if (status == KS_OK && answer->status != good)
 			status = refused(azure, what, answer, err);
 	}
@@ -298,10 +301,10 @@ static enum ks_status perform(struct azure *azure, const char *method, const cha
 
 static enum ks_status azure_get(void *store, const char *name, int64_t size, struct ks_buf *out, struct ks_err *err)
 {
-	struct dpa_http_request request = {.max_answer = out->max > MAX_ERROR ? out->max : MAX_ERROR,
-					   .answer_size = size};
+	struct dpa_web_request request = {.max_answer = out->max > MAX_ERROR ? out->max : MAX_ERROR,
+					  .answer_size = size};
 	const struct parameter none = {0};
-	struct dpa_http_answer answer;
+	struct dpa_web_answer answer;
 	enum ks_status status = perform(store, "GET", name, &none, &request, name, 200, &answer, err);
 
 	if (status == KS_OK) {
@@ -309,43 +312,43 @@ static enum ks_status azure_get(void *store, const char *name, int64_t size, str
 		*out = answer.body;
 		ks_buf_init(&answer.body, 0);
 	}
-	dpa_http_answer_fini(&answer);
+	dpa_web_answer_fini(&answer);
 	return status;
 }
 
 static enum ks_status azure_put_new(void *store, const char *name, struct ks_slice bytes, struct ks_err *err)
 {
-	struct dpa_http_request request = {.body = bytes, .has_body = true, .max_answer = MAX_ERROR};
+	struct dpa_web_request request = {.body = bytes, .has_body = true, .max_answer = MAX_ERROR};
 	const struct parameter none = {0};
-	struct dpa_http_answer answer;
+	struct dpa_web_answer answer;
 	enum ks_status status = perform(store, "PUT", name, &none, &request, name, 201, &answer, err);
 
-	dpa_http_answer_fini(&answer);
+	dpa_web_answer_fini(&answer);
 	return status;
 }
 
 static enum ks_status azure_del(void *store, const char *name, struct ks_err *err)
 {
-	struct dpa_http_request request = {.max_answer = MAX_ERROR};
+	struct dpa_web_request request = {.max_answer = MAX_ERROR};
 	const struct parameter none = {0};
-	struct dpa_http_answer answer;
+	struct dpa_web_answer answer;
 	enum ks_status status = perform(store, "DELETE", name, &none, &request, name, 202, &answer, err);
 
 	if (status == KS_NOT_FOUND && strcmp(answer.error_code, "ContainerNotFound") != 0)
 		status = KS_OK;
-	dpa_http_answer_fini(&answer);
+	dpa_web_answer_fini(&answer);
 	return status;
 }
 
 /* ---- lists ---- */
 
-static enum ks_status fetch_page(void *store, const char *prefix, const char *token, struct dpa_http_answer *answer,
+static enum ks_status fetch_page(void *store, const char *prefix, const char *token, struct dpa_web_answer *answer,
 				 struct ks_err *err)
 {
 	const struct parameter first[] = {{"comp", "list"}, {"prefix", prefix}, {"restype", "container"}, {NULL, NULL}};
 	const struct parameter next[] = {
 		{"comp", "list"}, {"marker", token}, {"prefix", prefix}, {"restype", "container"}, {NULL, NULL}};
-	struct dpa_http_request request = {.max_answer = MAX_LIST};
+	struct dpa_web_request request = {.max_answer = MAX_LIST};
 	struct azure *azure = store;
 	char what[128];
 

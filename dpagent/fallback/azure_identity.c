@@ -17,7 +17,7 @@
 #define DEFAULT_LIFE_S 600
 
 struct dpa_azure_identity {
-	struct dpa_http *http;
+	struct dpa_web *http;
 	char *token_file; /* the workload's; NULL: the machine's */
 	char *client_id;  /* NULL: not said */
 	char *url;
@@ -32,7 +32,7 @@ static char *copy_of(dpa_getenv_fn *env, const char *name)
 	return value && value[0] ? ks_xstrdup(value) : NULL;
 }
 
-struct dpa_azure_identity *dpa_azure_identity_new(struct dpa_http *http, dpa_getenv_fn *env, struct ks_err *err)
+struct dpa_azure_identity *dpa_azure_identity_new(struct dpa_web *http, dpa_getenv_fn *env, struct ks_err *err)
 {
 	struct dpa_azure_identity *identity = ks_xcalloc(1, sizeof(*identity));
 	const char *tenant = env("AZURE_TENANT_ID"), *authority = env("AZURE_AUTHORITY_HOST");
@@ -46,24 +46,24 @@ struct dpa_azure_identity *dpa_azure_identity_new(struct dpa_http *http, dpa_get
 	if (identity->token_file && tenant && identity->client_id) {
 		authority = authority && authority[0] ? authority : "https://login.microsoftonline.com/";
 		ks_buf_printf(&url, "%s%s", authority, authority[strlen(authority) - 1] == '/' ? "" : "/");
-		dpa_http_encode(&url, tenant, false);
+		dpa_web_encode(&url, tenant, false);
 		ks_buf_printf(&url, "/oauth2/v2.0/token");
 	} else {
 		free(identity->token_file);
 		identity->token_file = NULL;
 		ks_buf_printf(&url, "%s/metadata/identity/oauth2/token?api-version=2018-02-01&resource=",
 			      metadata && metadata[0] ? metadata : "http://169.254.169.254");
-		dpa_http_encode(&url, "https://storage.azure.com/", false);
+		dpa_web_encode(&url, "https://storage.azure.com/", false);
 		if (identity->client_id) {
 			ks_buf_printf(&url, "&client_id=");
-			dpa_http_encode(&url, identity->client_id, false);
+			dpa_web_encode(&url, identity->client_id, false);
 		}
 	}
 	ks_buf_append(&url, "", 1);
 	if (!url.failed)
 		identity->url = ks_xstrdup((const char *)url.data);
 	ks_buf_fini(&url);
-	if (identity->url && (!identity->token_file || dpa_http_url_private(identity->url)))
+	if (identity->url && (!identity->token_file || dpa_web_url_private(identity->url)))
 		return identity;
 	(void)ks_fail(err, KS_INVALID_ARGUMENT, "AZURE_AUTHORITY_HOST must be a URL that begins with https://");
 	dpa_azure_identity_free(identity);
@@ -87,7 +87,7 @@ static int64_t seconds_of(const json_t *value)
 	return json_is_string(value) ? strtoll(json_string_value(value), NULL, 10) : json_integer_value(value);
 }
 
-static enum ks_status take_token(struct dpa_azure_identity *identity, const struct dpa_http_answer *answer,
+static enum ks_status take_token(struct dpa_azure_identity *identity, const struct dpa_web_answer *answer,
 				 struct ks_err *err)
 {
 	json_t *root = json_loadb((const char *)answer->body.data, answer->body.size, 0, NULL);
@@ -104,7 +104,7 @@ static enum ks_status take_token(struct dpa_azure_identity *identity, const stru
 		identity->expires = time(NULL) + (time_t)life;
 		identity->renew = identity->expires - (life > 2 * MARGIN_S ? MARGIN_S : life / 2);
 	} else {
-		dpa_http_quote(error ? error : "", NULL, 0, code, sizeof(code));
+		dpa_web_quote(error ? error : "", NULL, 0, code, sizeof(code));
 		status = ks_fail(err, KS_UNAUTHENTICATED,
 				 "no Azure credentials: the identity's service answers with status %d %s",
 				 answer->status, code);
@@ -116,20 +116,20 @@ static enum ks_status take_token(struct dpa_azure_identity *identity, const stru
 static void put_form(const struct dpa_azure_identity *identity, const char *assertion, struct ks_buf *form)
 {
 	ks_buf_printf(form, "grant_type=client_credentials&client_id=");
-	dpa_http_encode(form, identity->client_id, false);
+	dpa_web_encode(form, identity->client_id, false);
 	ks_buf_printf(form, "&scope=");
-	dpa_http_encode(form, "https://storage.azure.com/.default", false);
+	dpa_web_encode(form, "https://storage.azure.com/.default", false);
 	ks_buf_printf(form, "&client_assertion_type=");
-	dpa_http_encode(form, "urn:ietf:params:oauth:client-assertion-type:jwt-bearer", false);
+	dpa_web_encode(form, "urn:ietf:params:oauth:client-assertion-type:jwt-bearer", false);
 	ks_buf_printf(form, "&client_assertion=");
-	dpa_http_encode(form, assertion, false);
+	dpa_web_encode(form, assertion, false);
 }
 
 static enum ks_status ask(struct dpa_azure_identity *identity, struct ks_err *err)
 {
 	static char type[] = "Content-Type: application/x-www-form-urlencoded", metadata[] = "Metadata: true";
-	struct dpa_http_request request = {.method = "GET", .url = identity->url, .max_answer = MAX_ANSWER};
-	struct dpa_http_answer answer;
+	struct dpa_web_request request = {.method = "GET", .url = identity->url, .max_answer = MAX_ANSWER};
+	struct dpa_web_answer answer;
 	enum ks_status status;
 	struct ks_buf form;
 
@@ -152,7 +152,7 @@ static enum ks_status ask(struct dpa_azure_identity *identity, struct ks_err *er
 	}
 	status = form.failed ? ks_fail(err, KS_UNAUTHENTICATED, "%s: too large", identity->token_file) : KS_OK;
 	if (status == KS_OK) {
-		status = dpa_http_perform(identity->http, &request, &answer, err);
+		status = dpa_web_perform(identity->http, &request, &answer, err);
 		if (status == KS_OK)
 			status = take_token(identity, &answer, err);
 		else if (!identity->token_file)

@@ -14,7 +14,7 @@
 struct dpa_azure_identity;
 
 /* 'http' is borrowed and outlives the identity. Reads the environment, asks nobody yet. */
-struct dpa_azure_identity *dpa_azure_identity_new(struct dpa_http *http, dpa_getenv_fn *env, struct ks_err *err);
+struct dpa_azure_identity *dpa_azure_identity_new(struct dpa_web *http, dpa_getenv_fn *env, struct ks_err *err);
 void dpa_azure_identity_free(struct dpa_azure_identity *identity); /* NULL is fine */
 /* "Authorization: Bearer …", malloc-ed for the caller, who wipes it. */
 enum ks_status dpa_azure_identity_header(struct dpa_azure_identity *identity, char **header,

@@ -20,7 +20,7 @@
 
 struct dpa_bucket {
 	struct ks_mutex lock; /* guards store: one request at a time */
-	struct dpa_http *http;
+	struct dpa_web *http;
 	const struct dpa_bucket_ops *ops;
 	void *store;
 	char prefix[600]; /* "NAME/", or "" */
@@ -191,7 +191,7 @@ struct dpa_bucket *dpa_bucket_open(const struct dpa_bucket_config *config, struc
 	ks_mutex_init(&bucket->lock);
 	(void)snprintf(bucket->prefix, sizeof(bucket->prefix), "%s%s", url.name, url.name[0] ? "/" : "");
 	bucket->ops = azure ? &dpa_azure_ops : &dpa_s3_ops;
-	bucket->http = dpa_http_new(config->ca_file, config->timeout_ms, err);
+	bucket->http = dpa_web_new(config->ca_file, config->timeout_ms, err);
 	if (bucket->http)
 		bucket->store = (azure ? dpa_azure_new : dpa_s3_new)(
 			&url, bucket->http, config->getenv_fn ? config->getenv_fn : getenv, err);
@@ -207,14 +207,14 @@ void dpa_bucket_close(struct dpa_bucket *bucket)
 		return;
 	if (bucket->store)
 		bucket->ops->free(bucket->store);
-	dpa_http_free(bucket->http);
+	dpa_web_free(bucket->http);
 	ks_mutex_fini(&bucket->lock);
 	free(bucket);
 }
 
 void dpa_bucket_cancel(struct dpa_bucket *bucket, bool cancel)
 {
-	dpa_http_cancel(bucket->http, cancel);
+	dpa_web_cancel(bucket->http, cancel);
 }
 
 /* ---- versions ---- */

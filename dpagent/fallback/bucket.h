@@ -43,9 +43,9 @@ struct dpa_bucket_url {
 
 typedef char *dpa_getenv_fn(const char *name);
 
-void *dpa_s3_new(const struct dpa_bucket_url *url, struct dpa_http *http, dpa_getenv_fn *env, struct ks_err *err);
+void *dpa_s3_new(const struct dpa_bucket_url *url, struct dpa_web *http, dpa_getenv_fn *env, struct ks_err *err);
 extern const struct dpa_bucket_ops dpa_s3_ops;
-void *dpa_azure_new(const struct dpa_bucket_url *url, struct dpa_http *http, dpa_getenv_fn *env, struct ks_err *err);
+void *dpa_azure_new(const struct dpa_bucket_url *url, struct dpa_web *http, dpa_getenv_fn *env, struct ks_err *err);
 extern const struct dpa_bucket_ops dpa_azure_ops;
 
 struct dpa_version {
@@ -78,7 +78,7 @@ enum ks_status dpa_bucket_delete_version(struct dpa_bucket *bucket, uint64_t seq
 /* Does storage refuse to write over an object? KS_UNIMPLEMENTED when not. Makes and deletes an object NAME/probe-…. */
 enum ks_status dpa_bucket_probe(struct dpa_bucket *bucket, struct ks_err *err) KS_MUST_CHECK;
 void dpa_bucket_name(const struct dpa_bucket *bucket, uint64_t sequence, char *out, size_t room);
-/* See dpa_http_cancel. */
+/* See dpa_web_cancel. */
 void dpa_bucket_cancel(struct dpa_bucket *bucket, bool cancel);
 
 #endif

@@ -20,6 +20,7 @@
 #include "base/panic.h"
 #include "base/thread.h"
 #include "fallback/bucket.h"
+#include "store/store.h"
 
 #define MIN_INTERVAL_MS 10000
 #define KEEP 10
@@ -141,6 +142,18 @@ static enum ks_status make_draft(struct dpa_exporter *exporter, struct draft *dr
 	if (status == KS_OK)
 		status = dpa_format_write(&draft->image, exporter->config.signer, dpa_wall_ms(), &draft->bytes, err);
 	return status;
+}
+
+/* Is there anything but APISIX's markers? An upstream that was emptied must not empty machines that only have object storage. */
+static bool has_keys(const struct dpa_image *image)
+{
+	struct ks_kv kv;
+
+	for (size_t i = 0; i < image->key_count; i++)
+		if (ks_kv_decode(ks_bytes_slice(image->keys[i].kv), &kv) &&
+		    !ks_slice_eq(kv.value, ks_slice_str("init_dir")))
+			return true;
+	return false;
 }
 
 static struct dpa_point point_of(const struct dpa_image *image)
@@ -298,6 +311,7 @@ static enum ks_status write_version(struct dpa_exporter *exporter, struct ks_err
 	}
 	ks_buf_init(&draft.bytes, DPA_FORMAT_MAX);
 	status = make_draft(exporter, &draft, err);
+	done = status == KS_OK && !has_keys(&draft.image);
 	for (int i = 0; i < RACES && status == KS_OK && !done; i++)
 		status = try_export(exporter, &draft, &verdict, &done, err);
 	if (status == KS_OK && done) {

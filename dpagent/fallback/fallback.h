@@ -60,8 +60,10 @@ struct dpa_importer_config {
 	int64_t interval_ms; /* 0: a default (30 s) */
 };
 struct dpa_importer *dpa_importer_start(const struct dpa_importer_config *config, struct ks_err *err);
-/* Blocking: one look now, whether connected or not; true when something newer was applied. For the start. */
+/* Blocking: one look now, whether connected or not; true when something newer was applied. */
 bool dpa_importer_once(struct dpa_importer *importer);
+/* The same on the importer's thread, waited for so long at most: a start must not hang on storage that does not answer. */
+bool dpa_importer_look(struct dpa_importer *importer, int64_t wait_ms);
 void dpa_importer_stop(struct dpa_importer *importer);
 
 #endif

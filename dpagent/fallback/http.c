@@ -25,7 +25,7 @@
 /* A request has its time-out and what its body takes at this rate: slower lines are as good as none. */
 #define SLOWEST_BYTES_PER_MS 64
 
-struct dpa_http {
+struct dpa_web {
 	struct ks_mutex busy; /* guards curl: held during a request */
 	CURL *curl;
 	char *ca_file;
@@ -37,9 +37,9 @@ struct dpa_http {
 
 /* What the call-backs of one attempt need. */
 struct attempt {
-	struct dpa_http *http;
-	const struct dpa_http_request *request;
-	struct dpa_http_answer *answer;
+	struct dpa_web *http;
+	const struct dpa_web_request *request;
+	struct dpa_web_answer *answer;
 	size_t sent;
 };
 
@@ -51,9 +51,9 @@ static void init_curl(void)
 	global_code = curl_global_init(CURL_GLOBAL_DEFAULT);
 }
 
-struct dpa_http *dpa_http_new(const char *ca_file, int64_t timeout_ms, struct ks_err *err)
+struct dpa_web *dpa_web_new(const char *ca_file, int64_t timeout_ms, struct ks_err *err)
 {
-	struct dpa_http *http;
+	struct dpa_web *http;
 	CURL *curl = NULL;
 
 	if (pthread_once(&once, init_curl) == 0 && global_code == CURLE_OK)
@@ -72,7 +72,7 @@ struct dpa_http *dpa_http_new(const char *ca_file, int64_t timeout_ms, struct ks
 	return http;
 }
 
-void dpa_http_free(struct dpa_http *http)
+void dpa_web_free(struct dpa_web *http)
 {
 	if (!http)
 		return;
@@ -84,7 +84,7 @@ void dpa_http_free(struct dpa_http *http)
 	free(http);
 }
 
-void dpa_http_cancel(struct dpa_http *http, bool cancel)
+void dpa_web_cancel(struct dpa_web *http, bool cancel)
 {
 	ks_mutex_lock(&http->lock);
 	atomic_store(&http->cancelled, cancel);
@@ -92,7 +92,7 @@ void dpa_http_cancel(struct dpa_http *http, bool cancel)
 	ks_mutex_unlock(&http->lock);
 }
 
-void dpa_http_answer_fini(struct dpa_http_answer *answer)
+void dpa_web_answer_fini(struct dpa_web_answer *answer)
 {
 	ks_buf_fini(&answer->body);
 }
@@ -152,7 +152,7 @@ static bool header_value(const char *line, size_t size, const char *name, char *
 static size_t take_header(char *line, size_t size, size_t count, void *ctx)
 {
 	struct attempt *attempt = ctx;
-	struct dpa_http_answer *answer = attempt->answer;
+	struct dpa_web_answer *answer = attempt->answer;
 	char seconds[16];
 
 	(void)header_value(line, size * count, "x-amz-bucket-region", answer->region, sizeof(answer->region));
@@ -186,8 +186,8 @@ static void show_host(const char *url, char *out, size_t room)
 
 static bool set_options(CURL *curl, struct attempt *attempt, struct curl_slist *headers, char *text)
 {
-	const struct dpa_http_request *request = attempt->request;
-	struct dpa_http *http = attempt->http;
+	const struct dpa_web_request *request = attempt->request;
+	struct dpa_web *http = attempt->http;
 	int64_t limit = request->timeout_ms ? request->timeout_ms : http->timeout_ms;
 	int64_t bytes = (int64_t)request->body.size + request->answer_size;
 	CURLcode bad = CURLE_OK;
@@ -271,7 +271,7 @@ static enum ks_status try_once(struct attempt *attempt, struct ks_err *err)
 	attempt->answer->region[0] = attempt->answer->error_code[0] = '\0';
 	attempt->answer->retry_ms = 0;
 	ks_buf_reset(&attempt->answer->body);
-	for (int i = 0; fine && i < DPA_HTTP_HEADERS && attempt->request->headers[i]; i++) {
+	for (int i = 0; fine && i < DPA_WEB_HEADERS && attempt->request->headers[i]; i++) {
 		struct curl_slist *longer = curl_slist_append(headers, attempt->request->headers[i]);
 
 		fine = longer != NULL;
@@ -299,7 +299,7 @@ static bool is_worth_another(enum ks_status status, int http_status)
 }
 
 /* False when it was cancelled meanwhile. */
-static bool pause_for(struct dpa_http *http, int64_t wait_ms)
+static bool pause_for(struct dpa_web *http, int64_t wait_ms)
 {
 	int64_t until = ks_clock_now(ks_clock_system()) + wait_ms;
 	bool cancelled;
@@ -316,15 +316,15 @@ static bool pause_for(struct dpa_http *http, int64_t wait_ms)
 	return !cancelled;
 }
 
-enum ks_status dpa_http_perform(struct dpa_http *http, const struct dpa_http_request *request,
-				struct dpa_http_answer *answer, struct ks_err *err)
+enum ks_status dpa_web_perform(struct dpa_web *http, const struct dpa_web_request *request,
+			       struct dpa_web_answer *answer, struct ks_err *err)
 {
 	struct attempt attempt = {.http = http, .request = request, .answer = answer};
 	int attempts = request->local ? 1 : ATTEMPTS;
 	struct ks_backoff backoff;
 	enum ks_status status;
 
-	*answer = (struct dpa_http_answer){0};
+	*answer = (struct dpa_web_answer){0};
 	ks_buf_init(&answer->body, request->max_answer);
 	ks_backoff_init(&backoff, MIN_BACKOFF_MS, MAX_BACKOFF_MS, (uint64_t)ks_clock_now(ks_clock_system()) | 1);
 	ks_mutex_lock(&http->busy);
@@ -347,7 +347,7 @@ enum ks_status dpa_http_perform(struct dpa_http *http, const struct dpa_http_req
 
 /* ---- texts ---- */
 
-void dpa_http_encode(struct ks_buf *out, const char *text, bool path)
+void dpa_web_encode(struct ks_buf *out, const char *text, bool path)
 {
 	for (; *text; text++) {
 		unsigned char byte = (unsigned char)*text;
@@ -361,7 +361,7 @@ void dpa_http_encode(struct ks_buf *out, const char *text, bool path)
 	}
 }
 
-bool dpa_http_url_private(const char *url)
+bool dpa_web_url_private(const char *url)
 {
 	static const char *const local[] = {"127.0.0.1", "localhost", "[::1]"};
 
@@ -378,7 +378,7 @@ bool dpa_http_url_private(const char *url)
 	return false;
 }
 
-void dpa_http_quote(const char *text, const char *const *secrets, size_t count, char *out, size_t room)
+void dpa_web_quote(const char *text, const char *const *secrets, size_t count, char *out, size_t room)
 {
 	size_t used = 0;
 

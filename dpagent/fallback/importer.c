@@ -15,11 +15,12 @@ struct dpa_importer {
 	struct dpa_importer_config config;
 	int64_t interval_ms;
 	pthread_t thread;
-	struct ks_mutex lock; /* guards stopping */
+	struct ks_mutex lock; /* guards the next four */
 	struct ks_cond wake;
 	bool stopping;
-	struct ks_mutex looking; /* guards the rest; held during a look */
-	struct dpa_version seen; /* the newest one when it was looked at last: valid, and read to its end */
+	bool wanted, done, applied; /* a look that dpa_importer_look waits for, and its result */
+	struct ks_mutex looking;    /* guards the rest; held during a look */
+	struct dpa_version seen;    /* the newest one when it was looked at last: valid, and read to its end */
 };
 
 static void say_failed(struct dpa_importer *importer, const struct ks_err *err)
@@ -143,32 +144,67 @@ bool dpa_importer_once(struct dpa_importer *importer)
 	return applied;
 }
 
-/* False at the stop. */
-static bool wait_interval(struct dpa_importer *importer)
+bool dpa_importer_look(struct dpa_importer *importer, int64_t wait_ms)
 {
-	int64_t until = ks_clock_now(ks_clock_system()) + importer->interval_ms;
-	bool going;
+	int64_t until = ks_clock_now(ks_clock_system()) + wait_ms;
+	bool applied;
 
 	ks_mutex_lock(&importer->lock);
-	while (!importer->stopping) {
+	importer->wanted = true;
+	importer->done = importer->applied = false;
+	ks_cond_broadcast(&importer->wake);
+	while (!importer->done) {
 		int64_t left = until - ks_clock_now(ks_clock_system());
 
 		if (left <= 0)
 			break;
 		(void)ks_cond_wait(&importer->wake, &importer->lock, left);
 	}
-	going = !importer->stopping;
+	applied = importer->applied;
 	ks_mutex_unlock(&importer->lock);
-	return going;
+	return applied;
+}
+
+enum turn { LOOK, LOOK_WANTED, STOP };
+
+static enum turn wait_turn(struct dpa_importer *importer)
+{
+	int64_t until = ks_clock_now(ks_clock_system()) + importer->interval_ms;
+	enum turn turn = LOOK;
+
+	ks_mutex_lock(&importer->lock);
+	while (!importer->stopping && !importer->wanted) {
+		int64_t left = until - ks_clock_now(ks_clock_system());
+
+		if (left <= 0)
+			break;
+		(void)ks_cond_wait(&importer->wake, &importer->lock, left);
+	}
+	if (importer->stopping)
+		turn = STOP;
+	else if (importer->wanted)
+		turn = LOOK_WANTED;
+	importer->wanted = false;
+	ks_mutex_unlock(&importer->lock);
+	return turn;
 }
 
 static void *run(void *arg)
 {
 	struct dpa_importer *importer = arg;
+	enum turn turn;
 
-	while (wait_interval(importer))
-		if (!is_connected(importer))
-			(void)dpa_importer_once(importer);
+	while ((turn = wait_turn(importer)) != STOP) {
+		bool applied = (turn == LOOK_WANTED || !is_connected(importer)) && dpa_importer_once(importer);
+
+		if (turn != LOOK_WANTED)
+			continue;
+		ks_mutex_lock(&importer->lock);
+		importer->applied = applied;
+		importer->done = true;
+		ks_cond_broadcast(&importer->wake);
+		ks_mutex_unlock(&importer->lock);
+	}
 	return NULL;
 }
 

@@ -94,7 +94,7 @@ static enum ks_status read_page(void *store, dpa_fetch_page_fn *fetch, dpa_xml_f
 				const char *what, struct page *page, struct ks_err *err)
 {
 	char token[DPA_PAGE_TOKEN_MAX];
-	struct dpa_http_answer answer;
+	struct dpa_web_answer answer;
 	enum ks_status status;
 
 	(void)snprintf(token, sizeof(token), "%s", page->token);
@@ -103,7 +103,7 @@ static enum ks_status read_page(void *store, dpa_fetch_page_fn *fetch, dpa_xml_f
 	status = fetch(store, prefix, token, &answer, err);
 	if (status == KS_OK && dpa_xml_read(ks_slice_of(answer.body.data, answer.body.size), take, page, NULL) != KS_OK)
 		status = ks_fail(err, KS_DATA_LOSS, "%s is not the XML that was expected", what);
-	dpa_http_answer_fini(&answer);
+	dpa_web_answer_fini(&answer);
 	/* The same page again, or the first one, would go on for ever. */
 	if (status == KS_OK && page->truncated && (!page->token[0] || strcmp(page->token, token) == 0))
 		status = ks_fail(err, KS_DATA_LOSS, "%s does not end", what);

@@ -14,7 +14,7 @@
 
 /* One page: 'token' is "" for the first one. 'answer' is given back by the caller in every case. */
 typedef enum ks_status dpa_fetch_page_fn(void *store, const char *prefix, const char *token,
-					 struct dpa_http_answer *answer, struct ks_err *err);
+					 struct dpa_web_answer *answer, struct ks_err *err);
 /* 'take' is one of the two below; 'what' names the list in errors. */
 enum ks_status dpa_pages_walk(void *store, dpa_fetch_page_fn *fetch, dpa_xml_fn *take, const char *prefix,
 			      const char *what, dpa_listed_fn *fn, void *ctx, struct ks_err *err) KS_MUST_CHECK;

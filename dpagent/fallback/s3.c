@@ -19,7 +19,7 @@
 #define CONFLICTS 4
 
 struct s3 {
-	struct dpa_http *http; /* borrowed */
+	struct dpa_web *http; /* borrowed */
 	struct dpa_aws_identity *identity;
 	char bucket[256];
 	char base[1024]; /* "https://host" or, in path style, "https://host/bucket" */
@@ -76,7 +76,7 @@ static void set_base(struct s3 *s3, const struct dpa_bucket_url *url, const char
 			       host);
 }
 
-void *dpa_s3_new(const struct dpa_bucket_url *url, struct dpa_http *http, dpa_getenv_fn *env, struct ks_err *err)
+void *dpa_s3_new(const struct dpa_bucket_url *url, struct dpa_web *http, dpa_getenv_fn *env, struct ks_err *err)
 {
 	const char *region = default_region(url, env);
 	struct s3 *s3;
@@ -130,7 +130,7 @@ static bool take_error(void *ctx, const char *path, const char *text)
 	return true;
 }
 
-static enum ks_status status_of(const struct dpa_http_answer *answer, const struct s3_error *error)
+static enum ks_status status_of(const struct dpa_web_answer *answer, const struct s3_error *error)
 {
 	if (answer->status == 404)
 		return KS_NOT_FOUND;
@@ -145,7 +145,7 @@ static enum ks_status status_of(const struct dpa_http_answer *answer, const stru
 }
 
 /* What the server says, without the keys that it may repeat. */
-static enum ks_status refused(struct s3 *s3, const char *what, const struct dpa_http_answer *answer,
+static enum ks_status refused(struct s3 *s3, const char *what, const struct dpa_web_answer *answer,
 			      struct s3_error *error, struct ks_err *err)
 {
 	const struct dpa_aws_keys *keys;
@@ -169,8 +169,8 @@ static enum ks_status refused(struct s3 *s3, const char *what, const struct dpa_
 		secrets[1] = keys->secret;
 		secrets[2] = keys->token;
 	}
-	dpa_http_quote(error->code, secrets, 3, code, sizeof(code));
-	dpa_http_quote(error->message, secrets, 3, message, sizeof(message));
+	dpa_web_quote(error->code, secrets, 3, code, sizeof(code));
+	dpa_web_quote(error->message, secrets, 3, message, sizeof(message));
 	return ks_fail(err, status, "%s: status %d%s%s%s%s", what, answer->status, code[0] ? " " : "", code,
 		       message[0] ? ": " : "", message);
 }
@@ -191,7 +191,7 @@ static bool digest_of(struct ks_slice body, char *hex)
 }
 
 /* Keys, digest, one request. 'request' has url, method and body; the headers are made here. A body is always written only where nothing is. */
-static enum ks_status perform_signed(struct s3 *s3, struct dpa_http_request *request, struct dpa_http_answer *answer,
+static enum ks_status perform_signed(struct s3 *s3, struct dpa_web_request *request, struct dpa_web_answer *answer,
 				     struct ks_err *err)
 {
 	static char type[] = "content-type: application/octet-stream", new_only[] = "if-none-match: *";
@@ -201,7 +201,7 @@ static enum ks_status perform_signed(struct s3 *s3, struct dpa_http_request *req
 	enum ks_status status = dpa_aws_identity_keys(s3->identity, &keys, err);
 	int count = 0;
 
-	*answer = (struct dpa_http_answer){0};
+	*answer = (struct dpa_web_answer){0};
 	ks_buf_init(&answer->body, 0);
 	if (status != KS_OK)
 		return status;
@@ -220,7 +220,7 @@ static enum ks_status perform_signed(struct s3 *s3, struct dpa_http_request *req
 	request->sigv4 = s3->sigv4;
 	request->user = keys->id;
 	request->password = keys->secret;
-	status = dpa_http_perform(s3->http, request, answer, err);
+	status = dpa_web_perform(s3->http, request, answer, err);
 	if (token)
 		explicit_bzero(token, strlen(token));
 	free(token);
@@ -228,8 +228,8 @@ static enum ks_status perform_signed(struct s3 *s3, struct dpa_http_request *req
 }
 
 /* The same, again with new keys when the server finds these expired. An answer that is not 'good' (nor 'good2') becomes an error. */
-static enum ks_status perform(struct s3 *s3, struct dpa_http_request *request, const char *what, int good, int good2,
-			      struct dpa_http_answer *answer, struct s3_error *error, struct ks_err *err)
+static enum ks_status perform(struct s3 *s3, struct dpa_web_request *request, const char *what, int good, int good2,
+			      struct dpa_web_answer *answer, struct s3_error *error, struct ks_err *err)
 {
 	for (bool again = true;; again = false) {
 		enum ks_status status = perform_signed(s3, request, answer, err);
@@ -239,7 +239,7 @@ static enum ks_status perform(struct s3 *s3, struct dpa_http_request *request, c
 		status = refused(s3, what, answer, error, err);
 		if (!again || status != KS_PERMISSION_DENIED || !dpa_aws_identity_forget(s3->identity))
 			return status;
-		dpa_http_answer_fini(answer);
+		dpa_web_answer_fini(answer);
 	}
 }
 
@@ -250,7 +250,7 @@ static char *object_url(struct s3 *s3, const char *name)
 
 	ks_buf_init(&url, 8192);
 	ks_buf_printf(&url, "%s/", s3->base);
-	dpa_http_encode(&url, name, true);
+	dpa_web_encode(&url, name, true);
 	ks_buf_append(&url, "", 1);
 	if (url.failed)
 		ks_panic(__FILE__, __LINE__, "an object's URL is bounded");
@@ -261,11 +261,11 @@ static enum ks_status s3_get(void *store, const char *name, int64_t size, struct
 {
 	struct s3 *s3 = store;
 	char *url = object_url(s3, name);
-	struct dpa_http_request request = {.method = "GET",
-					   .url = url,
-					   .max_answer = out->max > MAX_ERROR ? out->max : MAX_ERROR,
-					   .answer_size = size};
-	struct dpa_http_answer answer;
+	struct dpa_web_request request = {.method = "GET",
+					  .url = url,
+					  .max_answer = out->max > MAX_ERROR ? out->max : MAX_ERROR,
+					  .answer_size = size};
+	struct dpa_web_answer answer;
 	struct s3_error error;
 	enum ks_status status = perform(s3, &request, name, 200, 200, &answer, &error, err);
 
@@ -274,7 +274,7 @@ static enum ks_status s3_get(void *store, const char *name, int64_t size, struct
 		*out = answer.body;
 		ks_buf_init(&answer.body, 0);
 	}
-	dpa_http_answer_fini(&answer);
+	dpa_web_answer_fini(&answer);
 	free(url);
 	return status;
 }
@@ -286,16 +286,16 @@ static enum ks_status s3_put_new(void *store, const char *name, struct ks_slice 
 	enum ks_status status = KS_ABORTED;
 
 	for (int i = 0; i < CONFLICTS && status == KS_ABORTED; i++) {
-		struct dpa_http_request request = {
+		struct dpa_web_request request = {
 			.method = "PUT", .url = url, .body = bytes, .has_body = true, .max_answer = MAX_ERROR};
-		struct dpa_http_answer answer;
+		struct dpa_web_answer answer;
 		struct s3_error error;
 
 		status = perform(s3, &request, name, 200, 201, &answer, &error, err);
 		/* AWS: another conditional write or a deletion of this name is under way; ask again. */
 		if (status == KS_UNAVAILABLE && answer.status == 409)
 			status = KS_ABORTED;
-		dpa_http_answer_fini(&answer);
+		dpa_web_answer_fini(&answer);
 	}
 	free(url);
 	return status == KS_ABORTED ? KS_UNAVAILABLE : status;
@@ -305,14 +305,14 @@ static enum ks_status s3_del(void *store, const char *name, struct ks_err *err)
 {
 	struct s3 *s3 = store;
 	char *url = object_url(s3, name);
-	struct dpa_http_request request = {.method = "DELETE", .url = url, .max_answer = MAX_ERROR};
-	struct dpa_http_answer answer;
+	struct dpa_web_request request = {.method = "DELETE", .url = url, .max_answer = MAX_ERROR};
+	struct dpa_web_answer answer;
 	struct s3_error error;
 	enum ks_status status = perform(s3, &request, name, 204, 200, &answer, &error, err);
 
 	if (status == KS_NOT_FOUND && strcmp(error.code, "NoSuchBucket") != 0)
 		status = KS_OK;
-	dpa_http_answer_fini(&answer);
+	dpa_web_answer_fini(&answer);
 	free(url);
 	return status;
 }
@@ -322,7 +322,7 @@ static enum ks_status s3_del(void *store, const char *name, struct ks_err *err)
 static void put_parameter(struct ks_buf *url, const char *name, const char *value)
 {
 	ks_buf_printf(url, "%s=", name);
-	dpa_http_encode(url, value, false);
+	dpa_web_encode(url, value, false);
 }
 
 /* Parameters in the order that SigV4 wants. */
@@ -338,10 +338,10 @@ static void put_list_url(struct s3 *s3, const char *token, const char *prefix, s
 	ks_buf_append(url, "", 1);
 }
 
-static enum ks_status fetch_page(void *store, const char *prefix, const char *token, struct dpa_http_answer *answer,
+static enum ks_status fetch_page(void *store, const char *prefix, const char *token, struct dpa_web_answer *answer,
 				 struct ks_err *err)
 {
-	struct dpa_http_request request = {.method = "GET", .max_answer = MAX_LIST};
+	struct dpa_web_request request = {.method = "GET", .max_answer = MAX_LIST};
 	struct s3 *s3 = store;
 	struct s3_error error;
 	enum ks_status status;

@@ -42,7 +42,7 @@ class Scenario(harness.Scenario):
         super().finish()
 
     def tool(self, url, env, args=(), cluster=7, revision=10):
-        """With an empty state of that history."""
+        """With a state of that history: one key."""
         tool = self.keep(Tool(url, env, args))
         if cluster:
             tool.do("load", cluster, revision)
@@ -100,7 +100,7 @@ def changes_are_exported_with_an_interval(scenario, server, bucket):
     assert status["writes"] == 2 and took >= 1.4, (status, took)
     assert status["object"] == f"fb/prod/{snap(2)}" and status["object_revision"] == 30 and status["bytes"] > 0, status
     newest = tool.do("newest")
-    assert (newest["revision"], newest["keys"], newest["cluster"], newest["fault"]) == (30, 1, 7, ""), newest
+    assert (newest["revision"], newest["keys"], newest["cluster"], newest["fault"]) == (30, 2, 7, ""), newest
     assert tool.do("list")["versions"] == [1, 2]
     assert not tool.status()["alarms"], tool.status()
 
@@ -240,7 +240,7 @@ def a_damaged_newest_object_is_passed_over(scenario, server, bucket):
     tool.do("import", 60000)
     assert tool.do("once")["applied"] is True
     status = tool.status()
-    assert (status["source"], status["up_revision"], status["keys"]) == ("object-storage", 11, 1), status
+    assert (status["source"], status["up_revision"], status["keys"]) == ("object-storage", 11, 2), status
     assert snap(2) in status["alarms"]["object_invalid"], status
     assert status["object"] == f"fb/prod/{snap(1)}" and status["reads"] == 1, status
     # It is still there, and nothing newer is behind it.
@@ -460,9 +460,25 @@ def the_only_writer_follows_an_upstream_that_was_set_back(scenario):
     apply_all(tool, [50])
     tool.do("export", 1, 10)
     tool.wait_writes(1)
-    tool.do("load", 7, 20)      # a listing of upstream: everything is gone, at a lower revision
+    tool.do("load", 7, 20)      # a listing of upstream, at a lower revision and with less
     tool.wait("the export", lambda s: s["object_revision"] == 20)
-    assert tool.do("newest")["keys"] == 0 and not tool.status()["alarms"]
+    assert tool.do("newest")["keys"] == 1 and not tool.status()["alarms"]
+
+
+@needs("versitygw")
+def an_empty_upstream_is_not_exported(scenario):
+    server = scenario.server("versitygw")
+    bucket = server.bucket(scenario.name("bucket"))
+    tool = scenario.tool(server.url(bucket), server.env)
+    tool.do("export", 1, 10)
+    tool.wait_writes(1)
+    tool.do("empty", 8, 20)
+    tool.do("apply", 21, "/apisix/routes", "init_dir")
+    tool.do("stop")
+    assert tool.status()["writes"] == 1 and tool.do("newest")["keys"] == 1
+    tool.do("export", 1, 10)
+    tool.do("apply", 22, "/apisix/routes/1", "{}")
+    tool.wait("the export", lambda s: s["object_revision"] == 22)
 
 
 # ---- access ----
@@ -716,16 +732,62 @@ def azure_identities_become_tokens(scenario):
         assert "-token-" not in tool.text(), tool.text()
 
 
+# ---- the program ----
+
+@needs("versitygw")
+def a_new_machine_starts_from_object_storage(scenario):
+    server = scenario.server("versitygw")
+    bucket = server.bucket(scenario.name("bucket"))
+    etcd = scenario.store()
+    storage = ["--object-storage", server.url(bucket), "--export-interval=50ms", "--import-interval=200ms"]
+    backup = scenario.agent(etcd.url, ["--role=backup", *storage], env=server.env)
+    revision = etcd.put("/apisix/routes/1", {"uri": "/one"})
+    wait_for(lambda: backup.status()["object_storage"]["upstream_revision"] >= revision, "the export")
+    etcd.kill()
+    backup.kill()
+    agent = scenario.agent(etcd.url, storage, env=server.env, start_timeout="500ms")
+    agent.wait_source("object-storage", connected=False)
+    assert agent.get("/apisix/routes/1") == '{"uri": "/one"}' and agent.revision() == revision
+    assert agent.ready()[0]
+    # A newer version comes while upstream is away: by a machine that still reaches it.
+    etcd.start()
+    agent.wait_source("upstream", connected=True)
+    newer = etcd.put("/apisix/routes/1", {"uri": "/two"})
+    agent.wait_value("/apisix/routes/1", {"uri": "/two"})
+    assert agent.revision() >= newer
+    assert not agent.alarms(), agent.alarms()
+    for secret in server.env.values():
+        assert secret not in agent.text() + backup.text()
+
+
+@needs("versitygw")
+def a_start_does_not_wait_for_storage_that_hangs(scenario):
+    server = scenario.server("versitygw")
+    bucket = server.bucket(scenario.name("bucket"))
+    relay = scenario.keep(Relay(server.port))
+    relay.before = lambda request: relay.sleep(20)
+    started = time.monotonic()
+    agent = scenario.agent("http://127.0.0.1:1", ["--object-storage", server.url(bucket, endpoint=relay.endpoint)], env=server.env,
+                           start_timeout="300ms", wait="listening")
+    assert time.monotonic() - started < 10
+    assert not agent.ready()[0]
+    status = agent.stop()
+    assert status == 0, status
+
+
 TESTS = [urls_are_judged_at_the_start, redirects_are_not_followed, hostile_answers_do_no_harm, a_container_has_its_own_keys, an_instance_has_its_role,
          a_web_identity_becomes_keys, azure_identities_become_tokens]
 for both in (changes_are_exported_with_an_interval, the_last_change_is_exported_at_the_stop, two_exporters_never_interleave, old_versions_are_deleted,
              a_missing_bucket_is_an_alarm, a_wrong_key_is_refused, a_slow_server_is_an_alarm_until_it_is_fast, a_lost_answer_is_no_second_version,
              a_busy_server_is_asked_again, a_damaged_newest_object_is_passed_over, the_newest_deleted_is_a_way_back):
     TESTS += on_both(both)
-TESTS += [only_what_is_newer_is_applied, it_is_asked_again_only_while_upstream_is_away, signatures_decide, truncated_or_changed_objects_are_refused,
-          foreign_objects_are_left_alone, lists_of_more_than_a_page, azure_lists_of_more_than_a_page, storage_without_conditional_writes_is_refused,
-          a_second_exporter_leaves_what_is_newer, an_upstream_that_was_set_back_is_an_alarm, the_only_writer_follows_an_upstream_that_was_set_back,
-          a_user_without_rights_is_denied, who_may_not_delete_still_exports, what_servers_say_is_masked, certificates_are_verified]
+TESTS += [only_what_is_newer_is_applied, it_is_asked_again_only_while_upstream_is_away, signatures_decide,
+          truncated_or_changed_objects_are_refused, foreign_objects_are_left_alone, lists_of_more_than_a_page,
+          azure_lists_of_more_than_a_page, storage_without_conditional_writes_is_refused,
+          a_second_exporter_leaves_what_is_newer, an_upstream_that_was_set_back_is_an_alarm,
+          the_only_writer_follows_an_upstream_that_was_set_back, an_empty_upstream_is_not_exported,
+          a_user_without_rights_is_denied, who_may_not_delete_still_exports, what_servers_say_is_masked,
+          certificates_are_verified, a_new_machine_starts_from_object_storage, a_start_does_not_wait_for_storage_that_hangs]
 
 
 def main():

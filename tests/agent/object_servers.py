@@ -225,7 +225,7 @@ class Azurite:
         return name
 
     @staticmethod
-    def sas(container, rights="rcdl", hours=1):
+    def sas(container, rights="rcwdl", hours=1):
         """A token for one container."""
         end = (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
         version = "2020-12-06"

@@ -45,14 +45,35 @@ static json_t *fine(enum ks_status status)
 	return status == KS_OK ? json_object() : NULL;
 }
 
-/* load CLUSTER REVISION: an empty state of that history */
+/* load and empty CLUSTER REVISION: that history's state, with one key or without any */
+static json_t *load(char **words, bool empty, struct ks_err *err)
+{
+	struct dpa_change key = {.revision = strtoll(words[2], NULL, 10),
+				 .key = ks_slice_str("/apisix/base"),
+				 .value = ks_slice_str("{}"),
+				 .create_revision = strtoll(words[2], NULL, 10),
+				 .version = 1};
+	struct dpa_resync *resync =
+		dpa_resync_begin(tool.replica, strtoull(words[1], NULL, 10), key.revision, false, 0, err);
+	struct dpa_resync_summary summary;
+
+	if (!resync)
+		return NULL;
+	if (!empty && dpa_resync_key(resync, &key, err) != KS_OK) {
+		dpa_resync_abort(resync);
+		return NULL;
+	}
+	return fine(dpa_resync_end(resync, true, &summary, err));
+}
+
 static json_t *do_load(char **words, struct ks_err *err)
 {
-	struct dpa_resync_summary summary;
-	struct dpa_resync *resync = dpa_resync_begin(tool.replica, strtoull(words[1], NULL, 10),
-						     strtoll(words[2], NULL, 10), false, 0, err);
+	return load(words, false, err);
+}
 
-	return resync ? fine(dpa_resync_end(resync, true, &summary, err)) : NULL;
+static json_t *do_empty(char **words, struct ks_err *err)
+{
+	return load(words, true, err);
 }
 
 /* apply REVISION KEY VALUE */
@@ -245,10 +266,10 @@ static const struct command {
 	int words; /* behind it */
 	json_t *(*run)(char **words, struct ks_err *err);
 } commands[] = {
-	{"load", 2, do_load},     {"apply", 3, do_apply},   {"connected", 1, do_connected}, {"export", 2, do_export},
-	{"import", 1, do_import}, {"once", 0, do_once},     {"stop", 0, do_stop},           {"status", 0, do_status},
-	{"probe", 0, do_probe},   {"list", 0, do_list},     {"read", 1, do_read},           {"newest", 0, do_newest},
-	{"put", 2, do_put},       {"delete", 1, do_delete},
+	{"load", 2, do_load},     {"empty", 2, do_empty},   {"apply", 3, do_apply},   {"connected", 1, do_connected},
+	{"export", 2, do_export}, {"import", 1, do_import}, {"once", 0, do_once},     {"stop", 0, do_stop},
+	{"status", 0, do_status}, {"probe", 0, do_probe},   {"list", 0, do_list},     {"read", 1, do_read},
+	{"newest", 0, do_newest}, {"put", 2, do_put},       {"delete", 1, do_delete},
 };
 
 static json_t *run_line(char *line, struct ks_err *err)

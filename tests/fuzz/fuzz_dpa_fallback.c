@@ -19,14 +19,14 @@ struct source {
 	int pages;
 };
 
-static enum ks_status fetch(void *store, const char *prefix, const char *token, struct dpa_http_answer *answer,
+static enum ks_status fetch(void *store, const char *prefix, const char *token, struct dpa_web_answer *answer,
 			    struct ks_err *err)
 {
 	struct source *source = store;
 
 	(void)prefix, (void)err;
 	KS_ASSERT(strlen(token) < DPA_PAGE_TOKEN_MAX && ++source->pages <= 2);
-	*answer = (struct dpa_http_answer){.status = 200};
+	*answer = (struct dpa_web_answer){.status = 200};
 	ks_buf_init(&answer->body, source->bytes.size);
 	ks_buf_append_slice(&answer->body, source->bytes);
 	return KS_OK;
