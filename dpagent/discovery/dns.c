@@ -27,6 +27,7 @@
 #define TTL_NONE_S 5 /* of "there is no such name" */
 #define TARGETS_MAX 256
 #define NAME_MAX_SIZE 256
+_Static_assert(DPA_DNS_SOCKETS == ARES_GETSOCK_MAXNUM, "all of c-ares' sockets");
 #define RESOLV_CONF "/etc/resolv.conf"
 
 struct dpa_dns {
@@ -398,7 +399,7 @@ unsigned dpa_dns_sockets(struct dpa_dns *dns, struct curl_waitfd *sockets, int64
 	struct timeval most, room;
 	const struct timeval *wait;
 	unsigned count = 0;
-	int wanted;
+	unsigned wanted;
 
 	if ((dns->stale || !dns->channel) && dns->pending == 0) {
 		if (dns->channel)
@@ -407,9 +408,10 @@ unsigned dpa_dns_sockets(struct dpa_dns *dns, struct curl_waitfd *sockets, int64
 	}
 	if (!dns->channel)
 		return 0;
-	wanted = ares_getsock(dns->channel, list, DPA_DNS_SOCKETS);
+	wanted = (unsigned)ares_getsock(dns->channel, list, DPA_DNS_SOCKETS);
 	for (int i = 0; i < DPA_DNS_SOCKETS; i++) {
-		bool readable = ARES_GETSOCK_READABLE(wanted, i), writable = ARES_GETSOCK_WRITABLE(wanted, i);
+		/* As c-ares' own macros, which shift a bit into the sign. */
+		bool readable = wanted >> i & 1, writable = wanted >> (i + ARES_GETSOCK_MAXNUM) & 1;
 
 		if (readable || writable)
 			sockets[count++] = (struct curl_waitfd){

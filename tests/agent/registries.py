@@ -133,6 +133,9 @@ class Web:
             request_queue_size = 512
             connections = []
 
+            def handle_error(self, request, client_address):
+                pass  # a client that is gone
+
             def get_request(self):
                 connection = super().get_request()
                 self.connections.append(connection[0])
