@@ -21,7 +21,7 @@ struct dpa_upstream_config {
 	bool accept_empty;
 	int64_t verify_interval_ms; /* comparing keys and revisions of the whole prefix; 0: never */
 	int64_t page_keys;          /* of listings; 0: a default */
-	int64_t idle_ms;            /* silence after which progress is asked for, and after twice that the watch is opened anew; 0: a default */
+	int64_t idle_ms; /* silence after which progress is asked for, and after twice that the watch is opened anew; 0: a default */
 };
 
 struct dpa_upstream *dpa_upstream_start(const struct dpa_upstream_config *config, struct ks_err *err);

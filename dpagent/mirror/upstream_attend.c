@@ -31,6 +31,28 @@ static bool must_leave(const struct dpa_upstream *up) KS_REQUIRES(up->lock)
 	return up->stopping || up->leave != DPA_STAY;
 }
 
+struct seen {
+	bool leave, refilled, held;
+	int64_t heard_ms;
+	bool progress_due;
+};
+
+static struct seen look(struct dpa_upstream *up)
+{
+	struct seen seen;
+
+	ks_mutex_lock(&up->lock);
+	seen = (struct seen){
+		.leave = must_leave(up),
+		.refilled = up->refilled,
+		.held = up->held,
+		.heard_ms = up->heard_ms,
+		.progress_due = up->progress && dpa_now_ms() - up->progress_ms >= SETTLE_MS,
+	};
+	ks_mutex_unlock(&up->lock);
+	return seen;
+}
+
 /* Opens the watch and waits for its server's word; false when it is silent, or the watch is to be left. */
 static bool open_watch(struct dpa_upstream *up)
 {
@@ -92,25 +114,42 @@ static void set_connected(struct dpa_upstream *up)
 	dpa_board_connected(board, true, etcdc_endpoint(up->config.client));
 }
 
-/* Until what was there when the watch was opened has come; events end it, or upstream's word that there are none. */
-static void catch_up(struct dpa_upstream *up)
+static bool is_behind(const struct dpa_upstream *up) KS_REQUIRES(up->lock)
 {
-	int64_t until_ms = dpa_now_ms() + CATCH_UP_MS;
-	int64_t goal = 0;
+	return !up->settled && !must_leave(up) && up->known < up->goal;
+}
 
-	etcdc_watch_request_progress(up->config.client);
+/* Waits for an event, or for some time. False when there is nothing to wait for any more. */
+static bool wait_for_event(struct dpa_upstream *up, int64_t wait_ms)
+{
+	bool behind;
+
 	ks_mutex_lock(&up->lock);
 	up->eager = true;
-	while (!up->settled && !must_leave(up) && dpa_now_ms() < until_ms) {
-		(void)ks_cond_wait(&up->changed, &up->lock, LOOK_MS);
-		if (up->progress)
-			goal = up->progress;
-		if (goal && (up->known >= goal || dpa_now_ms() - up->progress_ms >= SETTLE_MS))
-			break;
-	}
+	if (is_behind(up))
+		(void)ks_cond_wait(&up->changed, &up->lock, wait_ms);
+	behind = is_behind(up);
 	up->eager = false;
 	ks_mutex_unlock(&up->lock);
-	if (!dpa_upstream_stopping(up))
+	return behind;
+}
+
+/* At the start: until what was there when the watch was opened has come. Upstream is asked, at longer and longer intervals, as it may have to
+ * read all keys for that. */
+static void catch_up(struct dpa_upstream *up)
+{
+	int64_t until_ms = dpa_now_ms() + CATCH_UP_MS, look_ms = dpa_now_ms() + LOOK_MS, wait_ms = LOOK_MS;
+
+	etcdc_watch_request_progress(up->config.client);
+	while (dpa_now_ms() < until_ms && wait_for_event(up, LOOK_MS)) {
+		if (dpa_now_ms() < look_ms)
+			continue;
+		if (dpa_is_current(up))
+			break;
+		wait_ms *= 2;
+		look_ms = dpa_now_ms() + wait_ms;
+	}
+	if (!look(up).leave)
 		dpa_upstream_settle(up);
 }
 
@@ -183,28 +222,6 @@ static void wait_for_due(struct dpa_upstream *up, int64_t silent_at_ms)
 	if (!must_leave(up) && !up->refilled && due_ms > dpa_now_ms())
 		(void)ks_cond_wait(&up->changed, &up->lock, due_ms - dpa_now_ms());
 	ks_mutex_unlock(&up->lock);
-}
-
-struct seen {
-	bool leave, refilled, held;
-	int64_t heard_ms;
-	bool progress_due;
-};
-
-static struct seen look(struct dpa_upstream *up)
-{
-	struct seen seen;
-
-	ks_mutex_lock(&up->lock);
-	seen = (struct seen){
-		.leave = must_leave(up),
-		.refilled = up->refilled,
-		.held = up->held,
-		.heard_ms = up->heard_ms,
-		.progress_due = up->progress && dpa_now_ms() - up->progress_ms >= SETTLE_MS,
-	};
-	ks_mutex_unlock(&up->lock);
-	return seen;
 }
 
 static void sleep_a_little(struct dpa_upstream *up, int64_t wait_ms)

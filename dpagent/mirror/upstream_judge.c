@@ -129,34 +129,59 @@ static enum ks_status judge_by_keys(struct dpa_upstream *up, const struct dpa_po
 /* ---- nothing has changed ---- */
 
 /*
- * When no key is newer than what the replica has reached and as many are there, then nothing under the prefix has changed up to the
- * revision of that answer. Spares a start the wait for a watch that has nothing to say.
+ * When no key is newer than what the replica has reached and as many are there, then it equals upstream at the revision of that answer,
+ * *revision; else that is 0. Spares a start the wait for a watch that has nothing to say.
  */
-static enum ks_status look_for_changes(struct dpa_upstream *up, const struct dpa_point *point, struct ks_err *err)
+static enum ks_status look_for_changes(struct dpa_upstream *up, const struct dpa_point *point, int64_t *revision,
+				       struct ks_err *err)
 {
 	Etcdserverpb__RangeRequest request;
 	Etcdserverpb__RangeResponse *response;
 	enum ks_status status;
 
+	*revision = 0;
 	dpa_range_init(up, &request);
 	request.keys_only = true;
 	request.limit = 1;
 	request.min_mod_revision = point->up_revision + 1;
 	status = dpa_range(up, &request, DPA_PAGE_MS, &response, err);
 	if (status == KS_OK && response->n_kvs == 0 && response->count == (int64_t)point->keys &&
-	    response->header->cluster_id == point->cluster_id && response->header->revision >= point->up_revision) {
-		int64_t revision = response->header->revision;
-
-		status = dpa_replica_progress(up->config.replica, revision, err);
-		if (status == KS_OK) {
-			ks_mutex_lock(&up->lock);
-			up->known = revision;
-			ks_mutex_unlock(&up->lock);
-			dpa_upstream_settle(up);
-		}
-	}
+	    response->header->cluster_id == point->cluster_id && response->header->revision >= point->up_revision)
+		*revision = response->header->revision;
 	etcdc_free(response);
 	return status;
+}
+
+/* So the watch can begin behind that revision. */
+static enum ks_status skip_what_changed_nothing(struct dpa_upstream *up, const struct dpa_point *point,
+						struct ks_err *err)
+{
+	int64_t revision;
+	enum ks_status status = look_for_changes(up, point, &revision, err);
+
+	if (status != KS_OK || revision == 0)
+		return status;
+	status = dpa_replica_progress(up->config.replica, revision, err);
+	if (status != KS_OK)
+		return status;
+	ks_mutex_lock(&up->lock);
+	up->known = revision;
+	ks_mutex_unlock(&up->lock);
+	dpa_upstream_settle(up);
+	return KS_OK;
+}
+
+bool dpa_is_current(struct dpa_upstream *up)
+{
+	struct dpa_point point;
+	int64_t revision;
+	struct ks_err err;
+	bool current;
+
+	dpa_replica_point(up->config.replica, &point);
+	current = look_for_changes(up, &point, &revision, &err) == KS_OK && revision > 0;
+	dpa_point_fini(&point);
+	return current;
 }
 
 /* ---- the judgement ---- */
@@ -200,7 +225,7 @@ enum ks_status dpa_judge(struct dpa_upstream *up, enum dpa_verdict *verdict, str
 		ks_mutex_unlock(&up->lock);
 		dpa_board_alarm(up->config.board, DPA_ALARM_HELD, NULL);
 		if (!up->must_list)
-			status = look_for_changes(up, &point, err);
+			status = skip_what_changed_nothing(up, &point, err);
 	}
 	dpa_point_fini(&point);
 	return status;

@@ -58,6 +58,7 @@ struct dpa_upstream {
 	int64_t known;         /* upstream's revision that is reached: the watch began behind it */
 	bool held;             /* the watched history is not in the replica, as it is empty */
 	/* The watch. */
+	int64_t goal;        /* upstream's revision when the watch was created */
 	bool created, eager; /* eager: the thread wants to know of each event */
 	bool refilled;       /* held, and a key has appeared, or a person has released the hold */
 	bool accept_once;    /* the next listing may be empty */
@@ -107,6 +108,8 @@ enum dpa_verdict {
 };
 /* Sets up->known and up->cluster_id when the verdict is DPA_SAME; settles when nothing changed meanwhile. */
 enum ks_status dpa_judge(struct dpa_upstream *up, enum dpa_verdict *verdict, struct ks_err *err) KS_MUST_CHECK;
+/* Nothing under the prefix is newer upstream than in the replica, now. False also when that cannot be found out. */
+bool dpa_is_current(struct dpa_upstream *up);
 
 /* ---- upstream_list.c ---- */
 

@@ -137,6 +137,7 @@ static void take_response(struct dpa_upstream *up, const struct etcdc_watch_even
 	up->heard_ms = dpa_now_ms();
 	if (good && event->kind == ETCDC_WATCH_CREATED) {
 		up->created = true;
+		up->goal = event->revision;
 		ks_cond_broadcast(&up->changed);
 	}
 	if (good && event->kind == ETCDC_WATCH_PROGRESS)
