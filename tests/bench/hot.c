@@ -170,7 +170,7 @@ int main(int argc, char **argv)
 	struct ks_store *store;
 	struct ks_api *api;
 	size_t method_count;
-	int count = argc > 2 ? atoi(argv[2]) : 0;
+	int count = argc > 2 ? (int)strtol(argv[2], NULL, 10) : 0;
 	void (*run)(int number) = NULL;
 
 	for (size_t i = 0; argc > 1 && i < sizeof(paths) / sizeof(*paths); i++)
