@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/diag.h"
+
 #define FILE_MAX ((size_t)65536)
 #define KEYS_MAX 64
 
@@ -30,7 +32,7 @@ struct dpa_verifier {
 
 /* ---- files ---- */
 
-static enum ks_status read_all(int fd, const char *path, uint8_t *data, size_t *size, struct ks_err *err)
+static enum ks_status read_all(int fd, const char *path, bool secret, uint8_t *data, size_t *size, struct ks_err *err)
 {
 	struct stat state;
 
@@ -38,6 +40,8 @@ static enum ks_status read_all(int fd, const char *path, uint8_t *data, size_t *
 		return ks_fail(err, KS_INVALID_ARGUMENT, "cannot read %s: %s", path, strerrordesc_np(errno));
 	if (!S_ISREG(state.st_mode))
 		return ks_fail(err, KS_INVALID_ARGUMENT, "%s is not a file", path);
+	if (secret && state.st_mode & 007)
+		ks_diag(KS_WARN, "sign", "everybody on this machine may read the private key file=%s", path);
 	for (*size = 0; *size <= FILE_MAX;) {
 		ssize_t got = read(fd, data + *size, FILE_MAX + 1 - *size);
 
@@ -51,7 +55,7 @@ static enum ks_status read_all(int fd, const char *path, uint8_t *data, size_t *
 }
 
 /* The whole file, to be given to wipe; NULL with 'err'. */
-static uint8_t *read_file(const char *path, size_t *size, struct ks_err *err)
+static uint8_t *read_file(const char *path, bool secret, size_t *size, struct ks_err *err)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	uint8_t *data = malloc(FILE_MAX + 1);
@@ -62,7 +66,7 @@ static uint8_t *read_file(const char *path, size_t *size, struct ks_err *err)
 	else if (!data)
 		status = ks_fail(err, KS_RESOURCE_EXHAUSTED, "out of memory");
 	else
-		status = read_all(fd, path, data, size, err);
+		status = read_all(fd, path, secret, data, size, err);
 	if (fd >= 0)
 		(void)close(fd);
 	if (status == KS_OK)
@@ -113,7 +117,7 @@ struct dpa_signer *dpa_signer_read(const char *path, struct ks_err *err)
 {
 	struct dpa_signer *signer = calloc(1, sizeof(*signer));
 	size_t size = 0;
-	uint8_t *data = read_file(path, &size, err);
+	uint8_t *data = read_file(path, true, &size, err);
 	BIO *bio = data ? BIO_new_mem_buf(data, (int)size) : NULL;
 	enum ks_status status = KS_OK;
 
@@ -218,7 +222,7 @@ struct dpa_verifier *dpa_verifier_read(const char *path, struct ks_err *err)
 {
 	struct dpa_verifier *verifier = calloc(1, sizeof(*verifier));
 	size_t size = 0;
-	uint8_t *data = read_file(path, &size, err);
+	uint8_t *data = read_file(path, false, &size, err);
 	BIO *bio = data ? BIO_new_mem_buf(data, (int)size) : NULL;
 	enum ks_status status = KS_INVALID_ARGUMENT;
 
