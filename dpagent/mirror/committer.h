@@ -28,6 +28,6 @@ struct dpa_committer_config {
 
 struct ks_committer *dpa_committer_start(const struct dpa_committer_config *config, struct ks_err *err);
 /* After the api stopped: ends what waits, and frees it. NULL is fine. */
-void dpa_committer_stop(struct ks_committer *committer);
+void dpa_committer_stop(struct ks_committer *base);
 
 #endif
