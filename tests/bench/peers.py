@@ -35,6 +35,7 @@ BENCH = str(BUILD / "tests" / "bench" / "kineshim-bench")
 KINESHIM = str(BUILD / "kineshim" / "kineshim")
 SERVERS = TOP / "tests" / "lib" / "servers.sh"
 DATABASES = ("sqlite", "postgres", "mariadb")
+BYTES_PUTS = 100000
 KINES = tuple(f"kine-{d}" for d in DATABASES)
 ALL = ("etcd", "etcd-new", *DATABASES, *KINES)
 NOT_KINE = ("etcd", "etcd-new", *DATABASES)
@@ -72,21 +73,22 @@ def shell(command, seconds=180):
     return done.stdout
 
 
-def go_install(folder, program, package):
-    """The program, built if need be; None when it cannot be."""
+def go_build(folder, program, package):
+    """The newest release of the program, built if need be; None when it cannot be. In a module of its own, since etcd's cannot be installed directly."""
     path = folder / program
     if path.exists():
         return path
     if not shutil.which("go"):
         return None
-    note(f"building {package}")
-    folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(["go", "install", package], env=dict(os.environ, GOBIN=str(folder / "new")), capture_output=True, text=True)
-    built = list((folder / "new").glob("*")) if done.returncode == 0 else []
-    if not built:
-        note(f"{package} cannot be built: {done.stderr.strip().splitlines()[-1:]}")
-        return None
-    built[0].rename(path)
+    note(f"building {package}, which takes some minutes")
+    module = folder / f"{program}.module"
+    shutil.rmtree(module, ignore_errors=True)
+    module.mkdir(parents=True)
+    for command in (["mod", "init", "peers"], ["get", f"{package}@latest"], ["build", "-o", str(path), package]):
+        done = subprocess.run(["go", *command], cwd=module, capture_output=True, text=True)
+        if done.returncode != 0:
+            note(f"{package} cannot be built: {done.stderr.strip().splitlines()[-1:]}")
+            return None
     return path
 
 
@@ -96,8 +98,10 @@ class Database:
     def __init__(self, kind, folder):
         self.kind = kind
         os.environ["TMPDIR"] = str(folder)
+        # kine opens a connection for each request that waits.
+        os.environ["KS_TEST_POSTGRES_FLAGS"] = "-c max_connections=1000"
         if kind == "mariadb":
-            os.environ["KS_TEST_MARIADB_FLAGS"] = ("--innodb-buffer-pool-size=128M --innodb-log-file-size=96M --key-buffer-size=128M "
+            os.environ["KS_TEST_MARIADB_FLAGS"] = ("--max-connections=1000 --innodb-buffer-pool-size=128M --innodb-log-file-size=96M --key-buffer-size=128M "
                                                    + os.environ.get("KS_TEST_MARIADB_FLAGS", ""))
         self.short = {"postgres": "pg", "mariadb": "my"}[kind]
         self.folder = shell(f"ks_tmpdir {self.short}" + (' "$(my_user)"' if self.short == "my" else "")).strip()
@@ -142,9 +146,9 @@ class Peers:
         peers = pathlib.Path(os.environ.get("KS_PEERS", BUILD / "peers"))
         self.programs = {"etcd": shutil.which("etcd")}
         if "etcd-new" in self.targets:
-            self.programs["etcd-new"] = go_install(peers, "etcd-new", "go.etcd.io/etcd/server/v3@latest")
+            self.programs["etcd-new"] = go_build(peers, "etcd-new", "go.etcd.io/etcd/server/v3")
         if any(t in KINES for t in self.targets):
-            self.programs["kine"] = go_install(peers, "kine", "github.com/k3s-io/kine@latest")
+            self.programs["kine"] = go_build(peers, "kine", "github.com/k3s-io/kine")
         for target, program in (("etcd", "etcd"), ("etcd-new", "etcd-new"), *((k, "kine") for k in KINES)):
             if target in self.targets and not self.programs.get(program):
                 note(f"left out: {target} (no Go, or it cannot be built)")
@@ -383,9 +387,10 @@ class Peers:
             self.stop(kind)
 
     def bytes_per_put(self, target):
-        """Of the files, with everything in them; a stop writes SQLite's log back."""
-        before = self.size(target)
-        count = self.bench(target, "kube-update", inflight=64, clients=2, value_size=100, seconds=self.options.seconds)["count"]
+        """Of the files, with everything in them; a stop writes SQLite's log back. As many puts as make the steps in which files grow small."""
+        before, count = self.size(target), 0
+        while count < BYTES_PUTS:
+            count += self.bench(target, "kube-update", inflight=64, clients=2, value_size=100, seconds=3)["count"]
         self.stop(target)
         grown = self.size(target) - before
         self.start(target)
