@@ -20,7 +20,6 @@
 #include "base/panic.h"
 #include "base/thread.h"
 #include "fallback/bucket.h"
-#include "store/store.h"
 
 #define MIN_INTERVAL_MS 10000
 #define KEEP 10

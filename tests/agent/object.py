@@ -31,10 +31,21 @@ class Scenario(harness.Scenario):
         only = os.environ.get("KS_TEST_ONLY")
         missing = [kind for kind in getattr(test, "kinds", ()) if not object_servers.there(kind)]
         if not missing or (only and only not in test.__name__):
-            super().run_one(test)
+            super().run_one(self.checked(test))
             return
         self.count += 1
         print(f"ok {self.count} - {test.__name__} # SKIP {' and '.join(missing)} not installed: run ./dev interop agent once")
+
+    @staticmethod
+    def checked(test):
+        """Also the end of each tool counts: sanitizers speak then."""
+        def run(scenario):
+            test(scenario)
+            for tool in [server for server in scenario.running if isinstance(server, Tool)]:
+                status = tool.stop()
+                assert status == 0, (status, tool.errors[-40:])
+        run.__name__ = test.__name__
+        return run
 
     def finish(self):
         for server in self.servers.values():
