@@ -66,6 +66,22 @@ static enum ks_status finish(struct dpa_draft *draft, bool jumped, struct ks_err
 	return status;
 }
 
+/* 'status' is that of the drafting: published, or as if nothing had been. */
+static enum ks_status end(struct dpa_draft *draft, enum ks_status status, bool jumped, struct ks_err *err)
+{
+	struct dpa_replica *replica = draft->replica;
+
+	if (status == KS_OK)
+		status = finish(draft, jumped, err);
+	else
+		dpa_draft_fini(draft);
+	if (status == KS_OK)
+		dpa_settle(replica);
+	else
+		dpa_rollback(replica);
+	return status;
+}
+
 static void free_overlay(struct dpa_overlay_entry *entries, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
@@ -131,14 +147,7 @@ enum ks_status dpa_replica_set_overlay(struct dpa_replica *replica, const struct
 		for (size_t i = 0; i < old_count && status == KS_OK; i++)
 			if (!dpa_overlay_of(replica, ks_bytes_slice(old[i].key)))
 				status = judge(&draft, ks_bytes_slice(old[i].key), err);
-		if (status == KS_OK)
-			status = finish(&draft, jumped, err);
-		else
-			dpa_draft_fini(&draft);
-		if (status == KS_OK)
-			dpa_settle(replica);
-		else
-			dpa_rollback(replica);
+		status = end(&draft, status, jumped, err);
 	}
 	if (status != KS_OK) {
 		replica->overlay = old;
@@ -163,14 +172,7 @@ enum ks_status dpa_replica_refresh(struct dpa_replica *replica, const struct ks_
 		dpa_draft_begin(&draft, replica, dpa_local_next(replica, &jumped), 0);
 		for (size_t i = 0; i < count && status == KS_OK; i++)
 			status = judge(&draft, keys[i], err);
-		if (status == KS_OK)
-			status = finish(&draft, jumped, err);
-		else
-			dpa_draft_fini(&draft);
-		if (status == KS_OK)
-			dpa_settle(replica);
-		else
-			dpa_rollback(replica);
+		status = end(&draft, status, jumped, err);
 	}
 	ks_mutex_unlock(&replica->lock);
 	return status;
