@@ -157,6 +157,7 @@ end_kineshim() {
 # ---- dpproxy ----
 
 start_dpproxy() {
+	service dpproxy.service || return
 	(as_service /var/lib/dpproxy --etcd="$url" --listen="127.0.0.1:${ports[0]}" --tls-listen="127.0.0.1:${ports[1]}" \
 		--control="127.0.0.1:${ports[2]}" --metrics="127.0.0.1:${ports[3]}" --status="127.0.0.1:${ports[4]}" --workers=1) \
 		>dpproxy.log 2>&1 &
@@ -227,6 +228,7 @@ end_dpproxy() {
 # ---- dpagent ----
 
 start_dpagent() {
+	service dpagent.service || return
 	(as_service /var/lib/dpagent --config-file="$work/dpagent.yml") >dpagent.log 2>&1 &
 	dpagent_pid=$!
 	until_true 20 curl -sf "http://127.0.0.1:${agent_ports[1]}/status/ready"
@@ -236,6 +238,10 @@ start_dpagent() {
 has_route() {
 	curl -sf "http://127.0.0.1:${agent_ports[0]}/v3/kv/range" -d "{\"key\":\"$(printf %s /apisix/routes/2 | base64 -w0)\"}" |
 		grep -q '"count": *"1"'
+}
+
+is_healthy() {
+	dpagent nodes --upstream="$url" 2>&1 | tee why | grep -q healthy
 }
 
 # Between the others: it mirrors kineshim, and has what dpproxy was given.
@@ -253,10 +259,10 @@ try_dpagent() {
 	check $? "dpagent: systemd understands the unit"
 	sed -e "s|^upstream:.*|upstream: $url|" -e "s|^listen-metrics-urls:.*|listen-metrics-urls: http://127.0.0.1:${agent_ports[1]}|" \
 		-e "s|^#listen-client-urls:.*|listen-client-urls: http://127.0.0.1:${agent_ports[0]}|" /etc/dpagent/dpagent.yml >dpagent.yml
-	# The last --config-file counts: this is the installed one with free ports.
+	# Its --config-file comes after the unit's, and counts: the installed one with free ports.
 	start_dpagent && has_route
 	check $? "dpagent: it starts as its own user, and mirrors kineshim"
-	dpagent status --url="http://127.0.0.1:${agent_ports[1]}" >why 2>&1 && dpagent nodes --upstream="$url" 2>&1 | tee -a why | grep -q healthy
+	dpagent status --url="http://127.0.0.1:${agent_ports[1]}" >why 2>&1 && until_true 10 is_healthy
 	check $? "dpagent: it is seen, here and in kineshim"
 }
 
