@@ -2,11 +2,11 @@
 /*
  * Last-known-good in object storage. Names are NAME/%020llu.snap, numbered by a sequence that is the fence: a writer creates sequence n+1 only if it
  * does not exist (a conditional write), after it read that n is not newer than what it has. So two backup nodes cannot interleave: whoever
- * was slower finds the name taken, reads it, and decides again.
+ * was slower finds the name taken, reads it, and decides again. A writer that slept until its number was deleted as too old finds its object
+ * among the too old ones, and begins anew. Storage without conditional writes is found out by a probe, and not written to.
  *
  * URLs: s3://bucket/path?region=…&endpoint=…&path_style=true, azure://account/container/path?endpoint=….
- * Credentials: S3 from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or web identity, or the instance's role; Azure from AZURE_STORAGE_KEY,
- * AZURE_STORAGE_SAS_TOKEN. Never logged.
+ * Credentials come from the environment or the machine's identity (aws_identity.h, azure.c); they are in no log and no error.
  *
  * Threads: exporter and importer have one of their own. Errors at run time go to the board.
  */

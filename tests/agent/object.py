@@ -771,19 +771,20 @@ def a_new_machine_starts_from_object_storage(scenario):
         assert secret not in agent.text() + backup.text()
 
 
-@needs("versitygw")
 def a_start_does_not_wait_for_storage_that_hangs(scenario):
-    server = scenario.server("versitygw")
-    bucket = server.bucket(scenario.name("bucket"))
-    relay = scenario.keep(Relay(server.port))
-    relay.before = lambda request: relay.sleep(20)
+    storage = scenario.keep(Answers(lambda request: storage.stopping.wait(20) and None))
     started = time.monotonic()
-    agent = scenario.agent("http://127.0.0.1:1", ["--object-storage", server.url(bucket, endpoint=relay.endpoint)], env=server.env,
-                           start_timeout="300ms", wait="listening")
+    agent = scenario.agent("http://127.0.0.1:1", ["--object-storage", f"s3://bkt/x?endpoint={storage.endpoint}"],
+                           env={"AWS_ACCESS_KEY_ID": ID, "AWS_SECRET_ACCESS_KEY": SECRET}, start_timeout="300ms", wait="listening")
     assert time.monotonic() - started < 10
-    assert not agent.ready()[0]
+    assert not agent.ready()[0] and storage.requests
     status = agent.stop()
     assert status == 0, status
+    # Nor does it start with a URL or role that make no sense.
+    for args, says in ((["--object-storage", "s3://bkt"], "no region"), (["--role=backup"], "--object-storage")):
+        status, _, err = harness.run_program([f"--data-dir={scenario.folder / 'none'}", "--upstream=http://127.0.0.1:1", *args],
+                                             env={"AWS_REGION": "", "AWS_DEFAULT_REGION": ""})
+        assert status == 2 and says in err, (status, err)
 
 
 TESTS = [urls_are_judged_at_the_start, redirects_are_not_followed, hostile_answers_do_no_harm, a_container_has_its_own_keys, an_instance_has_its_role,
