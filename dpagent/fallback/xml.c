@@ -118,7 +118,8 @@ enum ks_status dpa_xml_read(struct ks_slice bytes, dpa_xml_fn *fn, void *ctx, st
 
 		last = part == bytes.size;
 		fine = XML_Parse(walk->parser, (const char *)bytes.data, (int)part, last) == XML_STATUS_OK;
-		bytes = ks_slice_of(bytes.data + part, bytes.size - part);
+		if (!last) /* an empty answer has no address to go on from */
+			bytes = ks_slice_of(bytes.data + part, bytes.size - part);
 	} while (fine && !last);
 	fine = fine && !walk->refused;
 	XML_ParserFree(walk->parser);
