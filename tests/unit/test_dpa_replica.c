@@ -603,6 +603,27 @@ static void history_is_bounded(void)
 	dpa_replica_free(world.replica);
 }
 
+/* Upstream was back before an image from object storage was compared to its end: it must not undo what came. */
+static void an_image_that_was_overtaken_is_not_applied(void)
+{
+	struct world world = {.up = {.cluster = 7, .revision = 1}};
+	struct dpa_resync_summary summary;
+	struct dpa_image image = {0};
+
+	random_state = 5;
+	open_replica(&world, false);
+	world.up.revision++;
+	model_put(&world.up, 0, "first");
+	(void)resync(&world, false, false);
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_image(world.replica, &image, &err), KS_OK);
+	for (int i = 0; i < 10; i++)
+		upstream_changes(&world, false);
+	CU_ASSERT_EQUAL(dpa_replica_resync_image(world.replica, &image, &summary, &err), KS_ABORTED);
+	check_served(&world, false);
+	dpa_image_fini(&image);
+	dpa_replica_free(world.replica);
+}
+
 /* ---- an image while everything changes ---- */
 
 #define MANY 5000
@@ -702,6 +723,7 @@ int main(void)
 			{"hostile_upstream_is_refused", hostile_upstream_is_refused},
 			{"waits_end_when_upstreams_revision_is_there", waits_end_when_upstreams_revision_is_there},
 			{"history_is_bounded", history_is_bounded},
+			{"an_image_that_was_overtaken_is_not_applied", an_image_that_was_overtaken_is_not_applied},
 			{"an_image_is_of_one_instant", an_image_is_of_one_instant},
 			{NULL, NULL},
 		});
