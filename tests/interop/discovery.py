@@ -67,6 +67,7 @@ class Real:
 
 
 class Consul(Real):
+    # Its agent needs the token, too: what is deregistered is told to the others with that.
     kind, token = "consul", "11111111-2222-3333-4444-555555555555"
 
     def config(self):
@@ -74,7 +75,7 @@ class Consul(Real):
 
     def command(self):
         ports = [f"-{name}-port={free_port()}" for name in ("serf-lan", "serf-wan", "server")]
-        acl = f'acl {{ enabled = true default_policy = "deny" tokens {{ initial_management = "{self.token}" }} }}'
+        acl = f'acl {{ enabled = true default_policy = "deny" tokens {{ initial_management = "{self.token}" agent = "{self.token}" }} }}'
         return [os.environ["KS_CONSUL"], "agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", f"-http-port={self.port}", "-dns-port=-1",
                 "-grpc-port=-1", "-grpc-tls-port=-1", *ports, f"-hcl={acl}"], {}
 
