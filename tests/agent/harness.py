@@ -27,6 +27,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "proxy" / "
 import dpproxy  # noqa: E402
 from dpproxy import BUILD, KINESHIM, Etcd, Gateway, Process, Upstream, free_port, request, wait_for  # noqa: E402,F401
 
+# What a process writes that went wrong on its way, whatever it answered.
+CRASHES = re.compile(r"ThreadSanitizer|AddressSanitizer|LeakSanitizer|runtime error:|panic at ")
+
 DPAGENT = os.environ.get("DPAGENT", str(BUILD / "dpagent" / "dpagent"))
 
 
@@ -379,12 +382,25 @@ class Scenario(dpproxy.Scenario):
 
     def run(self, tests):
         for test in tests:
-            before = len(self.running)
-            self.run_one(test)
-            for server in reversed(self.running[before:]):
-                server.stop()
-            del self.running[before:]
+            self.run_one(self.to_its_end(test))
         print(f"1..{self.count}")
+
+    def to_its_end(self, test):
+        """The test, the end of what it started, and what sanitizers had to say until then."""
+        def run(scenario):
+            before = len(self.running)
+            try:
+                test(scenario)
+            finally:
+                started = self.running[before:]
+                del self.running[before:]
+                for server in reversed(started):
+                    server.stop()
+            for server in started:
+                found = CRASHES.search(server.text()) if isinstance(server, Agent) else None
+                assert not found, server.text()[found.start():][:4000]
+        run.__name__ = test.__name__
+        return run
 
 
 def run_program(args, env=None, seconds=20, text=None):
