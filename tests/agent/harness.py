@@ -11,6 +11,7 @@ folder. Servers are those of tests/proxy/lib/dpproxy.py where there are any. Onl
 
 KS_TEST_ONLY=text runs some of the tests, KS_TEST_KEEP=1 keeps the files, KS_STORE=etcd or kineshim is what stands above."""
 import base64
+import functools
 import http.client
 import json
 import os
@@ -399,8 +400,7 @@ class Scenario(dpproxy.Scenario):
             for server in started:
                 found = CRASHES.search(server.text()) if isinstance(server, Agent) else None
                 assert not found, server.text()[found.start():][:4000]
-        run.__name__ = test.__name__
-        return run
+        return functools.wraps(test)(run)
 
 
 def run_program(args, env=None, seconds=20, text=None):
