@@ -94,6 +94,7 @@ def another_control_plane_with_the_same_keys_makes_no_event(scenario):
     wait_for(lambda: not agent.alarms().get("held"), "the configuration to be there again", 20)
     etcd.put("/apisix/end", "x")
     agent.wait_value("/apisix/end", "x", 20)
+    watch.wait(1)
     assert [event[1] for event in watch.events] == ["/apisix/end"], watch.events
     assert {key: value for key, value in agent.prefix("/apisix").items() if key != "/apisix/end"} == shown
     watch.stop()
@@ -110,7 +111,8 @@ def certificates_that_are_refused_are_said(scenario):
     assert not agent.ready()[0] and agent.status()["source"] == "none"
     agent.stop()
     agent = scenario.agent(etcd.url, [*right, "--upstream-cacert", str(pki.ca)])
-    assert agent.status()["connected"] and "upstream_tls" not in agent.alarms()
+    agent.wait_connected()
+    assert "upstream_tls" not in agent.alarms()
 
 
 def missing_rights_are_said(scenario):
