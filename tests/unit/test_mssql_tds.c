@@ -11,6 +11,7 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1581,5 +1582,7 @@ int main(void)
 	else
 		printf("Bail out! no odbcinst.ini can be written\n");
 	odbc_ini_remove();
+	/* As in the server: a peer that hung up is an error of the call. */
+	(void)signal(SIGPIPE, SIG_IGN);
 	return status;
 }

@@ -150,7 +150,8 @@ describe("limit-count", function()
         refuses("limit-count", {count = 1, time_window = 1, policy = "redis"}, "then clause did not match")
         refuses("limit-count", {count = 1, time_window = 1, policy = "redis-cluster", redis_cluster_nodes = {"a:1"}})
         refuses("limit-count", {count = 1, time_window = 1, policy = "redis-sentinel", redis_sentinels = {{host = "a"}}})
-        refuses("limit-count", {count = 1, time_window = 1, policy = "redis", redis_host = "a1", sync_interval = 0.01}, "sync_interval")
+        refuses("limit-count", {count = 1, time_window = 1, policy = "redis", redis_host = "a1",
+                                sync_interval = 0.01}, "sync_interval")
         refuses("limit-count", {rules = {{count = 1, time_window = 1, key = "$a"}, {count = 2, time_window = 1, key = "$a"}}},
             "duplicate key '$a' in rules")
     end)
@@ -664,7 +665,8 @@ end)
 
 describe("api-breaker", function()
     it("opens for 2, 4, 8 seconds, and closes after successes", function()
-        local plugin, conf = start("api-breaker", {break_response_code = 502, unhealthy = {failures = 2}, healthy = {successes = 2},
+        local plugin, conf = start("api-breaker", {break_response_code = 502, unhealthy = {failures = 2},
+                                             healthy = {successes = 2},
             break_response_body = "later", break_response_headers = {{key = "X-Why", value = "$host"}}, max_breaker_sec = 5})
         ngx.shared["plugin-api-breaker"] = fake_dict.new(function() return wall.now end)
         local status
@@ -719,7 +721,8 @@ describe("workflow", function()
     end)
     it("refuses bad configurations", function()
         refuses("workflow", {rules = {{case = {{"uri", "==", "/a"}}, actions = {{"fly", {}}}}}}, "unsupported action: fly")
-        refuses("workflow", {rules = {{case = {{"uri", "like", "/a"}}, actions = {{"return", {code = 403}}}}}}, "'case' expression")
+        refuses("workflow", {rules = {{case = {{"uri", "like", "/a"}},
+                                       actions = {{"return", {code = 403}}}}}}, "'case' expression")
         refuses("workflow", {rules = {{actions = {{"return", {code = 1}}}}}}, "failed to validate the 'return' action")
     end)
 end)
