@@ -64,9 +64,9 @@ class Bench:
 
     def agent(self, upstream):
         self.serial += 1
-        # The prefix of kineshim-bench's keys; saved as in a default installation.
+        # All keys; saved as in a default installation.
         return self.keep(Agent(self.folder, upstream.url, f"agent{self.serial}",
-                               ["--prefix=bench/", "--register=false", "--snapshot-interval=1s"]))
+                               ["--prefix=", "--register=false", "--snapshot-interval=1s"]))
 
     def end(self, servers=None):
         for server in reversed(servers or list(self.running)):

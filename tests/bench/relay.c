@@ -14,12 +14,13 @@
 #include "tests/bench/wire.h"
 
 #define DRAIN_S 30.0
+#define PUTS_OPEN 16
 
 struct relay {
 	struct bench *bench;
 	int64_t puts;
 	_Atomic uint64_t *upstream_ns; /* arrival of each put's event upstream; 0: not yet */
-	_Atomic int64_t created, ended, upstream_events, events;
+	_Atomic int64_t created, ended, answered, failed, upstream_events, events;
 	struct side *sides;
 };
 
@@ -124,11 +125,22 @@ static bool await(const struct relay *relay, const _Atomic int64_t *what, int64_
 	return atomic_load(&relay->ended) == 0;
 }
 
-static bool write_put(struct bench *bench, int64_t put)
+/* The writer's client's thread. */
+static void on_put(void *arg, const struct etcdc_result *result)
 {
+	struct relay *relay = arg;
+
+	if (result->err->status != KS_OK && atomic_fetch_add(&relay->failed, 1) == 0)
+		(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(result->err->status),
+			      result->err->text);
+	atomic_fetch_add(&relay->answered, 1);
+}
+
+static void write_put(struct relay *relay, int64_t put)
+{
+	static const struct etcdc_call_options options = {.raw = true, .timeout_ms = 60000};
 	Etcdserverpb__PutRequest request = ETCDSERVERPB__PUT_REQUEST__INIT;
-	Etcdserverpb__PutResponse *response;
-	struct etcdc_err err;
+	struct bench *bench = relay->bench;
 	char key[64];
 	uint8_t value[4096];
 	size_t size = bench->value_size < 8 ? 8 : (size_t)bench->value_size;
@@ -139,15 +151,11 @@ static bool write_put(struct bench *bench, int64_t put)
 	(void)snprintf(key, sizeof(key), "bench/relay/%02d/%06" PRId64, (int)(put % bench->kinds), put % bench->keys);
 	request.key = (ProtobufCBinaryData){strlen(key), (uint8_t *)key};
 	request.value = (ProtobufCBinaryData){size, value};
-	if (etcdc_put(bench->client[0], &request, &response, &err) != KS_OK) {
-		(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(err.status), err.text);
-		return false;
-	}
-	etcdc_free(response);
-	return true;
+	etcdc_async(bench->client[0], &etcdc_method_put, &request, &options, on_put, relay);
 }
 
-/* Each put at its time, however long the one before took: a slow one makes the next ones hurry. */
+/* Each put at its time, with a few in flight, as several writers would: a slow one makes the next ones hurry. The time is until the last one was
+ * answered. */
 static bool write_all(struct relay *relay, double *seconds)
 {
 	struct bench *bench = relay->bench;
@@ -158,9 +166,12 @@ static bool write_all(struct relay *relay, double *seconds)
 
 		if (due_ns > now)
 			(void)usleep((useconds_t)((due_ns - now) / 1000));
-		if (!write_put(bench, put))
-			return false;
+		while (put - atomic_load(&relay->answered) >= PUTS_OPEN)
+			(void)usleep(50);
+		write_put(relay, put);
 	}
+	if (!await(relay, &relay->answered, relay->puts, DRAIN_S) || atomic_load(&relay->failed) > 0)
+		return false;
 	*seconds = (double)(now_ns() - begin_ns) / 1e9;
 	return true;
 }
