@@ -388,8 +388,14 @@ static void wait_alarm(struct world *world, bool on)
 
 static void check_json(struct world *world, const char *part)
 {
+	int64_t until = now_ms() + 10000;
 	char *json = dpa_overlay_json(world->overlay);
 
+	/* The replica has it a moment before the overlay says so. */
+	while (json && !strstr(json, part) && now_ms() < until && usleep(2000) == 0) {
+		free(json);
+		json = dpa_overlay_json(world->overlay);
+	}
 	CU_ASSERT_PTR_NOT_NULL_FATAL(json);
 	CU_ASSERT_PTR_NOT_NULL(strstr(json, part));
 	if (!strstr(json, part))
