@@ -149,8 +149,7 @@ static bool has_keys(const struct dpa_image *image)
 	struct ks_kv kv;
 
 	for (size_t i = 0; i < image->key_count; i++)
-		if (ks_kv_decode(ks_bytes_slice(image->keys[i].kv), &kv) &&
-		    !ks_slice_eq(kv.value, ks_slice_str("init_dir")))
+		if (ks_kv_decode(ks_bytes_slice(image->keys[i].kv), &kv) && !dpa_is_marker(kv.value))
 			return true;
 	return false;
 }

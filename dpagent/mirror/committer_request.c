@@ -142,22 +142,6 @@ static void set_number(Etcdserverpb__Compare *to, int target, int64_t number)
 	}
 }
 
-static bool holds(int order, int result)
-{
-	switch (result) {
-	case KS_CMP_EQUAL:
-		return order == 0;
-	case KS_CMP_GREATER:
-		return order > 0;
-	case KS_CMP_LESS:
-		return order < 0;
-	case KS_CMP_NOT_EQUAL:
-		return order != 0;
-	default:
-		return true; /* spec 2.8 */
-	}
-}
-
 /*
  * The value of a key that is served otherwise than upstream has it cannot be compared there. The compare is made here, and becomes "unchanged
  * since" or what is never true.
@@ -175,7 +159,7 @@ static bool compare_altered(struct making *making, const struct ks_compare *from
 		return false;
 	if (dpa_replica_numbers(making->committer->config.replica, from->interval.key, &numbers) &&
 	    result.kv_count == 1 && result.kvs[0].encoded && ks_kv_decode(ks_bytes_slice(result.kvs[0].encoded), &kv))
-		holds_here = holds(ks_slice_cmp(kv.value, from->value), from->result);
+		holds_here = ks_compare_holds(ks_slice_cmp(kv.value, from->value), from->result);
 	ks_range_result_fini(&result);
 	to->result = ETCDSERVERPB__COMPARE__COMPARE_RESULT__EQUAL;
 	to->target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;

@@ -5,6 +5,7 @@
 
 #include "base/panic.h"
 #include "mirror/board.h"
+#include "mirror/prefix.h"
 #include "mirror/replica_priv.h"
 #include "store/watch_hub.h"
 
@@ -21,19 +22,6 @@ enum ks_status dpa_no_memory(struct ks_err *err)
 
 /* ---- life cycle ---- */
 
-/* The first key behind all that begin with the prefix; "\0" as ks_interval has it when there is none. */
-static struct ks_slice end_of(char *prefix)
-{
-	size_t size = strlen(prefix);
-
-	while (size > 0 && (uint8_t)prefix[size - 1] == 0xff)
-		size--;
-	if (size == 0)
-		return ks_slice_of("", 1);
-	prefix[size - 1]++;
-	return ks_slice_of(prefix, size);
-}
-
 struct dpa_replica *dpa_replica_new(const struct dpa_replica_config *config, struct ks_err *err)
 {
 	const struct ks_store_config store_config = {.values_kept = true, .sparse_revisions = true};
@@ -43,9 +31,7 @@ struct dpa_replica *dpa_replica_new(const struct dpa_replica_config *config, str
 	if (replica->config.history_events == 0)
 		replica->config.history_events = HISTORY_EVENTS;
 	replica->prefix = ks_xstrdup(config->prefix);
-	replica->prefix_end = ks_xstrdup(config->prefix);
-	replica->interval.key = *replica->prefix ? ks_slice_str(replica->prefix) : ks_slice_of("", 1);
-	replica->interval.end = end_of(replica->prefix_end);
+	replica->interval = dpa_prefix_interval(config->prefix, &replica->interval_memory);
 	ks_mutex_init(&replica->lock);
 	ks_mutex_init(&replica->copy_lock);
 	dpa_origins_init(&replica->origins);
@@ -73,7 +59,7 @@ void dpa_replica_free(struct dpa_replica *replica)
 	ks_mutex_fini(&replica->copy_lock);
 	ks_mutex_fini(&replica->lock);
 	free(replica->prefix);
-	free(replica->prefix_end);
+	free(replica->interval_memory);
 	free(replica);
 }
 

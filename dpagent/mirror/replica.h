@@ -89,6 +89,12 @@ void dpa_replica_confirm(struct dpa_replica *replica);
 
 /* ---- a full listing ---- */
 
+/* The value that APISIX gives to keys of folders, which are no configuration (spec/apisix.md 1.8). */
+static inline bool dpa_is_marker(struct ks_slice value)
+{
+	return ks_slice_eq(value, ks_slice_str("init_dir"));
+}
+
 struct dpa_resync;
 
 struct dpa_resync_summary {

@@ -26,8 +26,9 @@ struct dpa_overlay_entry {
 
 struct dpa_replica {
 	struct dpa_replica_config config;
-	char *prefix, *prefix_end; /* prefix_end: "" for all keys */
-	struct ks_interval interval;
+	char *prefix;
+	struct ks_interval interval; /* of the prefix */
+	uint8_t *interval_memory;
 	struct ks_store *store;
 
 	struct ks_mutex copy_lock; /* one image at a time; before the lock */

@@ -13,7 +13,6 @@
 #include "mirror/replica_priv.h"
 
 #define CHUNK 1000
-#define MARKER "init_dir" /* APISIX's, spec/apisix.md 1.8 */
 
 struct listed {
 	struct ks_bytes *key;
@@ -32,11 +31,6 @@ struct dpa_resync {
 	size_t count, capacity;
 	bool has_keys; /* other than markers */
 };
-
-static bool is_marker(struct ks_slice value)
-{
-	return ks_slice_eq(value, ks_slice_str(MARKER));
-}
 
 struct dpa_resync *dpa_resync_begin(struct dpa_replica *replica, uint64_t cluster_id, int64_t up_revision,
 				    bool same_history, int64_t confirmed_ms, struct ks_err *err)
@@ -132,7 +126,7 @@ enum ks_status dpa_resync_key(struct dpa_resync *resync, const struct dpa_change
 				.create = kv->create_revision,
 				.mod = kv->revision,
 				.version = kv->version,
-				.marker = is_marker(kv->value)};
+				.marker = dpa_is_marker(kv->value)};
 	if (!item->key)
 		return dpa_no_memory(err);
 	resync->count++;
@@ -280,7 +274,7 @@ static enum ks_status merge_known(struct merger *merger, struct ks_slice key, co
 	enum ks_status status = KS_OK;
 	int order = 1;
 
-	if (!is_marker(up->raw))
+	if (!dpa_is_marker(up->raw))
 		merger->differences->had_keys = true;
 	while (status == KS_OK && merger->next < resync->count &&
 	       (order = ks_slice_cmp(ks_bytes_slice(resync->items[merger->next].key), key)) < 0)

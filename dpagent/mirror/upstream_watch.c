@@ -7,9 +7,6 @@
 
 #include "mirror/upstream_priv.h"
 
-/* APISIX puts it where it wants a folder to exist. */
-#define MARKER "init_dir"
-
 static void leave(struct dpa_upstream *up, enum dpa_leave leave, enum ks_status status, const char *text)
 {
 	ks_mutex_lock(&up->lock);
@@ -104,7 +101,7 @@ static void look_at_events(struct dpa_upstream *up, const struct etcdc_watch_eve
 		const Mvccpb__Event *from = event->events[i];
 
 		refilled = from->type == MVCCPB__EVENT__EVENT_TYPE__PUT && from->kv &&
-			   !ks_slice_eq(ks_slice_of(from->kv->value.data, from->kv->value.len), ks_slice_str(MARKER));
+			   !dpa_is_marker(ks_slice_of(from->kv->value.data, from->kv->value.len));
 	}
 	ks_mutex_lock(&up->lock);
 	if (event->event_count && event->events[event->event_count - 1]->kv)

@@ -110,6 +110,23 @@ struct ks_delete_req {
 enum ks_compare_result { KS_CMP_EQUAL, KS_CMP_GREATER, KS_CMP_LESS, KS_CMP_NOT_EQUAL };
 enum ks_compare_target { KS_CMP_VERSION, KS_CMP_CREATE, KS_CMP_MOD, KS_CMP_VALUE, KS_CMP_LEASE };
 
+/* Is a compare's result true when what is there is before (< 0), at or behind (> 0) the operand? Unknown results come from clients (spec 2.8). */
+static inline bool ks_compare_holds(int order, int result)
+{
+	switch (result) {
+	case KS_CMP_EQUAL:
+		return order == 0;
+	case KS_CMP_GREATER:
+		return order > 0;
+	case KS_CMP_LESS:
+		return order < 0;
+	case KS_CMP_NOT_EQUAL:
+		return order != 0;
+	default:
+		return true;
+	}
+}
+
 struct ks_compare {
 	int result;
 	int target;

@@ -104,22 +104,6 @@ static struct ks_bytes *encoding_of(struct eval *e, struct ks_record *record, en
 
 /* ---- compares ---- */
 
-static bool outcome(int order, int result)
-{
-	switch (result) {
-	case KS_CMP_EQUAL:
-		return order == 0;
-	case KS_CMP_GREATER:
-		return order > 0;
-	case KS_CMP_LESS:
-		return order < 0;
-	case KS_CMP_NOT_EQUAL:
-		return order != 0;
-	default:
-		return true; /* unknown numbers come from clients, spec 2.8 */
-	}
-}
-
 static int cmp_number(int64_t a, int64_t b)
 {
 	return (a > b) - (a < b);
@@ -166,7 +150,7 @@ static bool compare_one(struct comparing *c, struct ks_record *record)
 	} else if (known_target(compare->target)) {
 		order = cmp_number(number_of(record, compare->target), compare->number);
 	}
-	return outcome(order, compare->result);
+	return ks_compare_holds(order, compare->result);
 }
 
 static bool compare_found(void *ctx, struct ks_record *const *found, uint32_t count)
@@ -202,7 +186,7 @@ static enum ks_status eval_compare(struct eval *e, const struct ks_compare *comp
 	if (!c.any && compare->target == KS_CMP_VALUE)
 		*holds = false;
 	else if (!c.any)
-		*holds = outcome(known_target(compare->target) ? cmp_number(0, compare->number) : 0, compare->result);
+		*holds = ks_compare_holds(known_target(compare->target) ? cmp_number(0, compare->number) : 0, compare->result);
 	else
 		*holds = true;
 	return status;

@@ -66,6 +66,8 @@ static inline uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* Waits until '*what' is at least 'value'. False when '*broken' is not 0, or after so many seconds. */
+bool bench_await(const _Atomic int64_t *what, int64_t value, const _Atomic int64_t *broken, double seconds);
 /* "bench/0000…17", key_size bytes and a NUL. */
 void bench_key(const struct bench *bench, int64_t number, char *key);
 /* Writes keys 0 … keys-1, many in a transaction; false and a message on stderr when that fails. */

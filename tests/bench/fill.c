@@ -36,6 +36,18 @@ void bench_key(const struct bench *bench, int64_t number, char *key)
 	(void)snprintf(key, (size_t)bench->key_size + 1, "bench/%0*" PRId64, bench->key_size - 6, number);
 }
 
+bool bench_await(const _Atomic int64_t *what, int64_t value, const _Atomic int64_t *broken, double seconds)
+{
+	uint64_t until_ns = now_ns() + (uint64_t)(seconds * 1e9);
+
+	while (atomic_load(what) < value && atomic_load(broken) == 0) {
+		if (now_ns() > until_ns)
+			return false;
+		(void)usleep(500);
+	}
+	return atomic_load(broken) == 0;
+}
+
 /* Puts the next keys into the batch; false when there are none left. */
 static bool take(struct batch *batch)
 {

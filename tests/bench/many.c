@@ -11,18 +11,6 @@
 #include "tests/bench/bench.h"
 #include "tests/bench/wire.h"
 
-static bool await(const _Atomic int64_t *what, int64_t value, const _Atomic int64_t *broken, double seconds)
-{
-	uint64_t until_ns = now_ns() + (uint64_t)(seconds * 1e9);
-
-	while (atomic_load(what) < value && atomic_load(broken) == 0) {
-		if (now_ns() > until_ns)
-			return false;
-		(void)usleep(500);
-	}
-	return atomic_load(broken) == 0;
-}
-
 /* ---- watch streams ---- */
 
 struct many {
@@ -126,10 +114,10 @@ int bench_many(struct bench *bench)
 		streams[i] = etcdc_stream_open(bench->client[i % bench->clients], &etcdc_method_watch, &options);
 		(void)etcdc_stream_send(streams[i], &request);
 	}
-	ok = await(&many->created, bench->watchers, &many->ended, 120);
+	ok = bench_await(&many->created, bench->watchers, &many->ended, 120);
 	seconds = (double)(now_ns() - begin_ns) / 1e9;
 	cpu_s = cpu_seconds();
-	ok = ok && write_keys(bench, many, revisions, count) && await(&many->events, count, &many->ended, 60);
+	ok = ok && write_keys(bench, many, revisions, count) && bench_await(&many->events, count, &many->ended, 60);
 	cpu_s = cpu_seconds() - cpu_s;
 	if (ok) {
 		printf("{\"bench\":\"many\",\"streams\":%d,\"rate\":%.0f,\"created_seconds\":%.3f,\"count\":%" PRId64,
@@ -203,7 +191,7 @@ int bench_leases(struct bench *bench)
 		while (atomic_load(&leases->open) >= 512)
 			(void)usleep(100);
 	}
-	ok = await(&leases->granted, bench->keys, &leases->failed, 60);
+	ok = bench_await(&leases->granted, bench->keys, &leases->failed, 60);
 	for (int i = 0; i < bench->clients; i++) {
 		struct etcdc_stream_options options = {.ops = &ops, .arg = leases};
 
@@ -221,7 +209,7 @@ int bench_leases(struct bench *bench)
 		request.id = base + i % bench->keys + 1;
 		ok = etcdc_stream_send(streams[i % bench->clients], &request);
 	}
-	ok = ok && await(&leases->renewed, count, &leases->failed, 60);
+	ok = ok && bench_await(&leases->renewed, count, &leases->failed, 60);
 	if (ok)
 		printf("{\"bench\":\"leases\",\"leases\":%" PRId64 ",\"ttl\":%d,\"count\":%" PRId64
 		       ",\"seconds\":%.3f,\"per_second\":%.1f}\n",

@@ -113,18 +113,6 @@ static void open_side(struct side *side, int client, int watchers)
 	}
 }
 
-static bool await(const struct relay *relay, const _Atomic int64_t *what, int64_t value, double seconds)
-{
-	uint64_t until_ns = now_ns() + (uint64_t)(seconds * 1e9);
-
-	while (atomic_load(what) < value && atomic_load(&relay->ended) == 0) {
-		if (now_ns() > until_ns)
-			return false;
-		(void)usleep(500);
-	}
-	return atomic_load(&relay->ended) == 0;
-}
-
 /* The writer's client's thread. */
 static void on_put(void *arg, const struct etcdc_result *result)
 {
@@ -170,7 +158,7 @@ static bool write_all(struct relay *relay, double *seconds)
 			(void)usleep(50);
 		write_put(relay, put);
 	}
-	if (!await(relay, &relay->answered, relay->puts, DRAIN_S) || atomic_load(&relay->failed) > 0)
+	if (!bench_await(&relay->answered, relay->puts, &relay->ended, DRAIN_S) || atomic_load(&relay->failed) > 0)
 		return false;
 	*seconds = (double)(now_ns() - begin_ns) / 1e9;
 	return true;
@@ -212,11 +200,11 @@ int bench_relay(struct bench *bench)
 		relay.sides[i].arrived_ns = ks_xcalloc((size_t)relay.puts, sizeof(uint64_t));
 		open_side(&relay.sides[i], i, i == 0 ? 1 : each);
 	}
-	ok = await(&relay, &relay.created, 1 + (int64_t)each * agents, 60);
+	ok = bench_await(&relay.created, 1 + (int64_t)each * agents, &relay.ended, 60);
 	cpu_s = cpu_seconds();
 	ok = ok && write_all(&relay, &seconds);
-	ok = ok && await(&relay, &relay.upstream_events, relay.puts, DRAIN_S) &&
-	     await(&relay, &relay.events, expected, DRAIN_S);
+	ok = ok && bench_await(&relay.upstream_events, relay.puts, &relay.ended, DRAIN_S) &&
+	     bench_await(&relay.events, expected, &relay.ended, DRAIN_S);
 	cpu_s = cpu_seconds() - cpu_s;
 	if (ok) {
 		compare(&relay, added);

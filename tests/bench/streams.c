@@ -75,18 +75,6 @@ static void watch_ended(void *arg, const struct etcdc_err *err)
 	(void)fprintf(stderr, "kineshim-bench: a stream ended: %s %s\n", ks_status_name(err->status), err->text);
 }
 
-static bool await(_Atomic int64_t *what, int64_t value, _Atomic int64_t *broken, double seconds)
-{
-	uint64_t until_ns = now_ns() + (uint64_t)(seconds * 1e9);
-
-	while (atomic_load(what) < value && atomic_load(broken) == 0) {
-		if (now_ns() > until_ns)
-			return false;
-		(void)usleep(500);
-	}
-	return atomic_load(broken) == 0;
-}
-
 static bool put_one(struct bench *bench, const uint8_t *value, size_t size)
 {
 	Etcdserverpb__PutRequest request = ETCDSERVERPB__PUT_REQUEST__INIT;
@@ -150,7 +138,7 @@ static bool write_and_count(struct bench *bench, struct watching *watching, stru
 		while (atomic_load(&watching->events) - before < (written - bench->inflight) * bench->watchers)
 			(void)usleep(50);
 	}
-	if (!await(&watching->events, before + written * bench->watchers, &watching->ended, 60))
+	if (!bench_await(&watching->events, before + written * bench->watchers, &watching->ended, 60))
 		return false;
 	*seconds = (double)(now_ns() - begin_ns) / 1e9;
 	*count = atomic_load(&watching->events) - before;
@@ -183,10 +171,10 @@ int bench_watch(struct bench *bench)
 	}
 	for (int i = 0; i < bench->watchers; i++)
 		(void)etcdc_stream_send(streams[i % stream_count], &request);
-	ok = await(&watching->created, bench->watchers, &watching->ended, 60);
+	ok = bench_await(&watching->created, bench->watchers, &watching->ended, 60);
 	for (int i = 0; ok && i < 20; i++)
 		ok = write_one(bench, NULL);
-	ok = ok && await(&watching->events, 20 * (int64_t)bench->watchers, &watching->ended, 60);
+	ok = ok && bench_await(&watching->events, 20 * (int64_t)bench->watchers, &watching->ended, 60);
 	atomic_store(&watching->measuring, true);
 	cpu_s = cpu_seconds();
 	ok = ok && write_and_count(bench, watching, puts, &seconds, &count);
