@@ -186,7 +186,8 @@ static enum ks_status eval_compare(struct eval *e, const struct ks_compare *comp
 	if (!c.any && compare->target == KS_CMP_VALUE)
 		*holds = false;
 	else if (!c.any)
-		*holds = ks_compare_holds(known_target(compare->target) ? cmp_number(0, compare->number) : 0, compare->result);
+		*holds = ks_compare_holds(known_target(compare->target) ? cmp_number(0, compare->number) : 0,
+					  compare->result);
 	else
 		*holds = true;
 	return status;
