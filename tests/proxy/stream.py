@@ -137,15 +137,19 @@ def workers(s):
 
 def calm(s):
     """Waits until what was put is in force, and old workers take no connections any more -> the workers."""
-    time.sleep(0.6)     # a worker looks each quarter of a second, and may be late
     folder, since = s.gateway.folder, [None, 0]
+    plan = folder / "stream" / "plan.json"
+    # Changes come in order: a plan that has this route, which nobody meets, has everything that was put before.
+    marker = f"192.0.2.{100 + s.calms % 100}"
+    s.calms += 1
+    put(s, "stream_routes/calm", {"remote_addr": marker, "server_port": 1, "upstream": s.one.upstream})
+    wait_for(lambda: f'"{marker}' in plan.read_text(), "the plan")
 
     def settled():
         now = workers(s)
         if now != since[0]:
             since[:] = now, time.monotonic()
         done = folder / "stream-result.json"
-        plan = folder / "stream" / "plan.json"
         return (len(now) == s.workers and done.exists() and done.stat().st_mtime_ns > plan.stat().st_mtime_ns
                 and time.monotonic() > since[1] + 0.2)
     wait_for(settled, "quiet")
@@ -435,6 +439,7 @@ def what_was_refused_is_kept_out_and_a_restart_keeps_the_rest(s):
 
 
 def before_all(s):
+    s.calms = 0
     s.certs = {name: certificate(s.folder, name) for name in ("one.test", "two.test", "new.test")}
     s.one, s.two, s.three = Server("one"), Server("two"), Server("three")
     s.datagrams = Server("udp", udp=True)
