@@ -30,9 +30,9 @@ struct bench {
 	double warmup;
 	int watchers;
 	int64_t page; /* keys of a page of kube-list; 0: all at once */
-	double rate; /* puts a second, of relay */
-	int kinds;   /* of keys, of relay */
-	int ttl;     /* seconds, of leases */
+	double rate;  /* puts a second, of relay */
+	int kinds;    /* of keys, of relay */
+	int ttl;      /* seconds, of leases */
 	bool serializable;
 	bool kube;             /* writes in Kubernetes' shape */
 	int64_t kube_revision; /* of the key that is written */
@@ -92,7 +92,8 @@ int bench_kube_update(struct bench *bench);
 int bench_kube_list(struct bench *bench);  /* creates 'keys' first */
 int bench_many(struct bench *bench);       /* 'watchers' streams with a key each */
 int bench_leases(struct bench *bench);     /* 'keys' leases, renewed every third of their time */
-int bench_load(struct bench *bench);  /* bench_fill, with its rate */
+int bench_json_watch(struct bench *bench); /* 'watchers' and 'clients', which put, are connections of HTTP/1.1 */
+int bench_load(struct bench *bench);       /* bench_fill, with its rate */
 int bench_ready(struct bench *bench); /* waits until a linearizable get succeeds, and says how many keys there are */
 
 #endif

@@ -9,7 +9,8 @@
 static int usage(void)
 {
 	(void)fputs("usage: kineshim-bench "
-		    "put|get|range|kube-create|kube-update|kube-list|watch|many|leases|keepalive|relay|load|ready "
+		    "put|get|range|kube-create|kube-update|kube-list|watch|many|leases|keepalive|relay|json-watch|load|"
+		    "ready "
 		    "--endpoint HOST:PORT[,…]\n"
 		    "         [--clients N] [--inflight N] [--keys N] [--key-size BYTES] [--value-size BYTES]\n"
 		    "         [--seconds S] [--warmup S] [--watchers N] [--rate N] [--kinds N] [--page N] [--kube] "
@@ -76,6 +77,7 @@ int main(int argc, char **argv)
 		{"watch", bench_watch},
 		{"keepalive", bench_keepalive},
 		{"relay", bench_relay},
+		{"json-watch", bench_json_watch},
 		{"kube-create", bench_kube_create},
 		{"kube-update", bench_kube_update},
 		{"kube-list", bench_kube_list},
@@ -166,12 +168,16 @@ int main(int argc, char **argv)
 		return usage();
 	if (run == bench_relay)
 		bench.clients = bench.endpoint_count;
-	else if (bench.clients > bench.inflight && run != bench_watch && run != bench_many && run != bench_leases)
+	else if (bench.clients > bench.inflight && run != bench_watch && run != bench_many && run != bench_leases &&
+		 run != bench_json_watch)
 		bench.clients = bench.inflight;
 	if (bench.clients < bench.endpoint_count) {
 		(void)fputs("kineshim-bench: fewer clients or calls than endpoints\n", stderr);
 		return 2;
 	}
+	/* It speaks HTTP by itself, and its clients are connections. */
+	if (run == bench_json_watch)
+		return run(&bench);
 	for (int i = 0; i < bench.clients; i++) {
 		struct etcdc_err err;
 
