@@ -11,33 +11,18 @@ With --write the table goes to the page of figures between its marks, with a cha
 import argparse
 import datetime
 import json
-import os
+import math
 import pathlib
 import re
-import shlex
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from xml.sax.saxutils import escape
 
-TOP = pathlib.Path(__file__).resolve().parents[2]
-BUILD = pathlib.Path(os.environ.get("KS_BUILD", TOP / "build"))
-sys.path.insert(0, str(TOP / "tests" / "agent"))
-os.environ.setdefault("top_builddir", str(BUILD))
-import harness  # noqa: E402
+from pages import Svg, machine, put_section
+from targets import ALL, BENCH, DATABASES, KINES, KINESHIM, NOT_KINE, TOP, Targets, database_of, harness, note, version_of
 
-BENCH = str(BUILD / "tests" / "bench" / "kineshim-bench")
-KINESHIM = str(BUILD / "kineshim" / "kineshim")
-SERVERS = TOP / "tests" / "lib" / "servers.sh"
-DATABASES = ("sqlite", "postgres", "mariadb")
 BYTES_PUTS = 100000
-KINES = tuple(f"kine-{d}" for d in DATABASES)
-ALL = ("etcd", "etcd-new", *DATABASES, *KINES)
-NOT_KINE = ("etcd", "etcd-new", *DATABASES)
 
 # name, title, unit, is more better, goals over etcd and over kine on the same database (None: there is none)
 ROWS = [
@@ -60,185 +45,17 @@ ROWS = [
 ]
 
 
-def note(text):
-    print(f"peers: {text}", file=sys.stderr, flush=True)
-
-
-def shell(command, seconds=180):
-    done = subprocess.run(["bash", "-c", f"set -e; . {shlex.quote(str(SERVERS))}; {command}"], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, timeout=seconds)
-    if done.returncode != 0:
-        raise RuntimeError(f"{command}: {done.stderr[-2000:]}")
-    return done.stdout
-
-
-def go_build(folder, program, package):
-    """The newest release of the program, built if need be; None when it cannot be. In a module of its own, since etcd's cannot be installed directly."""
-    path = folder / program
-    if path.exists():
-        return path
-    if not shutil.which("go"):
-        return None
-    note(f"building {package}, which takes some minutes")
-    module = folder / f"{program}.module"
-    shutil.rmtree(module, ignore_errors=True)
-    module.mkdir(parents=True)
-    for command in (["mod", "init", "peers"], ["get", f"{package}@latest"], ["build", "-o", str(path), package]):
-        done = subprocess.run(["go", *command], cwd=module, capture_output=True, text=True)
-        if done.returncode != 0:
-            note(f"{package} cannot be built: {done.stderr.strip().splitlines()[-1:]}")
-            return None
-    return path
-
-
-class Database:
-    """PostgreSQL or MariaDB as installed: what the tests make smaller is as by default, and fsync is on."""
-
-    def __init__(self, kind, folder):
-        self.kind = kind
-        os.environ["TMPDIR"] = str(folder)
-        # kine opens a connection for each request that waits.
-        os.environ["KS_TEST_POSTGRES_FLAGS"] = "-c max_connections=1000"
-        if kind == "mariadb":
-            os.environ["KS_TEST_MARIADB_FLAGS"] = ("--max-connections=1000 --innodb-buffer-pool-size=128M --innodb-log-file-size=96M --key-buffer-size=128M "
-                                                   + os.environ.get("KS_TEST_MARIADB_FLAGS", ""))
-        self.short = {"postgres": "pg", "mariadb": "my"}[kind]
-        self.folder = shell(f"ks_tmpdir {self.short}" + (' "$(my_user)"' if self.short == "my" else "")).strip()
-        shell(f"{self.short}_init {self.folder}")
-        env = shell(f"cat {self.folder}/env")
-        self.url = re.search(r"^export KS_TEST_[A-Z]*_URL='?([^'\n]*)'?$", env, re.M).group(1)
-
-    def sql(self, text, database=None):
-        if self.short == "pg":
-            return shell(f"PGDATABASE={database or 'postgres'} pg_run {self.folder} psql -qXAt -c {shlex.quote(text)}")
-        return shell(f"my_run {self.folder} mariadb -N -B -e {shlex.quote(text)}")
-
-    def fresh(self, name):
-        self.sql(f"DROP DATABASE IF EXISTS {name}")
-        self.sql(f"CREATE DATABASE {name}" + (" OWNER kineshim" if self.short == "pg" else ""))
-        if self.short == "my":
-            user = self.sql("SELECT CONCAT(QUOTE(user), '@', QUOTE(host)) FROM mysql.user WHERE user = 'kineshim'").split()[0]
-            self.sql(f"GRANT ALL ON {name}.* TO {user}")
-
-    def bytes(self, name):
-        if self.short == "pg":
-            self.sql("CHECKPOINT")
-            return int(self.sql(f"SELECT pg_database_size('{name}')"))
-        return sum(file.stat().st_size for file in pathlib.Path(self.folder, "data", name).glob("*.ibd"))
-
-    def stop(self):
-        shell(f"{self.short}_stop {self.folder} || true; rm -rf {self.folder}")
-
-
-def database_of(target):
-    return "bench_" + target.replace("-", "_")
-
-
-class Peers:
+class Peers(Targets):
     def __init__(self, options):
-        self.options = options
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ks-peers-", dir=os.environ.get("KS_BENCH_DIR", "/tmp")))
-        os.chmod(self.folder, 0o755)
-        self.running, self.results, self.databases, self.relays = {}, [], {}, {}
-        self.ports = {target: harness.free_port() for target in ALL}
-        self.targets = list(options.targets)
-        peers = pathlib.Path(os.environ.get("KS_PEERS", BUILD / "peers"))
-        self.programs = {"etcd": shutil.which("etcd")}
-        if "etcd-new" in self.targets:
-            self.programs["etcd-new"] = go_build(peers, "etcd-new", "go.etcd.io/etcd/server/v3")
-        if any(t in KINES for t in self.targets):
-            self.programs["kine"] = go_build(peers, "kine", "github.com/k3s-io/kine")
-        for target, program in (("etcd", "etcd"), ("etcd-new", "etcd-new"), *((k, "kine") for k in KINES)):
-            if target in self.targets and not self.programs.get(program):
-                note(f"left out: {target} (no Go, or it cannot be built)")
-                self.targets.remove(target)
-        for kind in ("postgres", "mariadb"):
-            if kind in self.targets or f"kine-{kind}" in self.targets:
-                self.databases[kind] = Database(kind, self.folder)
-
-    # ---- servers ----
-
-    def endpoint(self, target):
-        kine = target.startswith("kine-")
-        kind = target.removeprefix("kine-")
-        if kind == "sqlite":
-            return f"sqlite://{self.folder}/{target}.db" + ("?_journal=WAL&cache=shared&_busy_timeout=30000" if kine else "")
-        url = self.databases[kind].url
-        name = database_of(target)
-        base = re.sub(r"/kineshim($|\?)", rf"/{name}\1", url)
-        if not kine and kind in self.relays:
-            base = re.sub(r"(127\.0\.0\.1:)\d+", rf"\g<1>{self.relays[kind][0]}", base)
-        if kine and kind == "postgres":
-            return base + ("&" if "?" in base else "?") + "sslmode=disable"
-        return base
-
-    def command(self, target):
-        url = f"http://127.0.0.1:{self.ports[target]}"
-        if target in ("etcd", "etcd-new"):
-            return [self.programs[target], "--name", "bench", "--data-dir", str(self.folder / target), "--listen-client-urls", url,
-                    "--advertise-client-urls", url, "--listen-peer-urls", "http://127.0.0.1:0", "--quota-backend-bytes", "8589934592",
-                    "--log-level", "error"]
-        if target.startswith("kine-"):
-            return [str(self.programs["kine"]), "--endpoint", self.endpoint(target), "--listen-address",
-                    f"127.0.0.1:{self.ports[target]}", "--metrics-bind-address", "0"]
-        return [KINESHIM, "--endpoint", self.endpoint(target), "--listen-client-urls", url, "--data-dir", str(self.folder / target)]
-
-    def start(self, target):
-        log = open(self.folder / f"{target}.log", "ab")
-        process = subprocess.Popen(self.command(target), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                   env=dict(os.environ, ETCD_UNSUPPORTED_ARCH="arm64"))
-        log.close()
-        self.running[target] = process
-        harness.wait_for(lambda: self.ready(target), f"{target} ({self.folder}/{target}.log)", 60)
-
-    def ready(self, target):
-        if self.running[target].poll() is not None:
-            raise AssertionError(f"{target} ended: " + (self.folder / f"{target}.log").read_text(errors="replace")[-2000:])
-        done = subprocess.run([BENCH, "ready", "--endpoint", f"127.0.0.1:{self.ports[target]}"] if not target.startswith("kine-") else
-                              ["bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{self.ports[target]}"], capture_output=True)
-        return done.returncode == 0
-
-    def stop(self, target):
-        process = self.running.pop(target, None)
-        if not process:
-            return
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def fresh(self, target):
-        self.stop(target)
-        shutil.rmtree(self.folder / target, ignore_errors=True)
-        for file in self.folder.glob(f"{target}.db*"):
-            file.unlink()
-        kind = target.removeprefix("kine-")
-        if kind in self.databases:
-            self.databases[kind].fresh(database_of(target))
-        self.start(target)
+        super().__init__(options.targets)
+        self.options, self.results = options, []
 
     def end(self):
-        for target in list(self.running):
-            self.stop(target)
         for kind in list(self.relays):
             self.through_delay(kind, 0)
-        for database in self.databases.values():
-            database.stop()
-        if not os.environ.get("KS_TEST_KEEP"):
-            shutil.rmtree(self.folder, ignore_errors=True)
+        super().end()
 
     # ---- measuring ----
-
-    def bench(self, target, command, **flags):
-        args = [BENCH, command, "--endpoint", f"127.0.0.1:{self.ports[target]}"]
-        for name, value in flags.items():
-            args += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
-        done = subprocess.run(args, capture_output=True, text=True, timeout=600)
-        if done.returncode != 0:
-            raise RuntimeError(f"{command}: {done.stderr.strip()[-300:]}")
-        return json.loads(done.stdout.splitlines()[-1])
 
     def keep(self, name, target, round_number, value):
         self.results.append({"row": name, "target": target, "round": round_number, "value": value})
@@ -263,10 +80,6 @@ class Peers:
 
     def rate(self, command, **flags):
         return lambda target: self.bench(target, command, seconds=self.options.seconds, **flags)["per_second"]
-
-    def cpu(self, target):
-        fields = pathlib.Path(f"/proc/{self.running[target].pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def leases(self, target):
         args = [BENCH, "leases", "--endpoint", f"127.0.0.1:{self.ports[target]}", "--keys", str(self.options.leases), "--ttl", "60",
@@ -315,12 +128,6 @@ class Peers:
                 except (RuntimeError, AssertionError, subprocess.TimeoutExpired) as e:
                     note(f"{self.options.million} keys on {target} failed: {e}")
                 self.stop(target)
-
-    def size(self, target):
-        kind = target.removeprefix("kine-")
-        if kind in self.databases:
-            return self.databases[kind].bytes(database_of(target))
-        return sum(file.stat().st_size for file in self.folder.glob(f"{target}.db*") if not file.name.endswith("-shm"))
 
     def through_delay(self, kind, ms):
         """From now on kineshim's way to that database takes so much longer; 0: no longer."""
@@ -450,7 +257,6 @@ def tables(results, targets, million):
 
 def chart(results, targets):
     """How many times as good as kine and as etcd, on a logarithmic scale."""
-    import math
     bars = []
     for name, title, _, more, over_etcd, over_kine in ROWS:
         for other, label in (("etcd", "etcd"), ("kine", "kine")):
@@ -461,30 +267,20 @@ def chart(results, targets):
                     bars.append((f"{title} · {target} / {label}", found[0] if more else 1 / found[0], other))
     left, scale, bar, top = 470, 90, 13, 40
     height = top + len(bars) * (bar + 3) + 30
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + 4 * scale + 80}" height="{height}" font-family="sans-serif" font-size="11">',
-           f'<rect width="{left + 4 * scale + 80}" height="{height}" fill="white"/>',
-           f'<text x="{left}" y="16" font-weight="bold">times as good as etcd (blue) and as kine on the same database (orange)</text>']
+    svg = Svg(left + 4 * scale + 80, height)
+    svg.text(left, 16, "times as good as etcd (blue) and as kine on the same database (orange)", font_weight="bold")
     for exponent in range(-1, 4):
         x = left + (exponent + 1) * scale * 0.8
-        out.append(f'<line x1="{x}" y1="{top - 8}" x2="{x}" y2="{height - 24}" stroke="{"#d62728" if exponent == 0 else "#ddd"}"/>')
-        out.append(f'<text x="{x}" y="{height - 10}" text-anchor="middle">{10 ** exponent:g}×</text>')
+        svg.line(x, top - 8, x, height - 24, stroke="#d62728" if exponent == 0 else "#ddd")
+        svg.text(x, height - 10, f"{10 ** exponent:g}×", text_anchor="middle")
     for index, (title, good, other) in enumerate(bars):
         y = top + index * (bar + 3)
         zero = left + scale * 0.8
         end = left + (max(-1.0, min(3.2, math.log10(good))) + 1) * scale * 0.8
-        out.append(f'<text x="{left - 8}" y="{y + bar - 3}" text-anchor="end">{escape(title)}</text>')
-        out.append(f'<rect x="{min(zero, end):.1f}" y="{y}" width="{abs(end - zero):.1f}" height="{bar}" '
-                   f'fill="{"#4c78a8" if other == "etcd" else "#f58518"}"/>')
-        out.append(f'<text x="{max(zero, end) + 4:.1f}" y="{y + bar - 3}">{good:.2f}×</text>')
-    return "\n".join(out + ["</svg>"]) + "\n"
-
-
-def version_of(args, pattern):
-    try:
-        text = subprocess.run([str(a) for a in args], capture_output=True, text=True, timeout=20)
-        return re.search(pattern, text.stdout + text.stderr).group(1)
-    except (OSError, AttributeError, subprocess.TimeoutExpired):
-        return "unknown"
+        svg.text(left - 8, y + bar - 3, title, text_anchor="end")
+        svg.rect(min(zero, end), y, abs(end - zero), bar, fill="#4c78a8" if other == "etcd" else "#f58518")
+        svg.text(max(zero, end) + 4, y + bar - 3, f"{good:.2f}×")
+    return svg
 
 
 def facts(peers):
@@ -496,29 +292,18 @@ def facts(peers):
     if peers.programs.get("kine"):
         versions.append("kine " + version_of(["go", "version", "-m", peers.programs["kine"]], r"mod\s+github.com/k3s-io/kine\s+(\S+)"))
     versions.append(version_of([KINESHIM, "--version"], r"(kineshim Version: \S+)"))
-    model = next((line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-                  if line.startswith("model name")), "unknown")
     flags = f"--rounds {options.rounds} --seconds {options.seconds:g}" + (f" --million {options.million}" if options.million != 1000000 else "")
-    return (f"{datetime.date.today()}, {os.cpu_count()} × {model}; {', '.join(versions)}. `./dev bench peers {flags} --write docs/benchmarks.md` "
+    return (f"{datetime.date.today()}, {machine()}; {', '.join(versions)}. `./dev bench peers {flags} --write docs/benchmarks.md` "
             "writes this section; absolute figures are medians, ratios medians of the rounds' own with the least and the most. The load generator shares "
             "the cores with what it measures.")
 
 
 def write(page, peers, lines, ratios, kine):
-    begin, end = "<!-- peers -->\n", "<!-- /peers -->\n"
-    path = pathlib.Path(page)
-    svg = path.with_name("benchmarks-peers.svg")
-    svg.write_text(chart(peers.results, peers.targets))
-    section = "\n".join([begin + "## Beside etcd and kine", "", "The columns sqlite, postgres and mariadb are kineshim.", "",
-                         f"![ratios to etcd and kine]({svg.name})", "", *ratios, "", *(kine + [""] if len(kine) > 2 else []), *lines, "",
-                         facts(peers), end])
-    text = path.read_text()
-    if begin in text:
-        head, rest = text.split(begin, 1)
-        text = head + section + rest.split(end, 1)[1]
-    else:
-        text = text.rstrip() + "\n\n" + section
-    path.write_text(text)
+    svg = pathlib.Path(page).with_name("benchmarks-peers.svg")
+    chart(peers.results, peers.targets).write(svg)
+    put_section(page, "peers", ["## Beside etcd and kine", "", "The columns sqlite, postgres and mariadb are kineshim.", "",
+                                f"![ratios to etcd and kine]({svg.name})", "", *ratios, "", *(kine + [""] if len(kine) > 2 else []), *lines, "",
+                                facts(peers)])
 
 
 def main():
