@@ -17,6 +17,7 @@
 #define KS_TEXT_STOPPED "etcdserver: server stopped"
 #define KS_TEXT_TOO_MANY_REPLIES "too many large responses in flight"
 
+struct ks_json_shared;
 struct rpc_queue;
 
 struct ks_call_ops {
@@ -86,7 +87,8 @@ int64_t ks_rpc_slow_ms(const struct ks_rpc *rpc);
 bool ks_rpc_queue_is_mine(const struct rpc_queue *queue); /* called on its thread? */
 void ks_rpc_queue_post(struct rpc_queue *queue, struct ks_task *task);
 bool ks_rpc_queue_unpost(struct rpc_queue *queue, struct ks_task *task);
-struct ks_list *ks_rpc_queue_waiting(struct rpc_queue *queue); /* calls with on_cancel; on its thread */
+struct ks_json_shared *ks_rpc_queue_lines(struct rpc_queue *queue); /* on its thread */
+struct ks_list *ks_rpc_queue_waiting(struct rpc_queue *queue);      /* calls with on_cancel; on its thread */
 
 /* ---- limits that all calls share ---- */
 

@@ -313,19 +313,40 @@ void ks_gateway_write_error(struct gateway_call *call, struct ks_buf *out)
 	ks_buf_fini(&call->piece);
 }
 
+/* In hexadecimal, as printf would, but a watch has one of these for each event. */
+static void put_size_line(struct ks_buf *out, size_t size)
+{
+	char text[2 * sizeof(size) + 2], *end = text + sizeof(text), *at = end;
+
+	*--at = '\n';
+	*--at = '\r';
+	do {
+		*--at = "0123456789abcdef"[size & 15];
+		size >>= 4;
+	} while (size);
+	ks_buf_append(out, at, (size_t)(end - at));
+}
+
+void ks_gateway_write_line(struct gateway_call *call, struct ks_buf *out, struct ks_slice line)
+{
+	bool chunked = line.size > 0 && !call->request->http10;
+
+	if (call->websocket) {
+		ks_gateway_websocket_write(call->websocket, out, line);
+		return;
+	}
+	if (chunked)
+		put_size_line(out, line.size);
+	ks_buf_append_slice(out, line);
+	if (chunked)
+		put(out, "\r\n");
+}
+
 void ks_gateway_write_chunk(struct gateway_call *call, struct ks_buf *out)
 {
 	struct ks_buf *piece = &call->piece;
 
-	if (call->websocket) {
-		ks_gateway_websocket_write(call->websocket, out, ks_slice_of(piece->data, piece->size));
-	} else {
-		if (piece->size > 0 && !call->request->http10)
-			ks_buf_printf(out, "%zx\r\n", piece->size);
-		ks_buf_append(out, piece->data, piece->size);
-		if (piece->size > 0 && !call->request->http10)
-			put(out, "\r\n");
-	}
+	ks_gateway_write_line(call, out, ks_slice_of(piece->data, piece->size));
 	if (piece->failed)
 		out->failed = true;
 	if (piece->capacity > HTTP_PIECE_BYTES / 8)

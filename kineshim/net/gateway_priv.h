@@ -61,6 +61,8 @@ void ks_gateway_write_error_line(struct gateway_call *call, struct ks_buf *line)
  * which ends with the line.
  */
 void ks_gateway_write_chunk(struct gateway_call *call, struct ks_buf *out);
+/* The same for a whole line that lies elsewhere; nothing may be left in 'piece'. */
+void ks_gateway_write_line(struct gateway_call *call, struct ks_buf *out, struct ks_slice line);
 void ks_gateway_write_last_chunk(struct gateway_call *call, struct ks_buf *out);
 
 void ks_gateway_unary_route(struct ks_http_request *request, const struct ks_rpc_method *method);

@@ -5,7 +5,8 @@
  *
  *	I/O thread   cuts the body into values ──► incoming ──┐ task
  *	cq thread    open · message … · half_closed · writable · closed ◄─┘      ks_stream_send ──► unsent
- *	writer       takes one response after the other from unsent, writes it in pieces
+ *	writer       takes one response after the other from unsent, and writes it: a line that it shares with other streams, which was
+ *	             made when it was sent (json.h); a large one in pieces, as the client reads
  *
  * As with gRPC, the next request message is read only while little is unsent, and the body is not read while many wait. One task
  * does everything on the cq thread; it is posted when there is something to do, once at a time.
@@ -31,8 +32,9 @@ struct incoming {
 
 struct message {
 	struct message *next;
-	struct ks_json_writer *writer;
-	size_t size; /* on the wire */
+	struct ks_bytes *line;         /* all of it, or NULL: */
+	struct ks_json_writer *writer; /* the same to be written in pieces */
+	size_t size;                   /* on the wire */
 };
 
 struct stream {
@@ -84,6 +86,7 @@ static void post_locked(struct stream *stream) KS_REQUIRES(stream->call.lock)
 
 static void free_message(struct message *message)
 {
+	ks_bytes_unref(message->line);
 	ks_json_writer_free(message->writer);
 	free(message);
 }
@@ -101,10 +104,30 @@ static void finish(struct ks_call *base, enum ks_status status, const char *text
 	ks_mutex_unlock(&stream->call.lock);
 }
 
+/* Takes what 'out' holds. NULL when memory is short. */
+static struct message *new_message(struct ks_call *base, struct ks_out *out, const char *empty_list)
+{
+	const ProtobufCMessageDescriptor *type = base->method->response;
+	struct message *message = ks_xcalloc(1, sizeof(*message));
+
+	message->size = ks_out_size(out);
+	if (message->size <= KS_JSON_SHARED_MAX && !empty_list && ks_rpc_queue_is_mine(base->queue))
+		message->line = ks_json_shared_line(ks_rpc_queue_lines(base->queue), type, out);
+	else
+		message->writer = ks_json_writer_new(type, out);
+	if (!message->line && !message->writer) {
+		free_message(message);
+		return NULL;
+	}
+	if (empty_list)
+		ks_json_writer_empty_list(message->writer, empty_list);
+	return message;
+}
+
 static void send_out(struct ks_call *base, struct ks_out *out, const char *empty_list)
 {
 	struct stream *stream = stream_of(base);
-	struct message *message = NULL;
+	struct message *message;
 	bool taken = false;
 
 	if (ks_out_failed(out)) {
@@ -112,16 +135,11 @@ static void send_out(struct ks_call *base, struct ks_out *out, const char *empty
 		finish(base, KS_RESOURCE_EXHAUSTED, "grpc: response is larger than max");
 		return;
 	}
-	message = ks_xcalloc(1, sizeof(*message));
-	message->size = ks_out_size(out);
-	message->writer = ks_json_writer_new(base->method->response, out);
-	if (!message->writer) {
-		free_message(message);
+	message = new_message(base, out, empty_list);
+	if (!message) {
 		finish(base, KS_RESOURCE_EXHAUSTED, "out of memory");
 		return;
 	}
-	if (empty_list)
-		ks_json_writer_empty_list(message->writer, empty_list);
 	ks_mutex_lock(&stream->call.lock);
 	if (!stream->dead && !stream->finished) {
 		*stream->last = message;
@@ -394,6 +412,11 @@ static enum http_produced produce(struct ks_http_request *request, struct ks_buf
 			return HTTP_WAIT;
 		if (!call->head_sent)
 			begin_answer(stream, out);
+		if (stream->sending->line) {
+			ks_gateway_write_line(call, out, ks_bytes_slice(stream->sending->line));
+			message_sent(stream);
+			return HTTP_MORE;
+		}
 		ks_buf_append(&call->piece, "{\"result\":", 10);
 	}
 	written = ks_json_write(stream->sending->writer, &call->piece, HTTP_PIECE_BYTES);

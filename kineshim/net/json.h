@@ -55,6 +55,8 @@ struct ks_json_writer;
 
 /* Takes what 'wire' holds; it must not have failed. NULL when memory is short ('wire' is emptied all the same). */
 struct ks_json_writer *ks_json_writer_new(const ProtobufCMessageDescriptor *type, struct ks_out *wire);
+/* Only reads 'wire', which must stay as it is until the writer is freed. NULL when memory is short. */
+struct ks_json_writer *ks_json_writer_borrow(const ProtobufCMessageDescriptor *type, const struct ks_out *wire);
 /* Before the first piece: the message ends with an empty list of that (static) name, which wire bytes cannot say. */
 void ks_json_writer_empty_list(struct ks_json_writer *writer, const char *name);
 void ks_json_writer_free(struct ks_json_writer *writer); /* NULL is fine */
@@ -67,6 +69,21 @@ enum ks_json_written {
 
 /* Appends to 'to' until it holds 'wanted' bytes or somewhat more, or the message is complete. */
 enum ks_json_written ks_json_write(struct ks_json_writer *writer, struct ks_buf *to, size_t wanted);
+
+/*
+ * Lines of streams, {"result":…} and its end. What is sent to many is written once: the last few lines are kept with their messages, and a
+ * message with the very same bytes gets the very same line. For messages that are small enough to be kept.
+ */
+#define KS_JSON_SHARED_MAX 32768
+struct ks_json_shared;
+struct ks_json_shared *ks_json_shared_new(void);
+void ks_json_shared_free(struct ks_json_shared *shared); /* NULL is fine */
+/*
+ * Takes what 'wire' holds; it must not have failed. A reference for the caller; NULL when memory is short or the wire bytes are not of such
+ * a message.
+ */
+struct ks_bytes *ks_json_shared_line(struct ks_json_shared *shared, const ProtobufCMessageDescriptor *type,
+				     struct ks_out *wire);
 
 /* Appends 'text' as a JSON string with its quotes; what is no UTF-8 becomes U+FFFD. */
 void ks_json_string(struct ks_buf *to, struct ks_slice text);

@@ -25,6 +25,7 @@ struct open_message {
 
 struct ks_json_writer {
 	struct ks_out wire;
+	bool borrowed;           /* the wire is somebody else's */
 	size_t size, position;   /* of the whole; of the next byte */
 	const uint8_t *at, *end; /* the piece that is being read */
 	size_t next_insert;
@@ -548,25 +549,37 @@ static bool step(struct ks_json_writer *writer, struct ks_buf *to)
 
 /* ---- life ---- */
 
-struct ks_json_writer *ks_json_writer_new(const ProtobufCMessageDescriptor *type, struct ks_out *wire)
+struct ks_json_writer *ks_json_writer_borrow(const ProtobufCMessageDescriptor *type, const struct ks_out *wire)
 {
 	struct ks_json_writer *writer = calloc(1, sizeof(*writer));
 
 	KS_ASSERT(!ks_out_failed(wire));
-	if (writer) {
-		writer->size = ks_out_size(wire);
-		writer->wire = *wire;
-		ks_out_init(wire, wire->max);
-		writer->at = writer->wire.buf.data;
-		if (writer->at) /* an empty message has none */
-			writer->end = writer->at +
-				      (writer->wire.insert_count ? writer->wire.inserts[0].at : writer->wire.buf.size);
-	}
-	if (!writer || !push(writer, type, writer->size)) {
-		ks_out_fini(wire);
+	if (!writer)
+		return NULL;
+	writer->size = ks_out_size(wire);
+	writer->wire = *wire;
+	writer->borrowed = true;
+	writer->at = writer->wire.buf.data;
+	if (writer->at) /* an empty message has none */
+		writer->end =
+			writer->at + (writer->wire.insert_count ? writer->wire.inserts[0].at : writer->wire.buf.size);
+	if (!push(writer, type, writer->size)) {
 		ks_json_writer_free(writer);
 		return NULL;
 	}
+	return writer;
+}
+
+struct ks_json_writer *ks_json_writer_new(const ProtobufCMessageDescriptor *type, struct ks_out *wire)
+{
+	struct ks_json_writer *writer = ks_json_writer_borrow(type, wire);
+
+	if (!writer) {
+		ks_out_fini(wire);
+		return NULL;
+	}
+	writer->borrowed = false;
+	ks_out_init(wire, wire->max);
 	return writer;
 }
 
@@ -579,7 +592,8 @@ void ks_json_writer_free(struct ks_json_writer *writer)
 {
 	if (!writer)
 		return;
-	ks_out_fini(&writer->wire);
+	if (!writer->borrowed)
+		ks_out_fini(&writer->wire);
 	free(writer->stack);
 	free(writer);
 }

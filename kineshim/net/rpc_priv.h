@@ -34,6 +34,8 @@ struct rpc_tag {
 	void (*complete)(struct rpc_tag *tag, bool ok);
 };
 
+struct ks_json_shared;
+
 /* One method in one queue: how many requests for it wait in the core. The wish grows when they ran out. */
 struct rpc_slot {
 	const struct ks_rpc_method *method; /* NULL: any other method */
@@ -50,11 +52,12 @@ struct rpc_queue {
 	struct rpc_slot *slots; /* rpc->method_count, and one for any other method */
 	struct rpc_call *free_calls;
 	struct rpc_stream *free_streams;
-	struct ks_list streams;    /* open ones, for the end */
-	struct ks_list waiting;    /* unary calls that want to know when nobody waits for them any more */
-	struct rpc_stream *unsent; /* streams with something to send at the end of this turn */
-	struct ks_task *drained;   /* taken from the inbox, running one after the other */
-	struct ks_task begin, end; /* of the server */
+	struct ks_list streams;       /* open ones, for the end */
+	struct ks_list waiting;       /* unary calls that want to know when nobody waits for them any more */
+	struct rpc_stream *unsent;    /* streams with something to send at the end of this turn */
+	struct ks_task *drained;      /* taken from the inbox, running one after the other */
+	struct ks_json_shared *lines; /* of JSON streams */
+	struct ks_task begin, end;    /* of the server */
 	/*
 	 * Held while requests are posted to the core, and by the end to wait for that: a request that meets the core's
 	 * shutdown half-way is never given back, and the queue never ends.

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include "base/panic.h"
+#include "net/json.h"
 
 static _Thread_local struct rpc_queue *current;
 
@@ -85,6 +86,11 @@ bool ks_rpc_queue_unpost(struct rpc_queue *queue, struct ks_task *task)
 	return false;
 }
 
+struct ks_json_shared *ks_rpc_queue_lines(struct rpc_queue *queue)
+{
+	return queue->lines;
+}
+
 bool ks_rpc_queue_is_mine(const struct rpc_queue *queue)
 {
 	return current == queue;
@@ -112,6 +118,7 @@ static void *run_queue(void *arg)
 void ks_rpc_queue_init(struct rpc_queue *queue, struct ks_rpc *rpc)
 {
 	queue->rpc = rpc;
+	queue->lines = ks_json_shared_new();
 	queue->wake_tag.complete = woken;
 	ks_mutex_init(&queue->requesting);
 	ks_list_init(&queue->streams);
@@ -157,5 +164,6 @@ void ks_rpc_queue_fini(struct rpc_queue *queue)
 	}
 	ks_rpc_free_calls(queue);
 	ks_rpc_free_streams(queue);
+	ks_json_shared_free(queue->lines);
 	free(queue->slots);
 }

@@ -696,6 +696,33 @@ def two_watches_on_a_stream_get_no_cursor(t):
 # ---- streams ----
 
 
+def watchers_share_lines_and_each_has_its_own(t):
+    """Watchers in several shapes, many of each, and values on both sides of the size up to which lines are shared: each sees what a
+    watcher alone would."""
+    client = Client(t.kineshim.port)
+    client.put("shared/a", "before")
+    shapes = [{}, {"prev_kv": True}, {"watch_id": "7"}, {"filters": ["NODELETE"]}, {"range_end": b64("shared/b")},
+              {"range_end": b64("shared/b"), "prev_kv": True}]
+    watchers = [(shape, watch(t.kineshim, "shared/a", **shape)) for _ in range(5) for shape in shapes]
+    values = ["x", "y" * 3000, "z" * 24000, "w" * 40000, "v" * 200000, "end"]
+    previous = "before"
+    for value in values:
+        client.put("shared/a", value)
+        for shape, stream in watchers:
+            result = stream.next()["result"]
+            same(result.get("watch_id", "0"), shape.get("watch_id", "0"), shape)
+            (event,) = result["events"]
+            same(event["kv"]["value"], b64(value), shape)
+            same(event["kv"]["mod_revision"], result["header"]["revision"])
+            same(event.get("prev_kv", {}).get("value"), b64(previous) if shape.get("prev_kv") else None, shape)
+        previous = value
+    client.ok("/v3/kv/deleterange", {"key": b64("shared/a")})
+    for shape, stream in watchers:
+        if "filters" not in shape:
+            same(stream.next()["result"]["events"][0]["type"], "DELETE", shape)
+        stream.close()
+
+
 def requests_and_responses_flow_both_ways(t):
     """The body goes on while the answer has begun: each value is taken as it comes, cut anywhere."""
     client = Client(t.kineshim.port)
@@ -1002,6 +1029,7 @@ TESTS = [
     apisix_catches_up_without_a_reload,
     idle_watches_are_told_the_revision,
     two_watches_on_a_stream_get_no_cursor,
+    watchers_share_lines_and_each_has_its_own,
     requests_and_responses_flow_both_ways,
     a_value_cut_off_ends_the_stream,
     an_old_client_reads_lines_to_the_end,

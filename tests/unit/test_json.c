@@ -336,6 +336,94 @@ static void pieces_of_any_size_change_nothing(void)
 	}
 }
 
+static struct ks_bytes *line_of(struct ks_json_shared *shared, size_t count, size_t size)
+{
+	struct ks_out wire;
+
+	write_kvs(&wire, count, size);
+	return ks_json_shared_line(shared, &etcdserverpb__range_response__descriptor, &wire);
+}
+
+/* A line for many is the text that each would have got, and one for all of them. */
+static void the_same_message_is_written_once(void)
+{
+	struct ks_json_shared *shared = ks_json_shared_new();
+	struct ks_bytes *first = line_of(shared, 2, 100), *other = line_of(shared, 3, 100), *again;
+	struct ks_out wire;
+	char *text, *wanted;
+
+	write_kvs(&wire, 2, 100);
+	text = to_text(&etcdserverpb__range_response__descriptor, &wire, 1);
+	CU_ASSERT_FATAL(asprintf(&wanted, "{\"result\":%s}\n", text) > 0);
+	CU_ASSERT_TRUE(ks_slice_eq(ks_bytes_slice(first), ks_slice_str(wanted)));
+	free(wanted);
+	free(text);
+	again = line_of(shared, 2, 100);
+	CU_ASSERT_PTR_EQUAL(again, first);
+	CU_ASSERT_FALSE(ks_slice_eq(ks_bytes_slice(other), ks_bytes_slice(first)));
+	ks_bytes_unref(again);
+	ks_bytes_unref(other);
+	/* A line lives on when others have taken its place. */
+	for (size_t count = 4; count < 20; count++)
+		ks_bytes_unref(line_of(shared, count, 100));
+	again = line_of(shared, 2, 100);
+	CU_ASSERT_PTR_NOT_EQUAL(again, first);
+	CU_ASSERT_TRUE(ks_slice_eq(ks_bytes_slice(again), ks_bytes_slice(first)));
+	ks_bytes_unref(again);
+	ks_bytes_unref(first);
+	ks_json_shared_free(shared);
+}
+
+/* Of values that are not copied their address counts, and where they are. */
+static void messages_with_shared_values_are_told_apart(void)
+{
+	struct ks_json_shared *shared = ks_json_shared_new();
+	struct ks_bytes *value = ks_bytes_new(KS_OUT_SHARE_SIZE), *lines[3];
+
+	memset(value->data, 'v', value->size);
+	for (int i = 0; i < 3; i++) {
+		struct ks_bytes *sent = i < 2 ? ks_bytes_ref(value) : ks_bytes_copy(ks_bytes_slice(value));
+		struct ks_out wire;
+
+		ks_out_init(&wire, SIZE_MAX);
+		ks_wire_nested(&wire.buf, 1, sent->size); /* PutRequest.key */
+		ks_out_bytes(&wire, sent);
+		ks_bytes_unref(sent);
+		lines[i] = ks_json_shared_line(shared, PUT, &wire);
+		CU_ASSERT_PTR_NOT_NULL_FATAL(lines[i]);
+	}
+	CU_ASSERT_PTR_EQUAL(lines[0], lines[1]);
+	CU_ASSERT_PTR_NOT_EQUAL(lines[0], lines[2]);
+	CU_ASSERT_TRUE(ks_slice_eq(ks_bytes_slice(lines[0]), ks_bytes_slice(lines[2])));
+	for (int i = 0; i < 3; i++)
+		ks_bytes_unref(lines[i]);
+	ks_bytes_unref(value);
+	ks_json_shared_free(shared);
+}
+
+static void what_cannot_be_written_is_not_kept(void)
+{
+	struct ks_json_shared *shared = ks_json_shared_new();
+	struct ks_bytes *line;
+	struct ks_out wire;
+
+	for (int i = 0; i < 2; i++) {
+		ks_out_init(&wire, 100);
+		ks_buf_append(&wire.buf, "\x0a\x05", 2);
+		CU_ASSERT_PTR_NULL(ks_json_shared_line(shared, &etcdserverpb__range_response__descriptor, &wire));
+		CU_ASSERT_EQUAL(ks_out_size(&wire), 0);
+	}
+	/* An empty message has a line, too, and it is its type's. */
+	for (int i = 0; i < 2; i++) {
+		ks_out_init(&wire, 100);
+		line = ks_json_shared_line(shared, i ? PUT : RANGE, &wire);
+		CU_ASSERT_PTR_NOT_NULL_FATAL(line);
+		CU_ASSERT_TRUE(ks_slice_eq(ks_bytes_slice(line), ks_slice_str("{\"result\":{}}\n")));
+		ks_bytes_unref(line);
+	}
+	ks_json_shared_free(shared);
+}
+
 static void foreign_bytes_fail_and_do_not_crash(void)
 {
 	static const char *const bad[] = {"\x0a", "\x0a\x05", "\x0a\x02\x0a\x7f", "\x12\x02\x0a\x05\x00\x00\x00",
@@ -405,6 +493,9 @@ int main(void)
 				       T(an_empty_list_can_be_said),
 				       T(texts_are_escaped),
 				       T(pieces_of_any_size_change_nothing),
+				       T(the_same_message_is_written_once),
+				       T(messages_with_shared_values_are_told_apart),
+				       T(what_cannot_be_written_is_not_kept),
 				       T(foreign_bytes_fail_and_do_not_crash),
 				       T(the_ends_of_values_are_found_in_any_pieces),
 #undef T
