@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The servers that benchmarks have side by side, each with its own store on the same disk: etcd, the newest etcd, kineshim and kine on each database.
 
-peers.py and growth.py measure them; kineshim-bench is the load."""
+peers.py and growth.py measure them with kineshim-bench, tools.py with the tools of others."""
 import json
 import os
 import pathlib

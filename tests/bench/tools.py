@@ -1,0 +1,360 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""kineshim beside etcd under load from tools that others wrote: nghttp2's h2load for single calls of gRPC, etcd's own benchmark for the rest.
+
+tools.py [--rounds N] [--seconds S] [--scale X] [--only ROW,…] [--targets TARGET,…] [--write FILE] [--output FOLDER]
+
+Targets: etcd (Debian's), etcd-new (the newest release), and kineshim on sqlite, postgres and mariadb. etcd-new and etcd's benchmark are built from the
+Go module registry into KS_PEERS (default: build/peers); where that cannot be they are left out with a notice. --seconds is for h2load; --scale
+multiplies how much etcd's benchmark does, which knows numbers and no time. Rounds are interleaved; a ratio is the median of the rounds' own.
+A command that fails on any target, or answers that are wrong, are told, and the program ends with status 1.
+
+h2load knows only HTTP's status, which is 200 whatever happened. So each request is sent once by nghttp, whose answer must say grpc-status 0 and have the
+right value; then each answer's size must be that one's, and after puts the revision must have grown by as many."""
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import re
+import statistics
+import struct
+import subprocess
+import sys
+import time
+
+from pages import machine, put_section
+from targets import BUILD, DATABASES, KINESHIM, NOT_KINE, Targets, go_build, harness, note, version_of
+
+KEY, VALUE = b"/bench/h2load", b"v" * 256
+CONNECTIONS, STREAMS = 8, 16
+
+# Of a table: row, title, unit, is more better
+H2LOAD = [
+    ("h2load-put", "Put of 256 bytes", "/s", True),
+    ("h2load-range", "Range of a key, linearizable", "/s", True),
+    ("h2load-serializable", "Range of a key, serializable", "/s", True),
+]
+
+
+def benchmark_rows(scale):
+    """Name, title, arguments, and of which of the reports which figures count. Sizes are such that etcd needs some seconds."""
+    def n(count):
+        return str(max(200, int(count * scale)))   # of fewer it knows no p99
+    many, few = ["--clients", "64", "--conns", "4"], ["--clients", "8", "--conns", "4"]
+    rate, latency = ("rate", "p50", "p99"), ("p50", "p99")
+    return [
+        ("put", "put, 256 bytes, 64 clients", ["put", *many, "--total", n(20000), "--key-size", "16", "--val-size", "256",
+                                               "--key-space-size", "10000"], {0: ("", rate)}),
+        ("range", "range of a key, 64 clients", ["range", "foo", *many, "--total", n(20000)], {0: ("", rate)}),
+        ("range-100", "range of 100 keys, serializable, 64 clients", ["range", "/hundred/", "/hundred0", *many, "--total", n(10000), "--limit", "100",
+                                                                      "--consistency", "s"], {0: ("", rate)}),
+        ("txn-mixed", "txn-mixed, half of them reads of 100 keys, 64 clients", ["txn-mixed", *many, "--total", n(5000), "--key-space-size", "1000",
+                                                                              "--val-size", "256", "--limit", "100"],
+         {0: (": reads", rate), 1: (": writes", rate)}),
+        ("watch", "watch, 500 watchers of a key, 8 clients put", ["watch", *few, "--streams", "50", "--watch-per-stream", "10", "--put-total", n(500)],
+         {0: (": watches created", ("rate",)), 1: (": events", ("rate",))}),
+        ("watch-latency", "watch-latency, 100 watchers of a key, 100 puts a second", ["watch-latency", "--streams", "10", "--watchers-per-stream", "10",
+                                                                                     "--put-total", n(300), "--put-rate", "100"],
+         {0: (": put", latency), 1: (": from the put's answer to the event", latency)}),
+        ("watch-get", "watch-get, gets while 10,000 watchers read old events", ["watch-get", "--streams", "10", "--watchers", n(10000), "--events", "8"],
+         {0: ("", ("rate", "p99", "total"))}),
+        ("lease-keepalive", "lease-keepalive, a stream each, 64 clients", ["lease-keepalive", *many, "--total", n(20000)], {0: ("", rate)}),
+        ("stm", "stm, 2 of 100 keys, 16 clients", ["stm", "--clients", "16", "--conns", "4", "--total", n(4000), "--keys", "100", "--keys-per-txn", "2"],
+         {0: ("", rate)}),
+        ("stm-lock", "stm behind a lock (lock-rpc), 8 clients", ["stm", *few, "--total", n(200), "--keys", "100", "--keys-per-txn", "2",
+                                                                 "--stm-locker", "lock-rpc"], {0: ("", rate)}),
+    ]
+
+
+FIGURES = {"rate": ("", "/s", True), "p50": (", p50", "ms", False), "p99": (", p99", "ms", False), "total": (": until all events were read", "s", False)}
+
+
+# ---- messages by hand ----
+
+def varint(number):
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(out + bytes([number]))
+
+
+def bytes_field(field, data):
+    return varint(field << 3 | 2) + varint(len(data)) + data
+
+
+def frame(message):
+    """As gRPC sends it: not compressed, its length, the message."""
+    return struct.pack(">BI", 0, len(message)) + message
+
+
+REQUESTS = {
+    "h2load-put": ("/etcdserverpb.KV/Put", frame(bytes_field(1, KEY) + bytes_field(2, VALUE))),
+    "h2load-range": ("/etcdserverpb.KV/Range", frame(bytes_field(1, KEY))),
+    "h2load-serializable": ("/etcdserverpb.KV/Range", frame(bytes_field(1, KEY) + varint(7 << 3) + b"\1")),
+}
+HEADERS = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+
+
+def run(command, seconds=120):
+    """What it wrote, errors last. Its own messages are the reason when it fails."""
+    done = subprocess.run([str(c) for c in command], capture_output=True, timeout=seconds)
+    if done.returncode != 0:
+        last = [line for line in done.stderr.decode(errors="replace").replace("\r", "\n").splitlines() if line.strip() and " INFO: " not in line]
+        raise RuntimeError(f"{pathlib.Path(command[0]).name} ended with {done.returncode}: {' / '.join(last[-5:])}")
+    return done.stdout
+
+
+class Tools(Targets):
+    def __init__(self, options):
+        super().__init__(options.targets)
+        self.options = options
+        self.results, self.failed = [], []
+        self.benchmark = go_build(pathlib.Path(os.environ.get("KS_PEERS", BUILD / "peers")), "etcd-benchmark", "go.etcd.io/etcd/v3/tools/benchmark")
+        if not self.benchmark:
+            note("left out: all that is not h2load (no Go, or etcd's benchmark cannot be built)")
+
+    def keep(self, row, target, round_number, value):
+        self.results.append({"row": row, "target": target, "round": round_number, "value": value})
+
+    def compare(self, name, measure):
+        """measure(target) -> {row: value}; on each target in turns."""
+        if self.options.only and name not in self.options.only:
+            return
+        note(name)
+        for round_number in range(self.options.rounds):
+            for target in self.targets:
+                try:
+                    for row, value in measure(target).items():
+                        self.keep(row, target, round_number, value)
+                except (RuntimeError, OSError, subprocess.TimeoutExpired) as e:
+                    self.failed.append(f"{name} on {target}: " + " ".join(str(e).split())[:300])
+                    note(f"failed: {self.failed[-1]}")
+
+    def wanted(self, names):
+        return not self.options.only or any(name in self.options.only for name in names)
+
+    def all_fresh(self):
+        for target in self.targets:
+            self.fresh(target)
+
+    # ---- h2load ----
+
+    def ask(self, target, name):
+        """The request once: how many bytes its answer has, which must be a good one."""
+        path, body = REQUESTS[name]
+        file = self.folder / f"{name}.grpc"
+        file.write_bytes(body)
+        url = f"http://127.0.0.1:{self.ports[target]}{path}"
+        log = run(["nghttp", "-nv", *HEADERS, "-d", file, url]).decode(errors="replace")
+        if not re.search(r"grpc-status: 0\s", log):
+            raise RuntimeError(f"nghttp {path}: no grpc-status 0 in: {log[-1500:]}")
+        answer = run(["nghttp", *HEADERS, "-d", file, url])
+        if "range" in name or "serializable" in name:
+            if frame(b"")[:1] != answer[:1] or struct.unpack(">I", answer[1:5])[0] != len(answer) - 5 or VALUE not in answer:
+                raise RuntimeError(f"{path} answers {answer[:100]}")
+        return file, url, len(answer)
+
+    def revision(self, target):
+        return int(harness.Client(self.ports[target]).range("/none", serializable=False)["header"]["revision"])
+
+    def h2load(self, target, name):
+        file, url, size = self.ask(target, name)
+        before = self.revision(target)
+        out = run(["h2load", "-c", CONNECTIONS, "-m", STREAMS, "-t", "1", "-D", f"{self.options.seconds:g}", *HEADERS, "-d", file, url]).decode()
+        try:
+            rate = float(re.search(r"finished in [\d.]+m?s, ([\d.]+) req/s", out).group(1))
+            done, good, bad, errors = (int(n) for n in re.search(
+                r"(\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored", out).groups())
+            others = [int(n) for n in re.search(r"status codes: \d+ 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", out).groups()]
+            data = int(re.search(r"\((\d+)\) data", out).group(1))
+        except AttributeError:
+            raise RuntimeError(f"h2load: {out[-500:]}") from None
+        if not good or bad or errors or any(others):
+            raise RuntimeError(f"h2load: {out[-500:]}")
+        # What was under way when the time was over may have been served or not.
+        most = done + CONNECTIONS * STREAMS
+        if not good * size <= data <= most * (size + 16):
+            raise RuntimeError(f"h2load: {done} answers of {size} bytes are {data} bytes")
+        harness.wait_for(lambda: self.settled(target), "the last puts", 10)
+        grown = self.revision(target) - before
+        if not (good <= grown <= most if name == "h2load-put" else grown == 0):
+            raise RuntimeError(f"h2load: the revision has grown by {grown} with {good} to {most} requests")
+        return {name: rate}
+
+    def settled(self, target):
+        before = self.revision(target)
+        time.sleep(0.05)
+        return self.revision(target) == before
+
+    def run_h2load(self):
+        names = [row[0] for row in H2LOAD]
+        if not self.wanted(names):
+            return
+        self.all_fresh()
+        for target in self.targets:
+            harness.Client(self.ports[target]).put(KEY.decode(), VALUE.decode())
+        for name in names:
+            self.compare(name, lambda target, name=name: self.h2load(target, name))
+
+    # ---- etcd's benchmark ----
+
+    def report(self, text):
+        """The figures of one of its reports; the distribution of errors, which it takes for a result, is a failure."""
+        errors = re.search(r"Error distribution:\n(.*)", text, re.S)
+        if errors:
+            raise RuntimeError(f"etcd's benchmark: {errors.group(1).strip()[:500]}")
+
+        def figure(pattern, scale=1):
+            found = re.search(pattern, text)
+            if not found:
+                raise RuntimeError(f"etcd's benchmark: no {pattern} in {text[:500]}")
+            return float(found.group(1)) * scale
+        return {"rate": figure(r"Requests/sec:\s+(\S+)"), "p50": figure(r"50% in (\S+) secs", 1000), "p99": figure(r"99% in (\S+) secs", 1000),
+                "total": figure(r"Total:\s+(\S+) secs")}
+
+    def etcds(self, target, name, args, figures):
+        out = run([self.benchmark, "--endpoints", f"127.0.0.1:{self.ports[target]}", "--precise", *args]).decode(errors="replace")
+        reports = out.split("\nSummary:\n")[1:]
+        if len(reports) != len(figures):
+            raise RuntimeError(f"etcd's benchmark: {len(reports)} reports: {out[-500:]}")
+        found = {}
+        for number, (_, wanted) in figures.items():
+            report = self.report(reports[number])
+            found.update({row_of(name, number, figure): report[figure] for figure in wanted})
+        return found
+
+    def run_benchmark(self):
+        rows = benchmark_rows(self.options.scale)
+        if not self.benchmark or not self.wanted([row[0] for row in rows]):
+            return
+        self.all_fresh()
+        # What range-100 reads.
+        for target in self.targets:
+            client = harness.Client(self.ports[target])
+            for i in range(100):
+                client.put(f"/hundred/{i:02}", "v" * 256)
+        for name, _, args, figures in rows:
+            self.compare(name, lambda target, n=name, a=args, f=figures: self.etcds(target, n, a, f))
+
+    def run(self):
+        self.run_h2load()
+        self.run_benchmark()
+
+
+def row_of(name, number, figure):
+    return f"{name}/{number}/{figure}"
+
+
+# ---- what comes of it ----
+
+def values(results, row, target):
+    return {r["round"]: r["value"] for r in results if r["row"] == row and r["target"] == target}
+
+
+def number(value, unit):
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f}{'' if unit == '/s' else ' '}{unit}"
+
+
+def absolute(results, row, target, unit):
+    found = values(results, row, target).values()
+    return number(statistics.median(found), unit) if found else "–"
+
+
+def ratio(results, row, target, other):
+    ours, theirs = values(results, row, target), values(results, row, other)
+    found = [ours[n] / theirs[n] for n in ours if theirs.get(n)]
+    return f"**{statistics.median(found):.2f}×** ({min(found):.2f}–{max(found):.2f})" if found else "–"
+
+
+def all_rows(scale):
+    """(row, title, unit, is more better) of the figures of etcd's benchmark."""
+    for name, title, _, figures in benchmark_rows(scale):
+        for report, (part, wanted) in figures.items():
+            for figure in wanted:
+                suffix, unit, more = FIGURES[figure]
+                yield row_of(name, report, figure), title + part + suffix, unit, more
+
+
+def table(results, rows, targets):
+    """Ratios, then absolute figures."""
+    rows = [row for row in rows if any(r["row"] == row[0] for r in results)]
+    ours = [t for t in DATABASES if t in targets]
+    pairs = [(t, other) for other in ("etcd", "etcd-new") if other in targets for t in ours]
+    lines = []
+    if rows and pairs:
+        lines += ["| | better is | " + " | ".join(f"{t} / {other}" for t, other in pairs) + " |", "|---" * (len(pairs) + 2) + "|"]
+        lines += [f"| {title} | {'more' if more else 'less'} | " + " | ".join(ratio(results, row, t, other) for t, other in pairs) + " |"
+                  for row, title, _, more in rows]
+        lines.append("")
+    if rows:
+        lines += ["| | " + " | ".join(targets) + " |", "|---" * (len(targets) + 1) + "|"]
+        lines += [f"| {title} | " + " | ".join(absolute(results, row, t, unit) for t in targets) + " |" for row, title, unit, _ in rows]
+        lines.append("")
+    return lines
+
+
+def facts(tools):
+    options = tools.options
+    versions = ["etcd " + version_of(["etcd", "--version"], r"etcd Version: (\S+)")]
+    if tools.programs.get("etcd-new"):
+        versions.append("etcd-new " + version_of([tools.programs["etcd-new"], "--version"], r"etcd Version: (\S+)"))
+    versions.append(version_of([KINESHIM, "--version"], r"(kineshim Version: \S+)"))
+    versions.append("h2load " + version_of(["h2load", "--version"], r"nghttp2/(\S+)"))
+    if tools.benchmark:
+        versions.append("etcd's benchmark " + version_of(["go", "version", "-m", tools.benchmark], r"mod\s+go.etcd.io/etcd/v3\s+(\S+)"))
+    flags = f"--rounds {options.rounds} --seconds {options.seconds:g}" + (f" --scale {options.scale:g}" if options.scale != 1 else "")
+    return (f"{datetime.date.today()}, {machine()}; {', '.join(versions)}. `./dev bench tools {flags} --write docs/benchmarks.md` writes this section; absolute "
+            "figures are medians, ratios medians of the rounds' own with the least and the most. Tools, servers and databases share the cores: the "
+            "faster a server is, the more of them its client takes.")
+
+
+def section(tools):
+    results, targets = tools.results, tools.targets
+    lines = ["## Under others' tools", "", "The columns sqlite, postgres and mariadb are kineshim.", ""]
+    single = table(results, H2LOAD, targets)
+    if single:
+        lines += [f"Single calls of gRPC by nghttp2's h2load, {CONNECTIONS} connections of {STREAMS} streams each. All answers were good ones (checked by "
+                  "their sizes, and by the revision after puts).", "", *single]
+    rest = table(results, list(all_rows(tools.options.scale)), targets)
+    if rest:
+        lines += ["etcd's own `benchmark`:", "", *rest]
+    lines += [f"- failed: {text}" for text in tools.failed]
+    return lines + ([""] if tools.failed else []) + [facts(tools)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [row[0] for row in (*H2LOAD, *benchmark_rows(1))]
+    words = lambda text: [w for w in text.split(",") if w]  # noqa: E731
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2, help="of h2load")
+    parser.add_argument("--scale", type=float, default=1, help="of how much etcd's benchmark does")
+    parser.add_argument("--only", type=words, default=[], help="rows: " + ", ".join(names))
+    parser.add_argument("--targets", type=words, default=list(NOT_KINE))
+    parser.add_argument("--write", metavar="FILE")
+    parser.add_argument("--output", metavar="FOLDER")
+    options = parser.parse_args()
+    for kind, given, known in (("target", options.targets, NOT_KINE), ("row", options.only, names)):
+        for word in given:
+            if word not in known:
+                parser.error(f"no {kind} {word}: {', '.join(known)}")
+    tools = Tools(options)
+    try:
+        tools.run()
+    finally:
+        tools.end()
+    lines = section(tools)
+    print("\n".join(lines))
+    if options.output:
+        pathlib.Path(options.output).mkdir(parents=True, exist_ok=True)
+        pathlib.Path(options.output, "tools.jsonl").write_text("".join(json.dumps(r) + "\n" for r in tools.results))
+    if options.write:
+        put_section(options.write, "tools", lines)
+    return 1 if tools.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
