@@ -13,7 +13,7 @@
  *   idle     in the hub, nothing to read       (neither list)
  *   ready    woken, the task has not run yet   (stream->ready, under ready_lock)
  *   active   has history to read               (stream->active)
- *   parked   a batch waits for evicted values  (batch->watch)
+ *   parked   a batch waits for evicted values  (batch->watches)
  *
  * Threads: everything runs on the call's cq thread, except wake (writer thread, under the hub's lock), the fetch's done (any)
  * and the timers; those only touch 'ready_lock' and post the task. Lock order: hub, then ready_lock.
@@ -45,6 +45,9 @@
 #define BATCH_SCANNED 16384
 /* Reads of one pump before other calls of the same thread get their turn. */
 #define PUMP_READS 256
+/* Watches that get one and the same read, while its events are not more than a few: each response has a copy of theirs. */
+#define TOGETHER_WATCHES 64
+#define TOGETHER_BYTES 16384
 /* Watches on one stream; each costs a few hundred bytes and its key. */
 #define MAX_WATCHES 1000000
 #define MIN_PROGRESS_MS 100
@@ -67,16 +70,17 @@ struct watch {
 	uint8_t bytes[]; /* key and range end */
 };
 
-/* Events read for one watch, and the values they may still lack. */
+/* Events read for a watch, or for several that wait for the same, and the values they may still lack. */
 struct batch {
 	struct stream *stream;
-	struct watch *watch;
 	struct ks_event *events; /* kv and prev are owned references; key is not used */
 	size_t count, capacity;
 	bool failed; /* out of memory while collecting */
 	int64_t header_revision;
 	struct ks_fetch fetch;
 	struct ks_task task;
+	size_t watch_count;
+	struct watch *watches[TOGETHER_WATCHES];
 };
 
 struct stream {
@@ -250,9 +254,9 @@ struct response {
 	const char *cancel_reason;
 };
 
-static void write_response_head(struct stream *stream, struct ks_out *out, const struct response *response)
+/* All but the header. */
+static void write_response_fields(struct ks_out *out, const struct response *response)
 {
-	ks_api_write_header(stream->api, &out->buf, 1, response->revision);
 	ks_wire_uint(&out->buf, 2, (uint64_t)response->watch_id);
 	ks_wire_uint(&out->buf, 3, response->created);
 	ks_wire_uint(&out->buf, 4, response->canceled);
@@ -260,6 +264,12 @@ static void write_response_head(struct stream *stream, struct ks_out *out, const
 	if (response->cancel_reason)
 		ks_wire_bytes(&out->buf, 6, ks_slice_str(response->cancel_reason));
 	ks_wire_uint(&out->buf, 7, response->fragment);
+}
+
+static void write_response_head(struct stream *stream, struct ks_out *out, const struct response *response)
+{
+	ks_api_write_header(stream->api, &out->buf, 1, response->revision);
+	write_response_fields(out, response);
 }
 
 /* Before each response. */
@@ -311,23 +321,55 @@ static void write_event(struct ks_out *out, const struct ks_event *event)
 	}
 }
 
+/* What the responses of a batch have in common. */
+struct encoded {
+	struct ks_buf header;
+	struct ks_out events; /* empty: each response writes them itself */
+};
+
+/* The events from 'first' up to 'end' as one response. False when that failed. */
+static bool send_piece(struct stream *stream, const struct batch *batch, const struct encoded *encoded,
+		       const struct response *response, size_t first, size_t end, size_t size)
+{
+	struct ks_out out;
+
+	ks_out_init(&out, SIZE_MAX);
+	ks_buf_reserve(&out.buf, size < 65536 ? size : 65536);
+	ks_buf_append(&out.buf, encoded->header.data, encoded->header.size);
+	write_response_fields(&out, response);
+	ks_buf_append(&out.buf, encoded->events.buf.data, encoded->events.buf.size);
+	for (size_t i = first; i < end && !encoded->events.buf.size; i++)
+		write_event(&out, &batch->events[i]);
+	if (ks_out_failed(&out)) {
+		ks_out_fini(&out);
+		finish(stream, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory for a watch response");
+		return false;
+	}
+	note_told(stream, response->revision);
+	KS_COUNT(EVENTS, end - first);
+	ks_stream_send(stream->call, &out);
+	return true;
+}
+
 /*
- * Sends a batch, in fragments when the client asked for them (spec 3.5): pieces below the limit, at least one event
+ * Sends a watch its events, in fragments when the client asked for them (spec 3.5): pieces below the limit, at least one event
  * each, all but the last marked.
  */
-static void send_events(struct stream *stream, const struct batch *batch)
+static void send_events(struct stream *stream, const struct batch *batch, const struct watch *watch,
+			const struct encoded *encoded)
 {
-	const struct watch *watch = batch->watch;
 	size_t limit = watch->fragment ? stream->api->max_request_bytes + 512u * 1024 : SIZE_MAX;
 	struct response response = {.revision = batch->header_revision, .watch_id = watch->id};
+	size_t head = encoded->header.size + ks_wire_uint_size(2, (uint64_t)watch->id) + ks_wire_uint_size(7, 1);
 	size_t first = 0;
 
+	if (encoded->events.buf.size) { /* they are few */
+		(void)send_piece(stream, batch, encoded, &response, 0, batch->count, head + encoded->events.buf.size);
+		return;
+	}
 	while (first < batch->count && !stream->finishing) {
-		size_t head = ks_api_header_size(stream->api, 1, response.revision) +
-			      ks_wire_uint_size(2, (uint64_t)watch->id) + ks_wire_uint_size(7, 1);
 		size_t size = head;
 		size_t end = first;
-		struct ks_out out;
 
 		while (end < batch->count) {
 			size_t next = ks_wire_nested_size(11, event_size(&batch->events[end]));
@@ -338,24 +380,50 @@ static void send_events(struct stream *stream, const struct batch *batch)
 			end++;
 		}
 		response.fragment = end < batch->count;
-		ks_out_init(&out, SIZE_MAX);
-		ks_buf_reserve(&out.buf, size < 65536 ? size : 65536);
-		write_response_head(stream, &out, &response);
-		for (size_t i = first; i < end; i++)
-			write_event(&out, &batch->events[i]);
-		if (ks_out_failed(&out)) {
-			ks_out_fini(&out);
-			finish(stream, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory for a watch response");
+		if (!send_piece(stream, batch, encoded, &response, first, end, size))
 			return;
-		}
-		note_told(stream, response.revision);
-		KS_COUNT(EVENTS, end - first);
-		ks_stream_send(stream->call, &out);
 		first = end;
 	}
 }
 
+/* Several watches get copies of one encoding, unless values are so large that they go out by reference. */
+static void encode_once(struct encoded *encoded, const struct batch *batch)
+{
+	ks_out_init(&encoded->events, TOGETHER_BYTES);
+	if (batch->watch_count < 2)
+		return;
+	for (size_t i = 0; i < batch->count; i++)
+		write_event(&encoded->events, &batch->events[i]);
+	if (ks_out_failed(&encoded->events) || encoded->events.insert_count > 0)
+		ks_out_fini(&encoded->events);
+}
+
+static void send_batch(struct stream *stream, const struct batch *batch)
+{
+	struct encoded encoded;
+
+	if (!batch->count)
+		return;
+	ks_buf_init(&encoded.header, 1024);
+	ks_api_write_header(stream->api, &encoded.header, 1, batch->header_revision);
+	encode_once(&encoded, batch);
+	if (encoded.header.failed)
+		finish(stream, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory for a watch response");
+	for (size_t i = 0; i < batch->watch_count && !stream->finishing; i++)
+		send_events(stream, batch, batch->watches[i], &encoded);
+	ks_buf_fini(&encoded.header);
+	ks_out_fini(&encoded.events);
+}
+
 /* ---- reading forward ---- */
+
+/* Not zeroed as a whole: most of it is room for watches. */
+static void batch_init(struct batch *batch, struct watch *watch)
+{
+	memset(batch, 0, offsetof(struct batch, watches));
+	batch->watches[0] = watch;
+	batch->watch_count = 1;
+}
 
 static void batch_free(struct batch *batch)
 {
@@ -406,7 +474,7 @@ static void fetch_done(struct ks_fetch *fetch)
 		return;
 	}
 	/* The stream is gone, and with it the thread that would free the watch. */
-	free(batch->watch);
+	free(batch->watches[0]);
 	batch_free(batch);
 	stream_unref_locked(stream);
 }
@@ -447,7 +515,7 @@ static void run_fetched(struct ks_task *task)
 {
 	struct batch *batch = ks_container_of(task, struct batch, task);
 	struct stream *stream = batch->stream;
-	struct watch *watch = batch->watch;
+	struct watch *watch = batch->watches[0];
 	bool closed;
 
 	ks_mutex_lock(&stream->ready_lock);
@@ -466,7 +534,7 @@ static void run_fetched(struct ks_task *task)
 		/* The values cannot be had now: the client resumes where it was. */
 		finish(stream, KS_UNAVAILABLE, batch->fetch.err.text);
 	} else {
-		send_events(stream, batch);
+		send_batch(stream, batch);
 		if (watch->unread)
 			ks_list_append(&stream->active, &watch->link);
 	}
@@ -476,7 +544,7 @@ static void run_fetched(struct ks_task *task)
 	stream_unref(stream);
 }
 
-/* True when values are missing and were asked for: the batch then belongs to the fetch. */
+/* True when values are missing and were asked for: the batch, which is of one watch, then belongs to the fetch. */
 static bool fetch_missing(struct stream *stream, struct batch *batch)
 {
 	size_t missing = 0;
@@ -500,7 +568,7 @@ static bool fetch_missing(struct stream *stream, struct batch *batch)
 	batch->stream = stream;
 	batch->fetch.done = fetch_done;
 	batch->task.run = run_fetched;
-	batch->watch->parked = true;
+	batch->watches[0]->parked = true;
 	stream->parked++;
 	ks_mutex_lock(&stream->ready_lock);
 	stream->refs++;
@@ -509,10 +577,86 @@ static bool fetch_missing(struct stream *stream, struct batch *batch)
 	return true;
 }
 
-/* One read of an active watch. */
-static void read_watch(struct stream *stream, struct watch *watch)
+static struct watch *first_active(struct stream *stream)
 {
-	struct batch *batch = calloc(1, sizeof(*batch));
+	return ks_container_of(stream->active.next, struct watch, link);
+}
+
+/* How many of the active watches behind the first one stand where it stands and want what it wants. */
+static size_t count_alike(struct stream *stream, size_t most)
+{
+	const struct watch *first = first_active(stream);
+	size_t count = 0;
+
+	for (struct ks_list *at = first->link.next; at != &stream->active && count < most; at = at->next) {
+		const struct watch *watch = ks_container_of(at, struct watch, link);
+
+		if (!ks_watch_alike(&watch->watcher, &first->watcher) || watch->live != first->live ||
+		    watch->fragment != first->fragment)
+			break;
+		count++;
+	}
+	return count;
+}
+
+/* Each response has a copy, and a value that is not there yet may be of any size. */
+static bool is_small(const struct batch *batch)
+{
+	size_t size = 0;
+
+	for (size_t i = 0; i < batch->count; i++) {
+		const struct ks_event *event = &batch->events[i];
+
+		if (ks_kvref_missing(&event->kv) || ks_kvref_missing(&event->prev))
+			return false;
+		size += event->kv.encoded->size + (event->prev.encoded ? event->prev.encoded->size : 0);
+	}
+	return !batch->failed && size <= TOGETHER_BYTES;
+}
+
+/*
+ * The 'count' watches behind the one that has just read, which are like it, join its batch: a thousand watches of one key are one
+ * read of the history and not a thousand. Nobody loses a place by it, for they are next to each other in the list. They
+ * leave the list before they can be woken again.
+ */
+static void let_others_follow(struct stream *stream, struct batch *batch, size_t count, int64_t next)
+{
+	struct ks_watcher *followers[TOGETHER_WATCHES];
+	bool followed, caught_up;
+
+	if (count == 0 || !is_small(batch))
+		return;
+	for (size_t i = 0; i < count; i++)
+		followers[i] = &ks_container_of(ks_list_pop(&stream->active), struct watch, link)->watcher;
+	followed = ks_watch_follow(stream->hub, followers, count, next, &caught_up);
+	for (size_t i = 0; i < count; i++) {
+		struct watch *watch = ks_container_of(followers[i], struct watch, watcher);
+
+		if (!followed) {
+			ks_list_append(&stream->active, &watch->link);
+			continue;
+		}
+		watch->sent_since_tick |= batch->count > 0;
+		watch->live |= caught_up;
+		watch->unread = !caught_up;
+		batch->watches[batch->watch_count++] = watch;
+	}
+}
+
+static void mark_unread(struct stream *stream, const struct batch *batch)
+{
+	for (size_t i = 0; i < batch->watch_count; i++) {
+		if (batch->watches[i]->unread)
+			ks_list_append(&stream->active, &batch->watches[i]->link);
+	}
+}
+
+/* One read of the first active watch, and of those like it, as far as there is room for so many responses. How many watches it was. */
+static size_t read_watches(struct stream *stream, size_t room)
+{
+	struct watch *watch = first_active(stream);
+	size_t alike = count_alike(stream, (room < TOGETHER_WATCHES ? room : TOGETHER_WATCHES) - 1);
+	struct batch *batch = malloc(sizeof(*batch));
 	struct ks_watch_read read = {
 		.max_revisions = BATCH_REVISIONS,
 		.max_events = BATCH_EVENTS,
@@ -521,12 +665,14 @@ static void read_watch(struct stream *stream, struct watch *watch)
 		.visit = collect,
 		.ctx = batch,
 	};
+	size_t count = 1;
 
+	ks_list_remove(&watch->link);
 	if (!batch) {
 		finish(stream, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory for a watch");
-		return;
+		return count;
 	}
-	batch->watch = watch;
+	batch_init(batch, watch);
 	switch (ks_watch_read(stream->hub, &watch->watcher, &read)) {
 	case KS_WATCH_READ:
 		break;
@@ -552,35 +698,40 @@ static void read_watch(struct stream *stream, struct watch *watch)
 	if (read.caught_up)
 		watch->live = true;
 	watch->unread = !read.caught_up;
+	let_others_follow(stream, batch, alike, read.next);
+	count = batch->watch_count;
 	if (!batch->failed && batch->count && fetch_missing(stream, batch))
-		return;
-	if (watch->unread)
-		ks_list_append(&stream->active, &watch->link);
+		return count;
+	mark_unread(stream, batch);
 	if (batch->failed)
 		finish(stream, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory for a watch");
 	else
-		send_events(stream, batch);
+		send_batch(stream, batch);
 out:
 	batch_free(batch);
+	return count;
 }
 
-static bool has_room(struct stream *stream)
+/* Responses that the queue still takes. */
+static size_t room_of(struct stream *stream)
 {
-	size_t bytes;
+	size_t bytes, queued = ks_stream_queued(stream->call, &bytes);
 
-	return ks_stream_queued(stream->call, &bytes) < QUEUE_RESPONSES && bytes < QUEUE_BYTES;
+	return queued < QUEUE_RESPONSES && bytes < QUEUE_BYTES ? QUEUE_RESPONSES - queued : 0;
 }
 
 static void pump(struct stream *stream)
 {
-	for (int reads = 0; !stream->finishing && !ks_list_empty(&stream->active) && has_room(stream); reads++) {
-		if (reads == PUMP_READS) {
+	size_t reads = 0, room;
+
+	while (!stream->finishing && !ks_list_empty(&stream->active) && (room = room_of(stream)) > 0) {
+		if (reads >= PUMP_READS) {
 			ks_mutex_lock(&stream->ready_lock);
 			post_locked(stream);
 			ks_mutex_unlock(&stream->ready_lock);
 			return;
 		}
-		read_watch(stream, ks_container_of(ks_list_pop(&stream->active), struct watch, link));
+		reads += read_watches(stream, room);
 	}
 }
 

@@ -108,28 +108,37 @@ uint8_t *ks_buf_take(struct ks_buf *buf, size_t *size)
 	return data;
 }
 
+/* Seven bits to a byte, and 1 for 0; 9/64 is a little less than 1/7, and exact for all 64 widths. */
 size_t ks_wire_varint_size(uint64_t value)
 {
-	size_t size = 1;
+	return ((size_t)(63 - __builtin_clzll(value | 1)) * 9 + 73) / 64;
+}
 
+static uint8_t *put_varint(uint8_t *at, uint64_t value)
+{
 	while (value >= 0x80) {
+		*at++ = (uint8_t)(value | 0x80);
 		value >>= 7;
-		size++;
 	}
-	return size;
+	*at++ = (uint8_t)value;
+	return at;
+}
+
+/* With both checks: the maximum may have been lowered below the capacity. */
+static bool has_room(const struct ks_buf *buf, size_t extra)
+{
+	return !buf->failed && buf->size <= buf->max && extra <= buf->max - buf->size &&
+	       extra <= buf->capacity - buf->size;
 }
 
 void ks_wire_varint(struct ks_buf *buf, uint64_t value)
 {
 	uint8_t bytes[VARINT_MAX_SIZE];
-	size_t size = 0;
 
-	while (value >= 0x80) {
-		bytes[size++] = (uint8_t)(value | 0x80);
-		value >>= 7;
-	}
-	bytes[size++] = (uint8_t)value;
-	ks_buf_append(buf, bytes, size);
+	if (has_room(buf, VARINT_MAX_SIZE))
+		buf->size = (size_t)(put_varint(buf->data + buf->size, value) - buf->data);
+	else
+		ks_buf_append(buf, bytes, (size_t)(put_varint(bytes, value) - bytes));
 }
 
 static uint64_t tag_of(uint32_t field, enum wire_type type)

@@ -385,6 +385,7 @@ enum ks_watch_read_status ks_watch_read(struct ks_watch_hub *hub, struct ks_watc
 	} else {
 		read->events = scanned.events;
 		read->current = scanned.current;
+		read->next = scanned.next;
 		watcher->next = scanned.next;
 		if (watcher->next > hub->revision) {
 			make_idle(hub, watcher);
@@ -393,6 +394,32 @@ enum ks_watch_read_status ks_watch_read(struct ks_watch_hub *hub, struct ks_watc
 	}
 	ks_mutex_unlock(&hub->lock);
 	return result;
+}
+
+/* What is compared is the owner's while both are pending, or was set when they were added. */
+bool ks_watch_alike(const struct ks_watcher *one, const struct ks_watcher *other)
+{
+	return one->group == other->group && one->next == other->next && one->epoch == other->epoch &&
+	       one->prev_kv == other->prev_kv && one->no_put == other->no_put && one->no_delete == other->no_delete &&
+	       one->compacted == other->compacted;
+}
+
+bool ks_watch_follow(struct ks_watch_hub *hub, struct ks_watcher *const *watchers, size_t count, int64_t next,
+		     bool *caught_up)
+{
+	bool same = true;
+
+	ks_mutex_lock(&hub->lock);
+	*caught_up = next > hub->revision;
+	for (size_t i = 0; i < count && same; i++)
+		same = watchers[i]->epoch == hub->epoch;
+	for (size_t i = 0; i < count && same; i++) {
+		watchers[i]->next = next;
+		if (*caught_up)
+			make_idle(hub, watchers[i]);
+	}
+	ks_mutex_unlock(&hub->lock);
+	return same;
 }
 
 bool ks_watch_progress(struct ks_watch_hub *hub, struct ks_watcher *const *watchers, size_t count, int64_t *revision)

@@ -70,12 +70,25 @@ struct ks_watch_read {
 	/* out */
 	size_t events;
 	int64_t current; /* committed revision at that instant */
+	int64_t next;    /* the position after it */
 	int64_t compact_revision;
 	bool caught_up; /* the watcher is idle again and will be woken; otherwise read again when there is room */
 };
 /* Reads the next batch of whole revisions of a pending watcher and moves its position past them. */
 enum ks_watch_read_status ks_watch_read(struct ks_watch_hub *hub, struct ks_watcher *watcher,
 					struct ks_watch_read *read) KS_MUST_CHECK;
+
+/*
+ * Many watchers of one owner often wait for the very same: one of them reads, and the others follow. True when a read of the one
+ * would find what a read of the other does; both pending.
+ */
+bool ks_watch_alike(const struct ks_watcher *one, const struct ks_watcher *other);
+/*
+ * Moves watchers, which were like the one that has just read, to where its read ended (read.next); *caught_up as for a read,
+ * the same for all. False when the store was reset meanwhile: then none was moved, and each will learn it when it reads.
+ */
+bool ks_watch_follow(struct ks_watch_hub *hub, struct ks_watcher *const *watchers, size_t count, int64_t next,
+		     bool *caught_up) KS_MUST_CHECK;
 
 /*
  * Progress (spec/etcd.md 3.7): true when all of the watchers are idle and no start lies in the future. Then every event

@@ -296,6 +296,50 @@ static unsigned next_random(unsigned *state)
 	return *state >> 8;
 }
 
+static void alike_watchers_follow_the_one_that_read(void)
+{
+	struct seen one = {0}, other = {0}, filtered = {0};
+	struct ks_watcher *others[] = {&other.watcher};
+	struct ks_watch_read read;
+	bool caught_up;
+
+	filtered.watcher.no_delete = true;
+	add(&one, "a", NULL, 0);
+	add(&other, "a", NULL, 0);
+	add(&filtered, "a", NULL, 0);
+	put("a"); /* 2 */
+	CU_ASSERT_TRUE(ks_watch_alike(&other.watcher, &one.watcher));
+	CU_ASSERT_FALSE(ks_watch_alike(&filtered.watcher, &one.watcher));
+	CU_ASSERT_EQUAL(read_step(&one, 1000, &read), KS_WATCH_READ);
+	CU_ASSERT_EQUAL(read.next, 3);
+	CU_ASSERT_TRUE(ks_watch_follow(hub, others, 1, read.next, &caught_up));
+	CU_ASSERT_TRUE(caught_up);
+	CU_ASSERT_EQUAL(other.watcher.state, KS_WATCHER_IDLE);
+	put("a"); /* 3: both are woken again, the third was not yet looked at */
+	CU_ASSERT_EQUAL(one.wakes, 2);
+	CU_ASSERT_EQUAL(other.wakes, 2);
+	CU_ASSERT_EQUAL(filtered.wakes, 1);
+	CU_ASSERT_FALSE(ks_watch_alike(&filtered.watcher, &one.watcher));
+	CU_ASSERT_EQUAL(drain(&filtered), 2);
+	/* A write between the read and the following. */
+	CU_ASSERT_EQUAL(read_step(&one, 1000, &read), KS_WATCH_READ);
+	put("a"); /* 4 */
+	CU_ASSERT_TRUE(ks_watch_follow(hub, others, 1, read.next, &caught_up));
+	CU_ASSERT_FALSE(caught_up);
+	CU_ASSERT_EQUAL(other.watcher.state, KS_WATCHER_PENDING);
+	CU_ASSERT_EQUAL(drain(&other), 1);
+	CU_ASSERT_EQUAL(other.last_revision, 4);
+	/* After a reset nobody is moved. */
+	put("a"); /* 5 */
+	ks_store_reset(store);
+	CU_ASSERT_FALSE(ks_watch_follow(hub, others, 1, 6, &caught_up));
+	CU_ASSERT_EQUAL(other.watcher.state, KS_WATCHER_PENDING);
+	CU_ASSERT_EQUAL(read_step(&other, 1000, &read), KS_WATCH_RESET);
+	ks_watch_remove(hub, &one.watcher);
+	ks_watch_remove(hub, &other.watcher);
+	ks_watch_remove(hub, &filtered.watcher);
+}
+
 /* Seeded: thousands of overlapping intervals come and go; each put must wake exactly those that contain the key. */
 static void intervals_are_found_exactly(void)
 {
@@ -366,6 +410,7 @@ IN_STORE(start_below_the_compaction_is_told_so)
 IN_STORE(compaction_right_behind_a_write_does_not_take_the_event)
 IN_STORE(pending_watcher_that_history_left_behind_is_compacted)
 IN_STORE(reset_wakes_everyone_and_ends_them)
+IN_STORE(alike_watchers_follow_the_one_that_read)
 IN_STORE(intervals_are_found_exactly)
 
 #define TEST(test)             \
@@ -384,6 +429,7 @@ int main(void)
 		TEST(compaction_right_behind_a_write_does_not_take_the_event),
 		TEST(pending_watcher_that_history_left_behind_is_compacted),
 		TEST(reset_wakes_everyone_and_ends_them),
+		TEST(alike_watchers_follow_the_one_that_read),
 		TEST(intervals_are_found_exactly),
 		{NULL, NULL},
 	};
