@@ -50,6 +50,7 @@ struct hist {
 };
 
 void hist_add(struct hist *hist, uint64_t us);
+void hist_add_many(struct hist *hist, uint64_t us, uint64_t count);
 uint64_t hist_percentile(const struct hist *hist, double percent);
 /* ,"latency_us":{"mean":…,"p50":…,…} */
 void hist_print(const struct hist *hist);

@@ -30,11 +30,16 @@ static uint64_t value_of(size_t bucket)
 
 void hist_add(struct hist *hist, uint64_t us)
 {
+	hist_add_many(hist, us, 1);
+}
+
+void hist_add_many(struct hist *hist, uint64_t us, uint64_t count)
+{
 	uint64_t max = atomic_load_explicit(&hist->max_us, memory_order_relaxed);
 
-	atomic_fetch_add_explicit(&hist->count[bucket_of(us)], 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&hist->total, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&hist->sum_us, us, memory_order_relaxed);
+	atomic_fetch_add_explicit(&hist->count[bucket_of(us)], count, memory_order_relaxed);
+	atomic_fetch_add_explicit(&hist->total, count, memory_order_relaxed);
+	atomic_fetch_add_explicit(&hist->sum_us, us * count, memory_order_relaxed);
 	while (us > max && !atomic_compare_exchange_weak_explicit(&hist->max_us, &max, us, memory_order_relaxed,
 								  memory_order_relaxed))
 		;

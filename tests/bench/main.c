@@ -166,6 +166,10 @@ int main(int argc, char **argv)
 	}
 	if (!bench.endpoint_count)
 		return usage();
+	if (config.user && (run == bench_watch || run == bench_many)) {
+		(void)fputs("kineshim-bench: watchers do not log in\n", stderr);
+		return 2;
+	}
 	if (run == bench_relay)
 		bench.clients = bench.endpoint_count;
 	else if (bench.clients > bench.inflight && run != bench_watch && run != bench_many && run != bench_leases &&

@@ -9,46 +9,9 @@
 
 #include "base/panic.h"
 #include "tests/bench/bench.h"
-#include "tests/bench/wire.h"
+#include "tests/bench/watchers.h"
 
 /* ---- watch streams ---- */
-
-struct many {
-	_Atomic int64_t created, events, ended;
-	struct hist hist;
-};
-
-static void many_bytes(void *arg, struct ks_slice bytes)
-{
-	struct many *many = arg;
-	struct wire wire = {bytes.data, bytes.data + bytes.size}, event, kv, field;
-	uint64_t number, value = 0, sent_ns, received_ns = now_ns();
-
-	while (wire_field(&wire, &number, &event, &value)) {
-		if (number == 3 && value) /* created */
-			atomic_fetch_add(&many->created, 1);
-		if (number != 11) /* events */
-			continue;
-		while (wire_field(&event, &number, &kv, &value)) {
-			while (number == 2 && wire_field(&kv, &value, &field, &sent_ns)) {
-				if (value != 5 || field.end - field.at < (ptrdiff_t)sizeof(sent_ns))
-					continue;
-				memcpy(&sent_ns, field.at, sizeof(sent_ns));
-				hist_add(&many->hist, received_ns > sent_ns ? (received_ns - sent_ns) / 1000 : 0);
-				atomic_fetch_add(&many->events, 1);
-			}
-		}
-	}
-}
-
-static void many_ended(void *arg, const struct etcdc_err *err)
-{
-	struct many *many = arg;
-
-	if (atomic_fetch_add(&many->ended, 1) == 0)
-		(void)fprintf(stderr, "kineshim-bench: a stream ended: %s %s\n", ks_status_name(err->status),
-			      err->text);
-}
 
 static void many_key(int64_t number, char key[48])
 {
@@ -74,7 +37,7 @@ static bool write_key(struct etcdc *client, int64_t number, int64_t *mod_revisio
 }
 
 /* Each write at its time: at a rate that all servers reach, so that their delays can be compared. */
-static bool write_keys(struct bench *bench, const struct many *many, int64_t *revisions, int64_t count)
+static bool write_keys(struct bench *bench, const struct watchers *many, int64_t *revisions, int64_t count)
 {
 	uint64_t begin_ns = now_ns();
 
@@ -92,30 +55,23 @@ static bool write_keys(struct bench *bench, const struct many *many, int64_t *re
 
 int bench_many(struct bench *bench)
 {
-	static const struct etcdc_stream_ops ops = {.bytes = many_bytes, .ended = many_ended};
-	struct many *many = ks_xcalloc(1, sizeof(*many));
-	struct etcdc_stream **streams = ks_xcalloc((size_t)bench->watchers, sizeof(struct etcdc_stream *));
+	struct watchers *many = ks_xcalloc(1, sizeof(*many));
 	int64_t *revisions = ks_xcalloc((size_t)bench->watchers, sizeof(*revisions));
 	int64_t count = (int64_t)(bench->seconds * bench->rate);
 	uint64_t begin_ns = now_ns();
 	double cpu_s, seconds;
-	bool ok;
+	bool ok = watchers_open(many, bench, 0, bench->clients);
 
-	for (int i = 0; i < bench->watchers; i++) {
-		struct etcdc_stream_options options = {.ops = &ops, .arg = many};
-		Etcdserverpb__WatchCreateRequest create = ETCDSERVERPB__WATCH_CREATE_REQUEST__INIT;
-		Etcdserverpb__WatchRequest request = ETCDSERVERPB__WATCH_REQUEST__INIT;
+	for (int i = 0; ok && i < bench->watchers; i++) {
+		struct watchers_connection *connection = &many->connection[i % bench->clients];
 		char key[48];
 
 		many_key(i, key);
-		create.key = (ProtobufCBinaryData){strlen(key), (uint8_t *)key};
-		request.request_union_case = ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_CREATE_REQUEST;
-		request.create_request = &create;
-		streams[i] = etcdc_stream_open(bench->client[i % bench->clients], &etcdc_method_watch, &options);
-		(void)etcdc_stream_send(streams[i], &request);
+		ok = watchers_create(connection, h2_stream_open(connection->h2), key);
 	}
-	ok = bench_await(&many->created, bench->watchers, &many->ended, 120);
+	ok = ok && bench_await(&many->created, bench->watchers, &many->ended, 120);
 	seconds = (double)(now_ns() - begin_ns) / 1e9;
+	atomic_store(&many->measuring, true);
 	cpu_s = cpu_seconds();
 	ok = ok && write_keys(bench, many, revisions, count) && bench_await(&many->events, count, &many->ended, 60);
 	cpu_s = cpu_seconds() - cpu_s;
@@ -129,10 +85,8 @@ int bench_many(struct bench *bench)
 		(void)fprintf(stderr, "kineshim-bench: %" PRId64 " streams, %" PRId64 " of %" PRId64 " events\n",
 			      atomic_load(&many->created), atomic_load(&many->events), count);
 	}
-	for (int i = 0; i < bench->watchers; i++)
-		etcdc_stream_close(streams[i]);
+	watchers_close(many);
 	free(revisions);
-	free(streams);
 	free(many);
 	return ok ? 0 : 1;
 }

@@ -2,8 +2,7 @@
 /*
  * Streams: one writer and many watchers of its key, and lease keep-alives.
  *
- * The value of each put begins with the time at which it was sent, so every event tells how old it is. Responses are walked on the
- * wire, without decoding: with a thousand watchers this program would otherwise be the bottleneck.
+ * The value of each put begins with the time at which it was sent, so every event tells how old it is (watchers.h).
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -13,67 +12,12 @@
 #include "base/panic.h"
 #include "base/thread.h"
 #include "tests/bench/bench.h"
-#include "tests/bench/wire.h"
+#include "tests/bench/watchers.h"
 
 #define STREAMS_PER_CLIENT 2
 #define WATCHED "/bench/watch"
 
 /* ---- Watch ---- */
-
-struct watching {
-	struct bench *bench;
-	_Atomic int64_t created, events;
-	_Atomic int64_t ended;
-	atomic_bool measuring;
-	struct hist hist;
-	struct ks_mutex mutex;
-	struct ks_cond changed;
-};
-
-static void count_event(struct watching *watching, struct wire event, uint64_t received_ns)
-{
-	struct wire kv, field;
-	uint64_t number, value, sent_ns;
-
-	while (wire_field(&event, &number, &kv, &value)) {
-		if (number != 2) /* Event.kv */
-			continue;
-		while (wire_field(&kv, &number, &field, &value)) {
-			if (number != 5 || field.end - field.at < (ptrdiff_t)sizeof(sent_ns)) /* KeyValue.value */
-				continue;
-			memcpy(&sent_ns, field.at, sizeof(sent_ns));
-			if (atomic_load_explicit(&watching->measuring, memory_order_relaxed) && received_ns > sent_ns)
-				hist_add(&watching->hist, (received_ns - sent_ns) / 1000);
-		}
-	}
-}
-
-static void watch_bytes(void *arg, struct ks_slice bytes)
-{
-	struct watching *watching = arg;
-	struct wire wire = {bytes.data, bytes.data + bytes.size}, inner;
-	uint64_t number, value = 0, received_ns = now_ns();
-	int64_t events = 0;
-
-	while (wire_field(&wire, &number, &inner, &value)) {
-		if (number == 3 && value) /* created */
-			atomic_fetch_add(&watching->created, 1);
-		if (number == 11) { /* events */
-			events++;
-			count_event(watching, inner, received_ns);
-		}
-	}
-	if (events)
-		atomic_fetch_add_explicit(&watching->events, events, memory_order_relaxed);
-}
-
-static void watch_ended(void *arg, const struct etcdc_err *err)
-{
-	struct watching *watching = arg;
-
-	atomic_fetch_add(&watching->ended, 1);
-	(void)fprintf(stderr, "kineshim-bench: a stream ended: %s %s\n", ks_status_name(err->status), err->text);
-}
 
 static bool put_one(struct bench *bench, const uint8_t *value, size_t size)
 {
@@ -125,79 +69,67 @@ static bool write_one(struct bench *bench, struct hist *hist)
  * The writer sends the next put when the last one was answered and all watchers have at most 'inflight' puts to catch up; so the
  * rate is what the server delivers, and the latency is not that of an ever longer queue.
  */
-static bool write_and_count(struct bench *bench, struct watching *watching, struct hist *puts, double *seconds,
+static bool write_and_count(struct bench *bench, struct watchers *watchers, struct hist *puts, double *seconds,
 			    int64_t *count)
 {
 	uint64_t begin_ns = now_ns(), end_ns = begin_ns + (uint64_t)(bench->seconds * 1e9);
-	int64_t before = atomic_load(&watching->events), written = 0;
+	int64_t before = atomic_load(&watchers->events), written = 0;
 
 	while (now_ns() < end_ns) {
 		if (!write_one(bench, puts))
 			return false;
 		written++;
-		while (atomic_load(&watching->events) - before < (written - bench->inflight) * bench->watchers)
+		while (atomic_load(&watchers->events) - before < (written - bench->inflight) * bench->watchers)
 			(void)usleep(50);
 	}
-	if (!bench_await(&watching->events, before + written * bench->watchers, &watching->ended, 60))
+	if (!bench_await(&watchers->events, before + written * bench->watchers, &watchers->ended, 60))
 		return false;
 	*seconds = (double)(now_ns() - begin_ns) / 1e9;
-	*count = atomic_load(&watching->events) - before;
+	*count = atomic_load(&watchers->events) - before;
 	return *count == written * bench->watchers;
 }
 
 int bench_watch(struct bench *bench)
 {
-	static const struct etcdc_stream_ops ops = {.bytes = watch_bytes, .ended = watch_ended};
-	struct watching *watching = ks_xcalloc(1, sizeof(*watching));
+	struct watchers *watchers = ks_xcalloc(1, sizeof(*watchers));
 	struct hist *puts = ks_xcalloc(1, sizeof(*puts));
 	/* The first client is the writer's. */
-	int stream_count = (bench->clients > 1 ? bench->clients - 1 : 1) * STREAMS_PER_CLIENT;
-	struct etcdc_stream **streams = ks_xcalloc((size_t)stream_count, sizeof(struct etcdc_stream *));
-	Etcdserverpb__WatchCreateRequest create = ETCDSERVERPB__WATCH_CREATE_REQUEST__INIT;
-	Etcdserverpb__WatchRequest request = ETCDSERVERPB__WATCH_REQUEST__INIT;
+	int connections = bench->clients > 1 ? bench->clients - 1 : 1, streams = connections * STREAMS_PER_CLIENT;
+	size_t numbers[BENCH_CLIENTS_MAX * STREAMS_PER_CLIENT];
 	double seconds = 0, cpu_s;
 	int64_t count = 0;
-	bool ok;
+	bool ok = watchers_open(watchers, bench, bench->clients > 1 ? 1 : 0, connections);
 
-	watching->bench = bench;
-	create.key = (ProtobufCBinaryData){strlen(WATCHED), (uint8_t *)(uintptr_t)WATCHED};
-	request.request_union_case = ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_CREATE_REQUEST;
-	request.create_request = &create;
-	for (int i = 0; i < stream_count; i++) {
-		struct etcdc_stream_options options = {.ops = &ops, .arg = watching};
-		int client = bench->clients > 1 ? 1 + i % (bench->clients - 1) : 0;
-
-		streams[i] = etcdc_stream_open(bench->client[client], &etcdc_method_watch, &options);
-	}
-	for (int i = 0; i < bench->watchers; i++)
-		(void)etcdc_stream_send(streams[i % stream_count], &request);
-	ok = bench_await(&watching->created, bench->watchers, &watching->ended, 60);
+	for (int i = 0; ok && i < streams; i++)
+		numbers[i] = h2_stream_open(watchers->connection[i % connections].h2);
+	for (int i = 0; ok && i < bench->watchers; i++)
+		ok = watchers_create(&watchers->connection[i % streams % connections], numbers[i % streams], WATCHED);
+	ok = ok && bench_await(&watchers->created, bench->watchers, &watchers->ended, 60);
 	for (int i = 0; ok && i < 20; i++)
 		ok = write_one(bench, NULL);
-	ok = ok && bench_await(&watching->events, 20 * (int64_t)bench->watchers, &watching->ended, 60);
-	atomic_store(&watching->measuring, true);
+	ok = ok && bench_await(&watchers->events, 20 * (int64_t)bench->watchers, &watchers->ended, 60);
+	atomic_store(&watchers->measuring, true);
 	cpu_s = cpu_seconds();
-	ok = ok && write_and_count(bench, watching, puts, &seconds, &count);
+	ok = ok && write_and_count(bench, watchers, puts, &seconds, &count);
 	cpu_s = cpu_seconds() - cpu_s;
 	if (ok) {
 		printf("{\"bench\":\"watch\",\"watchers\":%d,\"streams\":%d,\"inflight\":%d,\"per_second\":%.1f,"
-		       "\"count\":%" PRId64 ",\"puts_per_second\":%.1f",
-		       bench->watchers, stream_count, bench->inflight, (double)count / seconds, count,
-		       (double)count / bench->watchers / seconds);
-		hist_print(&watching->hist);
+		       "\"count\":%" PRId64 ",\"puts_per_second\":%.1f,\"events_per_response\":%.2f",
+		       bench->watchers, streams, bench->inflight, (double)count / seconds, count,
+		       (double)count / bench->watchers / seconds,
+		       (double)atomic_load(&watchers->events) / (double)atomic_load(&watchers->responses));
+		hist_print(&watchers->hist);
 		cpu_print(cpu_s, seconds);
 		printf(",\"put_p50_us\":%" PRIu64 ",\"put_p99_us\":%" PRIu64 "}\n", hist_percentile(puts, 50),
 		       hist_percentile(puts, 99));
 	} else {
 		(void)fprintf(stderr,
 			      "kineshim-bench: %" PRId64 " watchers created, %" PRId64 " events: events are missing\n",
-			      atomic_load(&watching->created), atomic_load(&watching->events));
+			      atomic_load(&watchers->created), atomic_load(&watchers->events));
 	}
-	for (int i = 0; i < stream_count; i++)
-		etcdc_stream_close(streams[i]);
-	free(streams);
+	watchers_close(watchers);
 	free(puts);
-	free(watching);
+	free(watchers);
 	return ok ? 0 : 1;
 }
 
