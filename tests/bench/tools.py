@@ -52,7 +52,7 @@ def benchmark_rows(scale):
         ("txn-mixed", "txn-mixed, half of them reads of 100 keys, 64 clients", ["txn-mixed", *many, "--total", n(5000), "--key-space-size", "1000",
                                                                               "--val-size", "256", "--limit", "100"],
          {0: (": reads", rate), 1: (": writes", rate)}),
-        ("watch", "watch, 500 watchers of a key, 8 clients put", ["watch", *few, "--streams", "50", "--watch-per-stream", "10", "--put-total", n(500)],
+        ("watch", "watch, 1,000 watchers of a key, 8 clients put", ["watch", *few, "--streams", "50", "--watch-per-stream", "20", "--put-total", n(250)],
          {0: (": watches created", ("rate",)), 1: (": events", ("rate",))}),
         ("watch-latency", "watch-latency, 100 watchers of a key, 100 puts a second", ["watch-latency", "--streams", "10", "--watchers-per-stream", "10",
                                                                                      "--put-total", n(300), "--put-rate", "100"],
