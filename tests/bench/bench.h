@@ -16,8 +16,9 @@
 
 #include "client/etcdc.h"
 
-#define BENCH_CLIENTS_MAX 64
+#define BENCH_CLIENTS_MAX 4096
 #define BENCH_ENDPOINTS_MAX 64
+#define BENCH_PIDS_MAX 64
 
 struct bench {
 	const char *endpoints[BENCH_ENDPOINTS_MAX];
@@ -25,15 +26,22 @@ struct bench {
 	int clients;  /* connections; each to one of the endpoints */
 	int inflight; /* calls that are open at the same time, over all clients */
 	int64_t keys; /* size of the key space */
+	int64_t from; /* of load: the first key */
+	bool filled;  /* the keys are there already */
 	int key_size, value_size;
 	double seconds; /* measured time, after 'warmup' */
 	double warmup;
 	int watchers;
-	int64_t page; /* keys of a page of kube-list; 0: all at once */
+	int64_t page; /* keys of a page, of kube-list and page; 0: all at once */
 	double rate;  /* puts a second, of relay */
 	int kinds;    /* of keys, of relay */
 	int ttl;      /* seconds, of leases */
 	bool serializable;
+	bool rotate;   /* each call on the next client, of which there may be more than calls */
+	bool own_keys; /* of watch: a key for each watcher */
+	/* The server's, whose memory is looked at, and behind it those of its database. */
+	int pids[BENCH_PIDS_MAX];
+	int pid_count;
 	bool kube;             /* writes in Kubernetes' shape */
 	int64_t kube_revision; /* of the key that is written */
 	struct etcdc *client[BENCH_CLIENTS_MAX];
@@ -58,6 +66,21 @@ void hist_print(const struct hist *hist);
 /* Processor time that this program has used, and ,"client_cpu":… in cores: near all cores, the client is what was measured. */
 double cpu_seconds(void);
 void cpu_print(double cpu_s, double seconds);
+
+/* ---- What the processes of --server use; nothing is printed without them ---- */
+
+struct bench_usage {
+	int64_t cpu_ns[BENCH_PIDS_MAX]; /* -1: it is gone */
+	int64_t rss_kib;                /* of the server */
+};
+
+void usage_take(const struct bench *bench, struct bench_usage *usage);
+/* ,"NAMEserver_cpu_us":…,"NAMEdatabase_cpu_us":… for each of 'count' operations between the two. */
+void usage_print_cpu(const struct bench *bench, const char *name, const struct bench_usage *before,
+		     const struct bench_usage *after, double count);
+/* ,"NAMErss_kib":[before,after] */
+void usage_print_rss(const struct bench *bench, const char *name, const struct bench_usage *before,
+		     const struct bench_usage *after);
 
 static inline uint64_t now_ns(void)
 {
@@ -85,6 +108,7 @@ bool bench_mod_revision(struct etcdc *client, const char *key, int64_t *mod_revi
 int bench_put(struct bench *bench);
 int bench_get(struct bench *bench);
 int bench_range(struct bench *bench);
+int bench_page(struct bench *bench); /* a page at a random place of the keys */
 int bench_watch(struct bench *bench);
 int bench_keepalive(struct bench *bench);
 int bench_relay(struct bench *bench); /* the first endpoint is upstream, the others are agents of it */

@@ -113,7 +113,7 @@ static void answered(void *arg, const struct etcdc_result *result)
 
 bool bench_fill(struct bench *bench)
 {
-	struct fill fill = {.bench = bench, .open = OPEN};
+	struct fill fill = {.bench = bench, .open = OPEN, .next = bench->from};
 	struct batch *batches = ks_xcalloc(OPEN, sizeof(*batches));
 
 	ks_mutex_init(&fill.mutex);
@@ -148,11 +148,11 @@ int bench_load(struct bench *bench)
 	uint64_t begin_ns = now_ns();
 	double seconds;
 
-	if (!bench_fill(bench))
+	if (bench->from >= bench->keys || !bench_fill(bench))
 		return 1;
 	seconds = (double)(now_ns() - begin_ns) / 1e9;
 	printf("{\"bench\":\"load\",\"keys\":%" PRId64 ",\"seconds\":%.3f,\"per_second\":%.1f}\n", bench->keys, seconds,
-	       (double)bench->keys / seconds);
+	       (double)(bench->keys - bench->from) / seconds);
 	return 0;
 }
 

@@ -26,6 +26,7 @@ struct slot {
 	uint64_t seed;
 	char *key, *value;
 	int64_t number;   /* of the slot */
+	int64_t turn;     /* of its client, with --rotate */
 	int64_t revision; /* for 'start' and 'answer' */
 	int64_t serial;
 	int64_t listed;

@@ -9,13 +9,14 @@
 static int usage(void)
 {
 	(void)fputs("usage: kineshim-bench "
-		    "put|get|range|kube-create|kube-update|kube-list|watch|many|leases|keepalive|relay|json-watch|load|"
-		    "ready "
+		    "put|get|range|page|kube-create|kube-update|kube-list|watch|many|leases|keepalive|relay|json-watch|"
+		    "load|ready "
 		    "--endpoint HOST:PORT[,…]\n"
 		    "         [--clients N] [--inflight N] [--keys N] [--key-size BYTES] [--value-size BYTES]\n"
 		    "         [--seconds S] [--warmup S] [--watchers N] [--rate N] [--kinds N] [--page N] [--kube] "
 		    "[--ttl S] "
-		    "[--serializable] [--user NAME:PASSWORD]\n",
+		    "[--serializable] [--user NAME:PASSWORD]\n"
+		    "         [--from N] [--filled] [--rotate] [--own-keys] [--server PID[,PID-OF-ITS-DATABASE…]]\n",
 		    stderr);
 	return 2;
 }
@@ -46,26 +47,32 @@ static int64_t number(const char *text, int64_t least, int64_t most)
 	return value;
 }
 
+static bool split_pids(struct bench *bench, char *list)
+{
+	char *one;
+
+	while ((one = strsep(&list, ","))) {
+		if (bench->pid_count == BENCH_PIDS_MAX)
+			return false;
+		bench->pids[bench->pid_count++] = (int)number(one, 1, INT32_MAX);
+	}
+	return true;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"endpoint", required_argument, NULL, 'e'},
-		{"clients", required_argument, NULL, 'c'},
-		{"inflight", required_argument, NULL, 'i'},
-		{"keys", required_argument, NULL, 'k'},
-		{"key-size", required_argument, NULL, 'K'},
-		{"value-size", required_argument, NULL, 'V'},
-		{"seconds", required_argument, NULL, 's'},
-		{"warmup", required_argument, NULL, 'w'},
-		{"watchers", required_argument, NULL, 'W'},
-		{"serializable", no_argument, NULL, 'S'},
-		{"user", required_argument, NULL, 'u'},
-		{"rate", required_argument, NULL, 'r'},
-		{"kinds", required_argument, NULL, 'D'},
-		{"page", required_argument, NULL, 'p'},
-		{"kube", no_argument, NULL, 'B'},
-		{"ttl", required_argument, NULL, 't'},
-		{NULL, 0, NULL, 0},
+		{"endpoint", required_argument, NULL, 'e'}, {"clients", required_argument, NULL, 'c'},
+		{"inflight", required_argument, NULL, 'i'}, {"keys", required_argument, NULL, 'k'},
+		{"key-size", required_argument, NULL, 'K'}, {"value-size", required_argument, NULL, 'V'},
+		{"seconds", required_argument, NULL, 's'},  {"warmup", required_argument, NULL, 'w'},
+		{"watchers", required_argument, NULL, 'W'}, {"serializable", no_argument, NULL, 'S'},
+		{"user", required_argument, NULL, 'u'},     {"rate", required_argument, NULL, 'r'},
+		{"kinds", required_argument, NULL, 'D'},    {"page", required_argument, NULL, 'p'},
+		{"kube", no_argument, NULL, 'B'},           {"ttl", required_argument, NULL, 't'},
+		{"from", required_argument, NULL, 'f'},     {"filled", no_argument, NULL, 'F'},
+		{"rotate", no_argument, NULL, 'R'},         {"own-keys", no_argument, NULL, 'O'},
+		{"server", required_argument, NULL, 'P'},   {NULL, 0, NULL, 0},
 	};
 	static const struct {
 		const char *name;
@@ -74,6 +81,7 @@ int main(int argc, char **argv)
 		{"put", bench_put},
 		{"get", bench_get},
 		{"range", bench_range},
+		{"page", bench_page},
 		{"watch", bench_watch},
 		{"keepalive", bench_keepalive},
 		{"relay", bench_relay},
@@ -160,6 +168,22 @@ int main(int argc, char **argv)
 		case 'S':
 			bench.serializable = true;
 			break;
+		case 'f':
+			bench.from = number(optarg, 0, INT64_MAX);
+			break;
+		case 'F':
+			bench.filled = true;
+			break;
+		case 'R':
+			bench.rotate = true;
+			break;
+		case 'O':
+			bench.own_keys = true;
+			break;
+		case 'P':
+			if (!split_pids(&bench, optarg))
+				return usage();
+			break;
 		default:
 			return usage();
 		}
@@ -170,10 +194,14 @@ int main(int argc, char **argv)
 		(void)fputs("kineshim-bench: watchers do not log in\n", stderr);
 		return 2;
 	}
+	if (bench.own_keys && bench.kube) {
+		(void)fputs("kineshim-bench: --kube writes one key\n", stderr);
+		return 2;
+	}
 	if (run == bench_relay)
 		bench.clients = bench.endpoint_count;
-	else if (bench.clients > bench.inflight && run != bench_watch && run != bench_many && run != bench_leases &&
-		 run != bench_json_watch)
+	else if (bench.clients > bench.inflight && !bench.rotate && run != bench_watch && run != bench_many &&
+		 run != bench_leases && run != bench_json_watch)
 		bench.clients = bench.inflight;
 	if (bench.clients < bench.endpoint_count) {
 		(void)fputs("kineshim-bench: fewer clients or calls than endpoints\n", stderr);

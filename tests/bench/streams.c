@@ -19,13 +19,22 @@
 
 /* ---- Watch ---- */
 
-static bool put_one(struct bench *bench, const uint8_t *value, size_t size)
+/* The key of a watcher. */
+static void watched_key(const struct bench *bench, int64_t number, char key[48])
+{
+	if (bench->own_keys)
+		(void)snprintf(key, 48, WATCHED "/%08" PRId64, number);
+	else
+		(void)snprintf(key, 48, WATCHED);
+}
+
+static bool put_one(struct bench *bench, const char *key, const uint8_t *value, size_t size)
 {
 	Etcdserverpb__PutRequest request = ETCDSERVERPB__PUT_REQUEST__INIT;
 	Etcdserverpb__PutResponse *response;
 	struct etcdc_err err;
 
-	request.key = (ProtobufCBinaryData){strlen(WATCHED), (uint8_t *)(uintptr_t)WATCHED};
+	request.key = (ProtobufCBinaryData){strlen(key), (uint8_t *)(uintptr_t)key};
 	request.value = (ProtobufCBinaryData){size, (uint8_t *)(uintptr_t)value};
 	if (etcdc_put(bench->client[0], &request, &response, &err) != KS_OK) {
 		(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(err.status), err.text);
@@ -49,8 +58,10 @@ static bool kube_one(struct bench *bench, const uint8_t *value, size_t size)
 	return succeeded;
 }
 
-static bool write_one(struct bench *bench, struct hist *hist)
+/* With --own-keys a write has one event, at another watcher than the one before. */
+static bool write_one(struct bench *bench, int64_t serial, struct hist *hist)
 {
+	char key[48];
 	uint8_t value[4096];
 	uint64_t sent_ns = now_ns();
 	size_t size = bench->value_size < 8 ? 8 : (size_t)bench->value_size;
@@ -58,11 +69,17 @@ static bool write_one(struct bench *bench, struct hist *hist)
 	KS_ASSERT(size <= sizeof(value));
 	memset(value, 'v', size);
 	memcpy(value, &sent_ns, sizeof(sent_ns));
-	if (!(bench->kube ? kube_one(bench, value, size) : put_one(bench, value, size)))
+	watched_key(bench, serial * 7919 % bench->watchers, key);
+	if (!(bench->kube ? kube_one(bench, value, size) : put_one(bench, key, value, size)))
 		return false;
 	if (hist)
 		hist_add(hist, (now_ns() - sent_ns) / 1000);
 	return true;
+}
+
+static int64_t events_of_a_put(const struct bench *bench)
+{
+	return bench->own_keys ? 1 : bench->watchers;
 }
 
 /*
@@ -73,20 +90,20 @@ static bool write_and_count(struct bench *bench, struct watchers *watchers, stru
 			    int64_t *count)
 {
 	uint64_t begin_ns = now_ns(), end_ns = begin_ns + (uint64_t)(bench->seconds * 1e9);
-	int64_t before = atomic_load(&watchers->events), written = 0;
+	int64_t before = atomic_load(&watchers->events), written = 0, each = events_of_a_put(bench);
 
 	while (now_ns() < end_ns) {
-		if (!write_one(bench, puts))
+		if (!write_one(bench, written, puts))
 			return false;
 		written++;
-		while (atomic_load(&watchers->events) - before < (written - bench->inflight) * bench->watchers)
+		while (atomic_load(&watchers->events) - before < (written - bench->inflight) * each)
 			(void)usleep(50);
 	}
-	if (!bench_await(&watchers->events, before + written * bench->watchers, &watchers->ended, 60))
+	if (!bench_await(&watchers->events, before + written * each, &watchers->ended, 60))
 		return false;
 	*seconds = (double)(now_ns() - begin_ns) / 1e9;
 	*count = atomic_load(&watchers->events) - before;
-	return *count == written * bench->watchers;
+	return *count == written * each;
 }
 
 int bench_watch(struct bench *bench)
@@ -96,30 +113,45 @@ int bench_watch(struct bench *bench)
 	/* The first client is the writer's. */
 	int connections = bench->clients > 1 ? bench->clients - 1 : 1, streams = connections * STREAMS_PER_CLIENT;
 	size_t numbers[BENCH_CLIENTS_MAX * STREAMS_PER_CLIENT];
-	double seconds = 0, cpu_s;
+	struct bench_usage idle = {0}, created = {0}, after = {0};
+	double seconds = 0, created_s = 0, cpu_s;
 	int64_t count = 0;
+	uint64_t begin_ns;
 	bool ok = watchers_open(watchers, bench, bench->clients > 1 ? 1 : 0, connections);
 
 	for (int i = 0; ok && i < streams; i++)
 		numbers[i] = h2_stream_open(watchers->connection[i % connections].h2);
-	for (int i = 0; ok && i < bench->watchers; i++)
-		ok = watchers_create(&watchers->connection[i % streams % connections], numbers[i % streams], WATCHED);
+	usage_take(bench, &idle);
+	begin_ns = now_ns();
+	for (int i = 0; ok && i < bench->watchers; i++) {
+		char key[48];
+
+		watched_key(bench, i, key);
+		ok = watchers_create(&watchers->connection[i % streams % connections], numbers[i % streams], key);
+	}
 	ok = ok && bench_await(&watchers->created, bench->watchers, &watchers->ended, 60);
+	created_s = (double)(now_ns() - begin_ns) / 1e9;
 	for (int i = 0; ok && i < 20; i++)
-		ok = write_one(bench, NULL);
-	ok = ok && bench_await(&watchers->events, 20 * (int64_t)bench->watchers, &watchers->ended, 60);
+		ok = write_one(bench, i, NULL);
+	ok = ok && bench_await(&watchers->events, 20 * events_of_a_put(bench), &watchers->ended, 60);
 	atomic_store(&watchers->measuring, true);
 	cpu_s = cpu_seconds();
+	usage_take(bench, &created);
 	ok = ok && write_and_count(bench, watchers, puts, &seconds, &count);
 	cpu_s = cpu_seconds() - cpu_s;
+	usage_take(bench, &after);
 	if (ok) {
+		double puts_done = (double)count / (double)events_of_a_put(bench);
+
 		printf("{\"bench\":\"watch\",\"watchers\":%d,\"streams\":%d,\"inflight\":%d,\"per_second\":%.1f,"
 		       "\"count\":%" PRId64 ",\"puts_per_second\":%.1f,\"events_per_response\":%.2f",
-		       bench->watchers, streams, bench->inflight, (double)count / seconds, count,
-		       (double)count / bench->watchers / seconds,
+		       bench->watchers, streams, bench->inflight, (double)count / seconds, count, puts_done / seconds,
 		       (double)atomic_load(&watchers->events) / (double)atomic_load(&watchers->responses));
 		hist_print(&watchers->hist);
+		usage_print_cpu(bench, "", &created, &after, puts_done);
+		usage_print_rss(bench, "", &idle, &created);
 		cpu_print(cpu_s, seconds);
+		printf(",\"created_seconds\":%.4f", created_s);
 		printf(",\"put_p50_us\":%" PRIu64 ",\"put_p99_us\":%" PRIu64 "}\n", hist_percentile(puts, 50),
 		       hist_percentile(puts, 99));
 	} else {

@@ -89,11 +89,20 @@ class Database:
             user = self.sql("SELECT CONCAT(QUOTE(user), '@', QUOTE(host)) FROM mysql.user WHERE user = 'kineshim'").split()[0]
             self.sql(f"GRANT ALL ON {name}.* TO {user}")
 
-    def bytes(self, name):
+    def bytes(self, name, written=True):
+        """Of its files; 'written': with what the database still has in memory."""
         if self.short == "pg":
-            self.sql("CHECKPOINT")
+            if written:
+                self.sql("CHECKPOINT")
             return int(self.sql(f"SELECT pg_database_size('{name}')"))
         return sum(file.stat().st_size for file in pathlib.Path(self.folder, "data", name).glob("*.ibd"))
+
+    def pids(self):
+        """The server and the processes that it has now, which for PostgreSQL are those of its connections too."""
+        files = {"pg": "data/postmaster.pid", "my": "server.pid"}
+        server = pathlib.Path(self.folder, files[self.short]).read_text().split()[0]
+        children = subprocess.run(["ps", "-o", "pid=", "--ppid", server], capture_output=True, text=True, check=False).stdout.split()
+        return [int(pid) for pid in [server, *children]]
 
     def stop(self):
         shell(f"{self.short}_stop {self.folder} || true; rm -rf {self.folder}")
@@ -110,6 +119,7 @@ class Targets:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ks-bench-", dir=os.environ.get("KS_BENCH_DIR", "/tmp")))
         os.chmod(self.folder, 0o755)
         self.running, self.databases = {}, {}
+        self.patience = 600   # seconds, with a load
         self.relays = {}   # kind of database: the port of a longer way to it, and its process
         self.ports = {target: harness.free_port() for target in ALL}
         self.targets = list(wanted)
@@ -145,14 +155,14 @@ class Targets:
 
     def command(self, target):
         url = f"http://127.0.0.1:{self.ports[target]}"
+        quota = ["--quota-backend-bytes", str(8 << 30)]
         if target in ("etcd", "etcd-new"):
             return [self.programs[target], "--name", "bench", "--data-dir", str(self.folder / target), "--listen-client-urls", url,
-                    "--advertise-client-urls", url, "--listen-peer-urls", "http://127.0.0.1:0", "--quota-backend-bytes", "8589934592",
-                    "--log-level", "error"]
+                    "--advertise-client-urls", url, "--listen-peer-urls", "http://127.0.0.1:0", *quota, "--log-level", "error"]
         if target.startswith("kine-"):
             return [str(self.programs["kine"]), "--endpoint", self.endpoint(target), "--listen-address",
                     f"127.0.0.1:{self.ports[target]}", "--metrics-bind-address", "0"]
-        return [KINESHIM, "--endpoint", self.endpoint(target), "--listen-client-urls", url, "--data-dir", str(self.folder / target)]
+        return [KINESHIM, "--endpoint", self.endpoint(target), "--listen-client-urls", url, "--data-dir", str(self.folder / target), *quota]
 
     def start(self, target, seconds=60):
         log = open(self.folder / f"{target}.log", "ab")
@@ -211,7 +221,7 @@ class Targets:
         args = [BENCH, command, "--endpoint", f"127.0.0.1:{self.ports[target]}"]
         for name, value in flags.items():
             args += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
-        done = subprocess.run(args, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(args, capture_output=True, text=True, timeout=self.patience)
         if done.returncode != 0:
             raise RuntimeError(f"{command}: {done.stderr.strip()[-300:]}")
         return json.loads(done.stdout.splitlines()[-1])
@@ -220,10 +230,12 @@ class Targets:
         fields = pathlib.Path(f"/proc/{self.running[target].pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def size(self, target):
+    def size(self, target, written=True):
         kind = target.removeprefix("kine-")
         if kind in self.databases:
-            return self.databases[kind].bytes(database_of(target))
+            return self.databases[kind].bytes(database_of(target), written)
+        if target.startswith("etcd"):
+            return sum(file.stat().st_blocks * 512 for file in (self.folder / target).rglob("*") if file.is_file())
         return sum(file.stat().st_size for file in self.folder.glob(f"{target}.db*") if not file.name.endswith("-shm"))
 
 

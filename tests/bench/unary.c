@@ -12,6 +12,8 @@
 #include "base/thread.h"
 #include "tests/bench/loop.h"
 
+#define PATIENCE_NS 30000000000u
+
 static void slot_done(struct slot *slot)
 {
 	struct loop *loop = slot->loop;
@@ -45,6 +47,10 @@ void bench_answered(void *arg, const struct etcdc_result *result)
 	if (atomic_load_explicit(&loop->stopping, memory_order_relaxed)) {
 		slot_done(slot);
 		return;
+	}
+	if (loop->bench->rotate) {
+		slot->turn = (slot->turn + loop->bench->inflight) % loop->bench->clients;
+		slot->client = loop->bench->client[slot->turn];
 	}
 	slot->started_ns = now_ns();
 	loop->start(slot);
@@ -80,6 +86,23 @@ static void start_get(struct slot *slot)
 	etcdc_async(slot->client, &etcdc_method_range, &request, &slot->loop->options, bench_answered, slot);
 }
 
+static void start_page(struct slot *slot)
+{
+	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
+	const struct bench *bench = slot->loop->bench;
+	int64_t number = bench_draw(slot);
+
+	/* As many keys as a page are behind each place. */
+	if (number > bench->keys - bench->page)
+		number = bench->keys > bench->page ? number % (bench->keys - bench->page) : 0;
+	bench_key(bench, number, slot->key);
+	request.key = (ProtobufCBinaryData){(size_t)bench->key_size, (uint8_t *)slot->key};
+	request.range_end = (ProtobufCBinaryData){6, (uint8_t *)(uintptr_t) "bench0"};
+	request.limit = bench->page;
+	request.serializable = bench->serializable;
+	etcdc_async(slot->client, &etcdc_method_range, &request, &slot->loop->options, bench_answered, slot);
+}
+
 static void start_range(struct slot *slot)
 {
 	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
@@ -91,14 +114,59 @@ static void start_range(struct slot *slot)
 	etcdc_async(slot->client, &etcdc_method_range, &request, &slot->loop->options, bench_answered, slot);
 }
 
+/* ---- With --rotate: each client has its connection before the load begins ---- */
+
+struct connecting {
+	_Atomic int64_t answered, failed;
+};
+
+static void connected(void *arg, const struct etcdc_result *result)
+{
+	struct connecting *connecting = arg;
+
+	if (result->err->status != KS_OK && atomic_fetch_add(&connecting->failed, 1) == 0)
+		(void)fprintf(stderr, "kineshim-bench: connecting: %s\n", result->err->text);
+	atomic_fetch_add(&connecting->answered, 1);
+}
+
+/* All at once, with one get on each. Takes the usage before it, and prints how long it took. */
+static bool connect_all(struct bench *bench, struct bench_usage *before)
+{
+	static const struct etcdc_call_options options = {.raw = true, .timeout_ms = 60000};
+	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
+	struct connecting *connecting = ks_xcalloc(1, sizeof(*connecting));
+	struct bench_usage after;
+	uint64_t begin_ns = now_ns();
+	char key[BENCH_KEY_ROOM];
+	bool all;
+
+	usage_take(bench, before);
+	bench_key(bench, 0, key);
+	request.key = (ProtobufCBinaryData){(size_t)bench->key_size, (uint8_t *)key};
+	for (int i = 0; i < bench->clients; i++)
+		etcdc_async(bench->client[i], &etcdc_method_range, &request, &options, connected, connecting);
+	/* Every call is answered, with success or without. */
+	while (atomic_load(&connecting->answered) < bench->clients)
+		(void)usleep(500);
+	usage_take(bench, &after);
+	all = atomic_load(&connecting->failed) == 0;
+	printf("{\"connect_seconds\":%.4f", (double)(now_ns() - begin_ns) / 1e9);
+	usage_print_cpu(bench, "connect_", before, &after, bench->clients);
+	free(connecting);
+	return all;
+}
+
 int bench_loop(struct bench *bench, const char *name, void (*start)(struct slot *slot), bench_answer_fn *answer)
 {
 	struct loop *loop = ks_xcalloc(1, sizeof(*loop));
 	struct slot *slots = ks_xcalloc((size_t)bench->inflight, sizeof(*slots));
 	uint64_t begin_ns, end_ns, done, bytes;
+	struct bench_usage idle = {0}, before, after;
 	double cpu_s;
 	int status;
 
+	if (bench->rotate && !connect_all(bench, &idle))
+		return 1;
 	loop->bench = bench;
 	loop->start = start;
 	loop->answer = answer;
@@ -116,6 +184,7 @@ int bench_loop(struct bench *bench, const char *name, void (*start)(struct slot 
 		slots[i].key = ks_xcalloc(1, BENCH_KEY_ROOM);
 		slots[i].value = ks_xmalloc((size_t)bench->value_size + 1);
 		slots[i].number = i;
+		slots[i].turn = client;
 		memset(slots[i].value, 'v', (size_t)bench->value_size);
 	}
 	for (int i = 0; i < bench->inflight; i++) {
@@ -124,13 +193,18 @@ int bench_loop(struct bench *bench, const char *name, void (*start)(struct slot 
 	}
 	(void)usleep((useconds_t)(bench->warmup * 1e6));
 	cpu_s = cpu_seconds();
+	usage_take(bench, &before);
 	begin_ns = now_ns();
 	atomic_store(&loop->measuring, true);
 	(void)usleep((useconds_t)(bench->seconds * 1e6));
+	/* What takes longer than that is measured all the same. */
+	while (atomic_load(&loop->done) < (uint64_t)bench->inflight && now_ns() - begin_ns < PATIENCE_NS)
+		(void)usleep(1000);
 	atomic_store(&loop->measuring, false);
 	done = atomic_load(&loop->done);
 	bytes = atomic_load(&loop->bytes);
 	end_ns = now_ns();
+	usage_take(bench, &after);
 	cpu_s = cpu_seconds() - cpu_s;
 	atomic_store(&loop->stopping, true);
 	ks_mutex_lock(&loop->mutex);
@@ -138,10 +212,11 @@ int bench_loop(struct bench *bench, const char *name, void (*start)(struct slot 
 		(void)ks_cond_wait(&loop->idle, &loop->mutex, -1);
 	ks_mutex_unlock(&loop->mutex);
 
-	printf("{\"bench\":\"%s\",\"clients\":%d,\"inflight\":%d,\"keys\":%" PRId64
+	printf("%s\"bench\":\"%s\",\"clients\":%d,\"inflight\":%d,\"keys\":%" PRId64
 	       ",\"per_second\":%.1f,\"count\":%" PRIu64 ",\"bytes_per_second\":%.0f,\"errors\":%" PRIu64,
-	       name, bench->clients, bench->inflight, bench->keys, (double)done * 1e9 / (double)(end_ns - begin_ns),
-	       done, (double)bytes * 1e9 / (double)(end_ns - begin_ns), atomic_load(&loop->failed));
+	       bench->rotate ? "," : "{", name, bench->clients, bench->inflight, bench->keys,
+	       (double)done * 1e9 / (double)(end_ns - begin_ns), done,
+	       (double)bytes * 1e9 / (double)(end_ns - begin_ns), atomic_load(&loop->failed));
 	if (bench->endpoint_count > 1) {
 		printf(",\"shares\":[");
 		for (int i = 0; i < bench->endpoint_count; i++)
@@ -149,6 +224,8 @@ int bench_loop(struct bench *bench, const char *name, void (*start)(struct slot 
 		printf("]");
 	}
 	hist_print(&loop->hist);
+	usage_print_cpu(bench, "", &before, &after, (double)done);
+	usage_print_rss(bench, "", bench->rotate ? &idle : &before, &after);
 	cpu_print(cpu_s, (double)(end_ns - begin_ns) / 1e9);
 	printf("}\n");
 	status = atomic_load(&loop->failed) == 0 && done > 0 ? 0 : 1;
@@ -178,6 +255,8 @@ static bool fill(struct bench *bench)
 	char key[BENCH_KEY_ROOM];
 	bool created;
 
+	if (bench->filled)
+		return true;
 	if (!bench->kube)
 		return bench_fill(bench);
 	bench->keys = 1;
@@ -188,6 +267,11 @@ static bool fill(struct bench *bench)
 int bench_get(struct bench *bench)
 {
 	return fill(bench) ? bench_loop(bench, bench->serializable ? "get-serializable" : "get", start_get, NULL) : 1;
+}
+
+int bench_page(struct bench *bench)
+{
+	return fill(bench) ? bench_loop(bench, "page", start_page, NULL) : 1;
 }
 
 int bench_range(struct bench *bench)
