@@ -148,8 +148,9 @@ class Tools(Targets):
         file.write_bytes(body)
         url = f"http://127.0.0.1:{self.ports[target]}{path}"
         log = run(["nghttp", "-nv", *HEADERS, "-d", file, url]).decode(errors="replace")
-        if not re.search(r"grpc-status: 0\s", log):
-            raise RuntimeError(f"nghttp {path}: no grpc-status 0 in: {log[-1500:]}")
+        status = re.findall(r"grpc-(?:status|message): .*", log)
+        if status[:1] != ["grpc-status: 0"]:
+            raise RuntimeError(f"{path} answers {', '.join(status) or log[-300:]}")
         answer = run(["nghttp", *HEADERS, "-d", file, url])
         if "range" in name or "serializable" in name:
             if frame(b"")[:1] != answer[:1] or struct.unpack(">I", answer[1:5])[0] != len(answer) - 5 or VALUE not in answer:
