@@ -67,7 +67,7 @@ def points():
             for target in ("etcd", "sqlite"):
                 values = {}
                 for one in curve.measures:
-                    cost = 1000 * curves.BOUNDS[one.growth](x)
+                    cost = 1000 * curves.BOUNDS[one.growth or "1"](x)
                     values[one.name] = 1e6 / cost if one.rate else cost
                 if target == "etcd" and curve.name == "keys":
                     values["page_cpu"] = 7.0 * x
