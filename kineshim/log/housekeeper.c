@@ -88,10 +88,22 @@ static const char *side_queue(struct ks_log *log, struct ks_list *queue, struct 
 void ks_log_keepalive(struct ks_committer *committer, struct ks_keepalive *keepalive)
 {
 	struct ks_log *log = log_of(committer);
+	struct ks_log_side *s = &log->side;
 	const char *refusal;
 
 	keepalive->since_ms = ks_clock_now(log->clock);
-	refusal = side_queue(log, &log->side.keepalives, &keepalive->link);
+	ks_mutex_lock(&s->role.mutex);
+	refusal = ks_log_role_refuses(log, &s->role);
+	if (!refusal) {
+		ks_list_append(&s->keepalives, &keepalive->link);
+		s->arrived++;
+		/* While more are waited for, the side thread wakes by itself when time is over. */
+		if (!ks_gather_waits(&s->gather, s->arrived, keepalive->since_ms)) {
+			s->role.poked = true;
+			ks_cond_signal(&s->role.cond);
+		}
+	}
+	ks_mutex_unlock(&s->role.mutex);
 	if (refusal)
 		finish_keepalive(keepalive, 0, refusal);
 }
@@ -336,15 +348,34 @@ static enum sqlb_outcome touch(struct ks_log *log, struct ks_list *keepalives, s
 	return dead_count ? log->ops->lease_drop(s->role.conn, dead, dead_count, err) : SQLB_OK;
 }
 
+/* All that came were taken: the next ones may wait for others. */
+static void gather(struct ks_log *log)
+{
+	struct ks_log_side *s = &log->side;
+	int64_t now_ms = ks_clock_now(log->clock);
+
+	ks_mutex_lock(&s->role.mutex);
+	if (ks_list_empty(&s->keepalives))
+		ks_gather_begin(&s->gather, now_ms);
+	ks_mutex_unlock(&s->role.mutex);
+}
+
 /* True when there was something to do. */
 static bool keepalives(struct ks_log *log, enum sqlb_outcome *outcome, struct ks_err *err)
 {
 	struct ks_log_side *s = &log->side;
-	bool again = s->lapsed_at_ms && ks_clock_now(log->clock) >= s->lapsed_at_ms;
+	int64_t now_ms = ks_clock_now(log->clock);
+	bool again = s->lapsed_at_ms && now_ms >= s->lapsed_at_ms;
 	struct ks_list some;
 
 	ks_list_init(&some);
 	ks_mutex_lock(&s->role.mutex);
+	if (!again && ks_gather_waits(&s->gather, s->arrived, now_ms)) {
+		ks_mutex_unlock(&s->role.mutex);
+		return false;
+	}
+	ks_gather_take(&s->gather, s->arrived, now_ms);
+	s->arrived = 0;
 	if (again) {
 		/* The revoke has been seen, or will be, or a keepalive elsewhere was accepted after all: ask again. */
 		ks_list_splice(&s->lapsed, &s->keepalives);
@@ -360,6 +391,8 @@ static bool keepalives(struct ks_log *log, enum sqlb_outcome *outcome, struct ks
 	if (ks_list_empty(&some))
 		return false;
 	*outcome = touch(log, &some, err);
+	if (*outcome == SQLB_OK)
+		gather(log);
 	return true;
 }
 
@@ -753,6 +786,8 @@ static int64_t next_due(struct ks_log *log)
 		next = s->expiry_at_ms;
 	if (s->lapsed_at_ms && s->lapsed_at_ms < next)
 		next = s->lapsed_at_ms;
+	if (s->gather.until_ms && s->gather.until_ms < next)
+		next = s->gather.until_ms;
 	if (s->move_passed && s->move_at_ms < next)
 		next = s->move_at_ms;
 	next -= ks_clock_now(log->clock);
@@ -771,8 +806,12 @@ int64_t ks_log_side_step(struct ks_log *log)
 
 	if (pause)
 		return pause;
-	if (!atomic_load(&log->loaded))
+	if (!atomic_load(&log->loaded)) {
+		ks_mutex_lock(&s->role.mutex);
+		ks_gather_stop(&s->gather); /* nobody would end the wait */
+		ks_mutex_unlock(&s->role.mutex);
 		return KS_LOG_IDLE;
+	}
 	/* While the database was away keepalives were impossible: leases get their time back before any is judged. */
 	away_since = atomic_load(&s->role.away_since_ms);
 	if (s->duty_held && away_since && ks_clock_now(log->clock) - away_since >= AWAY_MATTERS_MS)

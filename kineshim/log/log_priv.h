@@ -20,6 +20,7 @@
 #include "base/timer.h"
 #include "log/autocompact.h"
 #include "log/entry.h"
+#include "log/gather.h"
 #include "log/log.h"
 #include "log/turn.h"
 
@@ -165,6 +166,8 @@ struct ks_log_side {
 	struct ks_log_role role;
 	/* under role.mutex */
 	struct ks_list keepalives;
+	size_t arrived;          /* keepalives since they were last taken */
+	struct ks_gather gather; /* only the side thread changes it */
 	struct ks_list times;
 	struct ks_list physical; /* ks_chore: waits until compaction has nothing left to do */
 	struct ks_list moves;    /* ks_chore: the duty is to go to another instance */
