@@ -210,4 +210,5 @@ const struct ks_stream_ops ks_api_lease_keepalive_ops = {
 	.half_closed = stream_half_closed,
 	.writable = ks_api_ignore,
 	.closed = stream_closed,
+	.rests = true,
 };

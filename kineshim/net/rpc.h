@@ -50,6 +50,8 @@ struct ks_stream_ops {
 	void (*writable)(struct ks_call *call);
 	/* Cancelled, broken, or finished: release everything. No call-back follows. */
 	void (*closed)(struct ks_call *call);
+	/* Many small messages, none of which is urgent: while many come they may be read a few milliseconds late (rest.h). */
+	bool rests;
 };
 
 struct ks_rpc_method {

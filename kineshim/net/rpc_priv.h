@@ -54,6 +54,7 @@ struct rpc_queue {
 	struct rpc_stream *free_streams;
 	struct ks_list streams;       /* open ones, for the end */
 	struct ks_list waiting;       /* unary calls that want to know when nobody waits for them any more */
+	struct ks_list resting;       /* streams that do not ask for their next message yet, the first to go on first */
 	struct rpc_stream *unsent;    /* streams with something to send at the end of this turn */
 	struct ks_task *drained;      /* taken from the inbox, running one after the other */
 	struct ks_json_shared *lines; /* of JSON streams */
@@ -161,6 +162,8 @@ void ks_rpc_free_calls(struct rpc_queue *queue);
 /* rpc_stream.c */
 void ks_rpc_post_stream(struct rpc_queue *queue, struct rpc_slot *slot);
 void ks_rpc_send_unsent(struct rpc_queue *queue); /* end of a turn of the queue's thread */
+/* Streams that have rested for long enough go on; when to call this again, or 'never'. */
+gpr_timespec ks_rpc_end_rests(struct rpc_queue *queue, gpr_timespec never);
 void ks_rpc_end_streams(struct rpc_queue *queue);
 void ks_rpc_free_streams(struct rpc_queue *queue);
 

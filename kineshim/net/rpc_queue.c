@@ -99,18 +99,20 @@ bool ks_rpc_queue_is_mine(const struct rpc_queue *queue)
 static void *run_queue(void *arg)
 {
 	struct rpc_queue *queue = arg;
-	gpr_timespec never = gpr_inf_future(GPR_CLOCK_MONOTONIC);
+	gpr_timespec never = gpr_inf_future(GPR_CLOCK_MONOTONIC), until = never;
 
 	current = queue;
 	for (;;) {
-		grpc_event event = grpc_completion_queue_next(queue->cq, never, NULL);
+		grpc_event event = grpc_completion_queue_next(queue->cq, until, NULL);
 		struct rpc_tag *tag = event.tag;
 
 		if (event.type == GRPC_QUEUE_SHUTDOWN)
 			break;
-		tag->complete(tag, event.success);
+		if (event.type == GRPC_OP_COMPLETE)
+			tag->complete(tag, event.success);
 		run_inbox(queue);
 		ks_rpc_send_unsent(queue);
+		until = ks_rpc_end_rests(queue, never);
 	}
 	return NULL;
 }
@@ -123,6 +125,7 @@ void ks_rpc_queue_init(struct rpc_queue *queue, struct ks_rpc *rpc)
 	ks_mutex_init(&queue->requesting);
 	ks_list_init(&queue->streams);
 	ks_list_init(&queue->waiting);
+	ks_list_init(&queue->resting);
 	queue->cq = grpc_completion_queue_create_for_next(NULL);
 	queue->wake_call = grpc_channel_create_call(rpc->nowhere, NULL, GRPC_PROPAGATE_DEFAULTS, queue->cq,
 						    grpc_slice_from_static_string("/wake"), NULL,

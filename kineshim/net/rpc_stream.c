@@ -6,15 +6,19 @@
  *	recv    the next message; not posted while too much is unsent, nor after the client's last message
  *	send    one message, or the status behind the last one
  *
+ * A stream whose handler allows it does not always ask for the next message at once: see rest.h.
+ *
  * Any thread puts messages into the stream's queue. The queue's thread sends at the end of its turn, so that what one turn
  * produced leaves together: all but the last message carry the hint that more is coming, and the core gathers them.
  */
 #include "net/rpc_priv.h"
 
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/metrics.h"
 #include "base/panic.h"
+#include "net/rest.h"
 
 #define MAX_UNSENT_MESSAGES 256
 #define MAX_UNSENT_BYTES (1024 * 1024)
@@ -35,6 +39,10 @@ struct rpc_stream {
 	bool receiving;    /* a recv batch is in the core */
 	bool received_all; /* half-closed, or we do not want more */
 	bool held;         /* the handler does not take messages yet */
+	struct ks_rest rest;
+	struct ks_list resting; /* queue->resting, or nowhere */
+	int64_t asked_us;       /* when the recv batch was started */
+	int64_t rested_us;      /* when the rest is over */
 	bool headers_sent, status_sent;
 	bool on_unsent;
 	struct rpc_stream *next_unsent;
@@ -83,6 +91,7 @@ static struct rpc_stream *new_stream(struct rpc_queue *queue, struct rpc_slot *s
 	};
 	ks_rpc_call_init(&stream->call, &stream_ops, queue, slot);
 	ks_list_init(&stream->node);
+	ks_list_init(&stream->resting);
 	ks_mutex_init(&stream->lock);
 	stream->end = &stream->first;
 	return stream;
@@ -168,16 +177,58 @@ static bool reading_paused(struct rpc_stream *stream)
 	return paused;
 }
 
+static int64_t now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+static bool rests(const struct rpc_stream *stream)
+{
+	return !ks_list_empty(&stream->resting);
+}
+
 static void receive_next(struct rpc_stream *stream)
 {
 	grpc_op op = ks_rpc_op(GRPC_OP_RECV_MESSAGE);
 
-	if (stream->receiving || stream->received_all || stream->held || reading_paused(stream))
+	if (stream->receiving || stream->received_all || stream->held || rests(stream) || reading_paused(stream))
 		return;
+	if (ops_of(stream)->rests)
+		stream->asked_us = now_us();
 	op.data.recv_message.recv_message = &stream->incoming;
 	stream->receiving = true;
 	stream->batches++;
 	ks_rpc_start_batch(&stream->call, &op, 1, &stream->recv_tag);
+}
+
+static void rest_when_it_pays(struct rpc_stream *stream)
+{
+	int64_t now = ops_of(stream)->rests ? now_us() : 0;
+
+	if (!now || !ks_rest_begins(&stream->rest, now - stream->asked_us))
+		return;
+	stream->rested_us = now + KS_REST_MS * 1000;
+	ks_list_append(&stream->call.base.queue->resting, &stream->resting);
+}
+
+gpr_timespec ks_rpc_end_rests(struct rpc_queue *queue, gpr_timespec never)
+{
+	int64_t now = ks_list_empty(&queue->resting) ? 0 : now_us();
+
+	while (!ks_list_empty(&queue->resting)) {
+		struct rpc_stream *stream = ks_container_of(queue->resting.next, struct rpc_stream, resting);
+
+		if (stream->rested_us > now)
+			return (gpr_timespec){.tv_sec = stream->rested_us / 1000000,
+					      .tv_nsec = (int32_t)(stream->rested_us % 1000000 * 1000),
+					      .clock_type = GPR_CLOCK_MONOTONIC};
+		ks_list_remove(&stream->resting);
+		receive_next(stream);
+	}
+	return never;
 }
 
 static void stream_arrived(struct rpc_tag *tag, bool ok)
@@ -250,6 +301,7 @@ static void batch_done(struct rpc_stream *stream)
 	if (--stream->batches > 0)
 		return;
 	mark_dead(stream);
+	ks_list_remove(&stream->resting);
 	ks_list_remove(&stream->node);
 	ks_call_count_end(&stream->call.base, stream->finished ? stream->call.status : KS_CANCELLED);
 	ops_of(stream)->closed(&stream->call.base);
@@ -296,6 +348,7 @@ static void stream_recv_done(struct rpc_tag *tag, bool ok)
 	stream->incoming = NULL;
 	stream->receiving = false;
 	if (buffer) {
+		rest_when_it_pays(stream);
 		deliver(stream, buffer);
 		receive_next(stream);
 	} else {

@@ -18,6 +18,7 @@
 #include "base/thread.h"
 #include "net/identity.h"
 #include "net/listener.h"
+#include "net/rest.h"
 #include "net/rpc.h"
 #include "tests/lib/grpc_client.h"
 #include "tests/lib/raw_http2.h"
@@ -445,14 +446,26 @@ static void unpost_message(struct ks_call *call, struct ks_slice message)
 	KS_ASSERT(!ks_call_unpost(call, &tasks[1]));
 }
 
-static const struct ks_stream_ops unpost_ops = {stream_open, unpost_message, chat_half_closed, stream_writable,
-						stream_closed};
-static const struct ks_stream_ops hub_ops = {hub_open, chat_message, chat_half_closed, stream_writable, hub_closed};
-static const struct ks_stream_ops chat = {stream_open, chat_message, chat_half_closed, stream_writable, stream_closed};
-static const struct ks_stream_ops watch = {stream_open, chat_message, watch_half_closed, stream_writable,
-					   stream_closed};
-static const struct ks_stream_ops counter = {stream_open, count_message, watch_half_closed, stream_writable,
-					     stream_closed};
+/* The same for all but what is given. */
+#define STREAM(opened, got, ended, gone)                                                                 \
+	{                                                                                                \
+		.open = (opened), .message = (got), .half_closed = (ended), .writable = stream_writable, \
+		.closed = (gone)                                                                         \
+	}
+
+static const struct ks_stream_ops unpost_ops = STREAM(stream_open, unpost_message, chat_half_closed, stream_closed);
+static const struct ks_stream_ops hub_ops = STREAM(hub_open, chat_message, chat_half_closed, hub_closed);
+static const struct ks_stream_ops chat = STREAM(stream_open, chat_message, chat_half_closed, stream_closed);
+static const struct ks_stream_ops watch = STREAM(stream_open, chat_message, watch_half_closed, stream_closed);
+static const struct ks_stream_ops counter = STREAM(stream_open, count_message, watch_half_closed, stream_closed);
+static const struct ks_stream_ops resting = {
+	.open = stream_open,
+	.message = chat_message,
+	.half_closed = chat_half_closed,
+	.writable = stream_writable,
+	.closed = stream_closed,
+	.rests = true,
+};
 
 static const struct ks_rpc_method methods[] = {
 	{.path = "/test.T/Echo", .unary = echo},
@@ -467,6 +480,7 @@ static const struct ks_rpc_method methods[] = {
 	{.path = "/test.T/Hold", .unary = hold},
 	{.path = "/test.T/Chat", .stream = &chat},
 	{.path = "/test.T/Watch", .stream = &watch},
+	{.path = "/test.T/Resting", .stream = &resting},
 	{.path = "/test.T/Count", .stream = &counter, .single_request = true},
 	{.path = "/test.T/Hub", .stream = &hub_ops},
 	{.path = "/test.T/Unpost", .stream = &unpost_ops},
@@ -872,6 +886,109 @@ static void stream_echoes_in_order_and_ends_after_half_close(void)
 	CU_ASSERT_EQUAL(seen.half_closed, 1);
 	gc_close(&client);
 	stop_server();
+}
+
+static void echo_is(struct gc_stream *stream, int number)
+{
+	char text[16], *data;
+	size_t got;
+
+	(void)snprintf(text, sizeof(text), "%d", number);
+	CU_ASSERT_TRUE_FATAL(gc_stream_receive(stream, &data, &got));
+	CU_ASSERT_STRING_EQUAL(data, text);
+	free(data);
+}
+
+static void send_number(struct gc_stream *stream, int number)
+{
+	char text[16];
+	int size = snprintf(text, sizeof(text), "%d", number);
+
+	CU_ASSERT_TRUE(gc_stream_send(stream, text, (size_t)size, WAIT_MS));
+}
+
+/* One message after the other, each waited for, until the reader of the stream tries a rest. Returns the longest time to an echo. */
+static int64_t send_until_it_rests(struct gc_stream *stream, int *number)
+{
+	struct ks_clock *clock = ks_clock_system();
+	int64_t longest_ms = 0;
+
+	for (int end = *number + KS_REST_TRY + 2; *number < end; ++*number) {
+		int64_t sent_ms;
+
+		(void)usleep(10 * KS_REST_SOON_US);
+		sent_ms = ks_clock_now(clock);
+		send_number(stream, *number);
+		echo_is(stream, *number);
+		if (ks_clock_now(clock) - sent_ms > longest_ms)
+			longest_ms = ks_clock_now(clock) - sent_ms;
+	}
+	return longest_ms;
+}
+
+static void resting_stream_loses_and_reorders_nothing(void)
+{
+	struct gc_stream stream;
+	struct gc_result result;
+	struct gc client;
+	int number = 0;
+	char *data;
+	size_t got;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	gc_stream_open(&stream, &client, "/test.T/Resting");
+	CU_ASSERT_TRUE(send_until_it_rests(&stream, &number) >= KS_REST_MS / 2);
+	for (int round = 0; round < 10; round++) {
+		(void)usleep(1000 * KS_REST_MS);
+		for (int i = 0; i < 20; i++)
+			send_number(&stream, number + i);
+		for (int i = 0; i < 20; i++)
+			echo_is(&stream, number++);
+	}
+	send_number(&stream, number);
+	gc_stream_half_close(&stream);
+	echo_is(&stream, number);
+	CU_ASSERT_FALSE(gc_stream_receive(&stream, &data, &got));
+	gc_stream_end(&stream, &result);
+	CU_ASSERT_EQUAL(result.status, 0);
+	CU_ASSERT_TRUE(wait_for(&seen.closed, 1));
+	CU_ASSERT_EQUAL(seen.half_closed, 1);
+	gc_close(&client);
+	stop_server();
+}
+
+static void resting_stream_can_be_cancelled_and_the_server_stopped(void)
+{
+	struct gc_stream first, second;
+	struct gc_result result;
+	struct gc client;
+	int number = 0;
+	char *data;
+	size_t got;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	gc_stream_open(&first, &client, "/test.T/Resting");
+	(void)send_until_it_rests(&first, &number);
+	(void)usleep(1000 * KS_REST_MS);
+	send_number(&first, number);
+	send_number(&first, number + 1);
+	gc_stream_cancel(&first);
+	gc_stream_end(&first, &result);
+	CU_ASSERT_TRUE(wait_for(&seen.closed, 1));
+	gc_stream_open(&second, &client, "/test.T/Resting");
+	number = 0;
+	(void)send_until_it_rests(&second, &number);
+	(void)usleep(1000 * KS_REST_MS);
+	send_number(&second, number);
+	stop_server();
+	CU_ASSERT_EQUAL(seen.closed, 2);
+	while (gc_stream_receive(&second, &data, &got)) /* it may have been read */
+		free(data);
+	gc_stream_end(&second, &result);
+	CU_ASSERT_EQUAL(result.status, KS_UNAVAILABLE);
+	gc_close(&client);
 }
 
 static void single_request_gets_many_answers(void)
@@ -1515,6 +1632,8 @@ int main(void)
 				      T(large_replies_that_nobody_takes_are_bounded),
 				      T(ten_thousand_calls_are_all_answered),
 				      T(stream_echoes_in_order_and_ends_after_half_close),
+				      T(resting_stream_loses_and_reorders_nothing),
+				      T(resting_stream_can_be_cancelled_and_the_server_stopped),
 				      T(single_request_gets_many_answers),
 				      T(half_closed_watch_stays_open),
 				      T(finish_sends_what_is_queued_and_then_the_status),
