@@ -68,15 +68,27 @@ grpc_byte_buffer *ks_grpc_bytes_from_out(struct ks_out *out)
 {
 	grpc_byte_buffer *buffer = NULL;
 
-	if (!ks_out_failed(out)) {
+	if (ks_out_failed(out)) {
+		ks_out_fini(out);
+	} else {
 		buffer = grpc_raw_byte_buffer_create(NULL, 0);
-		if (out->insert_count)
-			add_with_inserts(&buffer->data.raw.slice_buffer, out);
-		else if (out->buf.size)
-			grpc_slice_buffer_add(&buffer->data.raw.slice_buffer, slice_of_buf(&out->buf));
+		ks_grpc_bytes_refill(buffer, out);
 	}
-	ks_out_fini(out);
 	return buffer;
+}
+
+void ks_grpc_bytes_refill(grpc_byte_buffer *buffer, struct ks_out *out)
+{
+	grpc_slice_buffer *slices = &buffer->data.raw.slice_buffer;
+
+	/* The core takes the slices of what it sends, but does not promise to. */
+	if (slices->count)
+		grpc_slice_buffer_reset_and_unref(slices);
+	if (out->insert_count)
+		add_with_inserts(slices, out);
+	else if (out->buf.size)
+		grpc_slice_buffer_add(slices, slice_of_buf(&out->buf));
+	ks_out_fini(out);
 }
 
 grpc_byte_buffer *ks_grpc_bytes_from_slice(struct ks_slice slice)

@@ -16,6 +16,11 @@
 
 /* Takes what 'out' holds and leaves it empty. NULL when 'out' has failed (it is emptied all the same). */
 grpc_byte_buffer *ks_grpc_bytes_from_out(struct ks_out *out);
+/*
+ * The same into a buffer that was used before and is empty again, for one message after the other: making and destroying a buffer
+ * costs more than filling it. 'out' must not have failed.
+ */
+void ks_grpc_bytes_refill(grpc_byte_buffer *buffer, struct ks_out *out);
 grpc_byte_buffer *ks_grpc_bytes_from_slice(struct ks_slice slice); /* copies */
 
 /* A received message, seen as one piece. */

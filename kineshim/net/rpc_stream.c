@@ -25,7 +25,7 @@
 
 struct message {
 	struct message *next;
-	grpc_byte_buffer *buffer;
+	struct ks_out out;
 	size_t size;
 };
 
@@ -34,7 +34,9 @@ struct rpc_stream {
 	struct rpc_call call; /* its tag: the posted request, later the close batch */
 	struct rpc_tag recv_tag, send_tag;
 	grpc_byte_buffer *incoming;
-	struct message *in_flight;
+	grpc_byte_buffer *sending; /* made for the first message, and filled anew for each */
+	bool in_flight;            /* a message is in the core, of this size */
+	size_t in_flight_size;
 	unsigned batches;  /* in the core */
 	bool receiving;    /* a recv batch is in the core */
 	bool received_all; /* half-closed, or we do not want more */
@@ -102,6 +104,8 @@ static void free_stream(struct rpc_stream *stream)
 	struct rpc_queue *queue = stream->call.base.queue;
 
 	ks_rpc_call_fini(&stream->call);
+	if (stream->sending)
+		grpc_byte_buffer_destroy(stream->sending);
 	ks_mutex_fini(&stream->lock);
 	stream->next_unsent = queue->free_streams;
 	queue->free_streams = stream;
@@ -120,7 +124,7 @@ void ks_rpc_free_streams(struct rpc_queue *queue)
 static void free_message(struct message *message)
 {
 	KS_COUNT(PENDING_EVENTS, -1);
-	grpc_byte_buffer_destroy(message->buffer);
+	ks_out_fini(&message->out);
 	free(message);
 }
 
@@ -391,6 +395,18 @@ static void wake_sender(struct rpc_stream *stream)
 	}
 }
 
+/* Frees the message but for what it holds, which is the core's from now on. */
+static grpc_byte_buffer *give_away(struct rpc_stream *stream, struct message *message)
+{
+	if (!stream->sending)
+		stream->sending = grpc_raw_byte_buffer_create(NULL, 0);
+	ks_grpc_bytes_refill(stream->sending, &message->out);
+	stream->in_flight = true;
+	stream->in_flight_size = message->size;
+	free(message);
+	return stream->sending;
+}
+
 /* Gives the next message or the status to the core, unless a send is on its way. */
 static void send_next(struct rpc_stream *stream)
 {
@@ -420,13 +436,12 @@ static void send_next(struct rpc_stream *stream)
 		ops[count] = ks_rpc_op(GRPC_OP_SEND_MESSAGE);
 		/* Never with the headers: the core would write neither, and the batch would not come back. */
 		ops[count].flags = more && stream->headers_sent ? GRPC_WRITE_BUFFER_HINT : 0;
-		ops[count++].data.send_message.send_message = message->buffer;
+		ops[count++].data.send_message.send_message = give_away(stream, message);
 	}
 	if (status)
 		ops[count++] = ks_rpc_status_op(&stream->call);
 	stream->headers_sent = true;
 	stream->status_sent = status;
-	stream->in_flight = message;
 	stream->batches++;
 	ks_rpc_start_batch(&stream->call, ops, count, &stream->send_tag);
 }
@@ -434,17 +449,16 @@ static void send_next(struct rpc_stream *stream)
 static void stream_send_done(struct rpc_tag *tag, bool ok)
 {
 	struct rpc_stream *stream = ks_container_of(tag, struct rpc_stream, send_tag);
-	struct message *message = stream->in_flight;
 	bool empty = false;
 
-	stream->in_flight = NULL;
-	if (message) {
+	if (stream->in_flight) {
+		stream->in_flight = false;
 		ks_mutex_lock(&stream->lock);
 		stream->unsent_count--;
-		stream->unsent_bytes -= message->size;
+		stream->unsent_bytes -= stream->in_flight_size;
 		empty = stream->unsent_count == 0 && !stream->finished && !stream->dead;
 		ks_mutex_unlock(&stream->lock);
-		free_message(message);
+		KS_COUNT(PENDING_EVENTS, -1);
 	}
 	if (!ok) { /* the close batch tells why */
 		mark_dead(stream);
@@ -472,18 +486,18 @@ static void stream_send(struct ks_call *call, struct ks_out *out, const char *em
 {
 	struct rpc_stream *stream = stream_of(call);
 	struct message *message;
-	grpc_byte_buffer *buffer;
 	size_t size = ks_out_size(out);
 	bool taken = false;
 
 	(void)empty_list;
-	buffer = ks_grpc_bytes_from_out(out);
-	if (!buffer) {
+	if (ks_out_failed(out)) {
+		ks_out_fini(out);
 		stream_finish(call, KS_RESOURCE_EXHAUSTED, "grpc: response is larger than max");
 		return;
 	}
 	message = ks_xmalloc(sizeof(*message));
-	*message = (struct message){.buffer = buffer, .size = size};
+	*message = (struct message){.out = *out, .size = size};
+	ks_out_init(out, out->max);
 	KS_COUNT(PENDING_EVENTS, 1);
 	ks_mutex_lock(&stream->lock);
 	if (!stream->dead && !stream->finished) {
