@@ -29,6 +29,7 @@ import traceback
 WAIT = int(os.environ.get("KS_WAIT", "30"))  # seconds, for anything that must happen
 TOP = os.environ.get("top_builddir", ".")
 PROGRAM = os.path.realpath(os.environ.get("KINESHIM", os.path.join(TOP, "kineshim", "kineshim")))
+BENCH = os.path.realpath(os.path.join(TOP, "tests", "bench", "kineshim-bench"))
 
 
 class Failed(Exception):
@@ -723,6 +724,16 @@ def watchers_share_lines_and_each_has_its_own(t):
         stream.close()
 
 
+def a_flood_of_events_reaches_each_watcher_once(t):
+    """The load generator of the benches counts: it fails when a watcher misses an event, or has one twice. On etcd it must come to the same."""
+    for server in (t.kineshim, t.etcd):
+        done = subprocess.run([BENCH, "json-watch", "--endpoint", "127.0.0.1:%d" % server.port, "--watchers", "20", "--clients", "4",
+                               "--inflight", "16", "--seconds", "0.5"], capture_output=True, text=True, timeout=WAIT * 4)
+        same(done.returncode, 0, server.name, done.stderr)
+        result = json.loads(done.stdout)
+        must(result["count"] > 0 and result["count"] % 20 == 0, result)
+
+
 def requests_and_responses_flow_both_ways(t):
     """The body goes on while the answer has begun: each value is taken as it comes, cut anywhere."""
     client = Client(t.kineshim.port)
@@ -1030,6 +1041,7 @@ TESTS = [
     idle_watches_are_told_the_revision,
     two_watches_on_a_stream_get_no_cursor,
     watchers_share_lines_and_each_has_its_own,
+    a_flood_of_events_reaches_each_watcher_once,
     requests_and_responses_flow_both_ways,
     a_value_cut_off_ends_the_stream,
     an_old_client_reads_lines_to_the_end,
