@@ -228,6 +228,30 @@ function Router:service_changed(service_id)
     end
 end
 
+local function match_wildcard(node, req, matched)
+    local item = node.value:match(req, matched)
+    if item then
+        matched._host = node.host
+    end
+    return item
+end
+
+-- By wildcards that take at most `limit` bytes of the host's end, the longest first.
+local function match_shorter_wildcards(self, req, matched, limit)
+    while limit >= 0 do
+        local node = self.wildcards:find(req.host, limit)
+        if not node then
+            return nil
+        end
+        local item = match_wildcard(node, req, matched)
+        if item then
+            return item
+        end
+        limit = node.len - 1
+    end
+end
+
+-- The most likely way has no loop (router/paths.lua says why).
 local function match_hosts(self, req, matched)
     local host = req.host
     local exact = self.hosts[host]
@@ -239,22 +263,11 @@ local function match_hosts(self, req, matched)
         end
     end
     local wildcards = self.wildcards
-    if wildcards.count == 0 then
+    local node = wildcards.count > 0 and wildcards:find(host, #host)
+    if not node then
         return nil
     end
-    local limit = #host
-    while limit >= 0 do
-        local node = wildcards:find(host, limit)
-        if not node then
-            return nil
-        end
-        local item = node.value:match(req, matched)
-        if item then
-            matched._host = node.host
-            return item
-        end
-        limit = node.len - 1
-    end
+    return match_wildcard(node, req, matched) or match_shorter_wildcards(self, req, matched, node.len - 1)
 end
 
 function Router:match(req, matched)

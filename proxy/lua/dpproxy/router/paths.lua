@@ -121,19 +121,52 @@ function Paths:remove(entry)
     end
 end
 
-local function first_of(list, req, matched, guard)
-    for i = 1, #list do
-        local entry = list[i]
-        local methods, predicates, check = entry[METHODS], entry[PREDICATES], entry[CHECK]
-        if (methods == 0 or band(methods, method_bits[req.method] or 0) ~= 0)
-            and (not predicates or accepts(predicates, req, matched, guard))
-            and (not check or check(req.uri, matched)) then
-            matched._path = entry[PATH]
-            if not predicates or not predicates.hosts then
-                matched._host = nil -- of an earlier candidate
-            end
-            return entry[ITEM]
+-- Does the request match the entry? What APISIX calls the matched path and host is noted.
+local function is_match(entry, req, matched, guard)
+    local methods, predicates, check = entry[METHODS], entry[PREDICATES], entry[CHECK]
+    if (methods == 0 or band(methods, method_bits[req.method] or 0) ~= 0)
+        and (not predicates or accepts(predicates, req, matched, guard))
+        and (not check or check(req.uri, matched)) then
+        matched._path = entry[PATH]
+        if not predicates or not predicates.hosts then
+            matched._host = nil -- of an earlier candidate
         end
+        return true
+    end
+    return false
+end
+
+-- The first entry of most lists, and the longest prefix of most requests, is the answer. That way has no loop: to LuaJIT, a loop
+-- that is seldom repeated is a reason not to compile what is around it, and after a few attempts it would never do so.
+local function other_of(list, req, matched, guard)
+    for i = 2, #list do
+        if is_match(list[i], req, matched, guard) then
+            return list[i][ITEM]
+        end
+    end
+end
+
+local function first_of(list, req, matched, guard)
+    local first = list[1]
+    if is_match(first, req, matched, guard) then
+        return first[ITEM]
+    elseif list[2] then
+        return other_of(list, req, matched, guard)
+    end
+end
+
+-- Found anew for each shorter prefix: requests seldom need more than one, and a predicate may yield meanwhile.
+local function match_shorter(self, req, matched, limit)
+    while limit >= 0 do
+        local node = self.prefixes:find(req.uri, limit)
+        if not node then
+            return nil
+        end
+        local item = first_of(node.value, req, matched, self.guard)
+        if item then
+            return item
+        end
+        limit = node.len - 1
     end
 end
 
@@ -146,19 +179,15 @@ function Paths:match(req, matched)
             return item
         end
     end
-    -- Found anew for each shorter prefix: requests seldom need more than one, and a predicate may yield meanwhile.
-    local limit = #uri
-    while limit >= 0 do
-        local node = self.prefixes:find(uri, limit)
-        if not node then
-            return nil
-        end
-        local item = first_of(node.value, req, matched, guard)
-        if item then
-            return item
-        end
-        limit = node.len - 1
+    local node = self.prefixes:find(uri, #uri)
+    if not node then
+        return nil
     end
+    local item = first_of(node.value, req, matched, guard)
+    if item then
+        return item
+    end
+    return match_shorter(self, req, matched, node.len - 1)
 end
 
 return M

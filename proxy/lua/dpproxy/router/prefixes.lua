@@ -38,26 +38,32 @@ local function hash_of(self, key)
     return h
 end
 
+-- Does the text start (end, from `at` on) with the node's string?
+local function fits(node, text, at, len)
+    return node.len == len and C.memcmp(cast("const char *", text) + at, node.key, len) == 0
+end
+
+-- A hash that several strings have: hardly ever, so it is not where the loop over the text is compiled (paths.lua says why).
+local function other_of(node, text, at, len)
+    while node and not fits(node, text, at, len) do
+        node = node.next
+    end
+    return node
+end
+
 function Prefixes:find(text, limit)
     if self.count == 0 then
         return nil
     end
     local lengths, nodes, backwards, size = self.lengths, self.nodes, self.backwards, #text
-    local best = (limit >= 0 and lengths[0] > 0) and nodes[0] or nil
-    while best and best.len > 0 do
-        best = best.next
-    end
+    local best = limit >= 0 and lengths[0] > 0 and other_of(nodes[0], text, 0, 0) or nil
     local h = 0
     for i = 1, min(size, limit, self.longest) do
         h = tobit(h * 31 + byte(text, backwards and size - i + 1 or i))
         if lengths[i] > 0 then
-            local node = nodes[h]
-            while node do
-                if node.len == i and C.memcmp(cast("const char *", text) + (backwards and size - i or 0), node.key, i) == 0 then
-                    best = node
-                    break
-                end
-                node = node.next
+            local node, at = nodes[h], backwards and size - i or 0
+            if node then
+                best = fits(node, text, at, i) and node or node.next and other_of(node.next, text, at, i) or best
             end
         end
     end
