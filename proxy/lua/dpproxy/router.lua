@@ -42,7 +42,7 @@ function M.new(mode, opts)
         any_host = paths.new(guard), -- routes without hosts; in the other modes: all
         hosts = {}, -- exact host -> paths
         wildcards = prefixes.new(true), -- what follows the star -> paths
-        routes = {}, -- short key -> compiled route; its `entries` are entry, paths, host or false, entry, …
+        routes = {}, -- short key -> compiled route, and in its array: entry, paths, host or false, entry, …
         by_service = {}, -- service id -> set of short keys of routes that take their hosts from there
         last_order = 0,
         matched = {},
@@ -107,9 +107,8 @@ local function add_entry(self, route, path, index, host)
     local entry = paths.entry(route, path, literal, check, index)
     local where = host and paths_for(self, host) or self.any_host
     where:add(entry)
-    local entries = route.entries
-    local n = #entries
-    entries[n + 1], entries[n + 2], entries[n + 3] = entry, where, host or false
+    local n = #route
+    route[n + 1], route[n + 2], route[n + 3] = entry, where, host or false
 end
 
 local function add_entries(self, route, list)
@@ -130,9 +129,8 @@ local function add_entries(self, route, list)
 end
 
 local function remove_entries(self, route)
-    local entries = route.entries
-    for i = 1, #entries, 3 do
-        local entry, where, host = entries[i], entries[i + 1], entries[i + 2]
+    for i = 1, #route, 3 do
+        local entry, where, host = route[i], route[i + 1], route[i + 2]
         where:remove(entry)
         drop_if_empty(self, host, where)
     end
@@ -165,6 +163,20 @@ local function order_of(self, item, old)
     return self.last_order
 end
 
+-- Most routes have neither: then there are no fields for them, as a table of four needs half the memory of one of five.
+local function take_hosts(self, route, value)
+    local hosts, service_id = hosts_of(self, value)
+    if hosts then
+        route.given_hosts = hosts
+    end
+    if service_id then
+        route.service_id = service_id
+    end
+    if not self.by_host then
+        routes.set_hosts(route, hosts)
+    end
+end
+
 function Router:upsert(item)
     local value, short_key = item.value, tostring(item.short_key or item.value.id)
     local route, err = routes.compile(value)
@@ -176,12 +188,8 @@ function Router:upsert(item)
     if not list then
         return nil, err
     end
-    route.item, route.entries, route.priority = item, {}, value.priority or 0
-    route.order = order_of(self, item, self.routes[short_key])
-    route.given_hosts, route.service_id = hosts_of(self, value)
-    if not self.by_host then
-        routes.set_hosts(route, route.given_hosts)
-    end
+    route.item, route.order = item, order_of(self, item, self.routes[short_key])
+    take_hosts(self, route, value)
 
     self:remove(short_key)
     self.routes[short_key] = route
@@ -247,7 +255,7 @@ local function match_shorter_wildcards(self, req, matched, limit)
         if item then
             return item
         end
-        limit = node.len - 1
+        limit = #node.key - 1
     end
 end
 
@@ -267,7 +275,7 @@ local function match_hosts(self, req, matched)
     if not node then
         return nil
     end
-    return match_wildcard(node, req, matched) or match_shorter_wildcards(self, req, matched, node.len - 1)
+    return match_wildcard(node, req, matched) or match_shorter_wildcards(self, req, matched, #node.key - 1)
 end
 
 function Router:match(req, matched)

@@ -6,6 +6,7 @@ local random_bytes = require("dpproxy.base.random").bytes
 local client = require("dpproxy.etcd.client")
 local endpoints = require("dpproxy.etcd.endpoints")
 local transport = require("dpproxy.etcd.transport")
+local garbage = require("dpproxy.config.garbage")
 local kinds = require("dpproxy.config.kinds")
 local lease = require("dpproxy.config.lease")
 local posix = require("dpproxy.config.posix")
@@ -328,6 +329,7 @@ function M.init_worker(node)
     if not self.settings then -- nginx runs without a master
         M.init(node)
     end
+    garbage.init_worker()
     self.lease = lease.new({dict = self.state, id = ngx.worker.pid(), is_dead = posix.is_dead})
     M.refresh()
     assert(ngx.timer.every(tick_interval, function(premature)

@@ -1,6 +1,7 @@
 -- A route's path: what of it is literal, and how the rest of a request's path is checked and captured.
 --
---   parse(path, with_parameter) -> literal, check | nil          check(uri, matched) -> bool
+--   parse(path, with_parameter) -> literal, check | nil
+--       check(uri, matched) -> bool, or a name: what follows the literal, whatever it is, is captured under it
 --
 -- Without a star a path is exact, and its literal is itself. Else what is before the star (with_parameter: before the first
 -- colon, if there is one) is a prefix, and the whole path is checked segment by segment: ":name" takes one segment, "*name" all
@@ -40,15 +41,6 @@ local function describe(segments)
         end
     end
     return kinds, names, count
-end
-
--- "/a/*name": the rest, whatever it is
-local function tail_check(prefix, name)
-    local from = #prefix + 1
-    return function(uri, matched)
-        matched[name] = sub(uri, from)
-        return true
-    end
 end
 
 local starts, ends, steps = {}, {}, 0 -- of the check that is running (it does not yield)
@@ -155,7 +147,7 @@ local function compile_check(path, literal)
     end
     local n = #segments
     if count == 1 and kinds[n] == "*" and #literal + #segments[n] == #path then
-        return tail_check(literal, names[n])
+        return names[n] -- the kind that most paths are: no function for each of them
     end
     local literal_count = #split(literal) - 1 -- segments that the prefix has whole
     if looks_like_regex(segments, kinds, literal_count) then

@@ -2,7 +2,7 @@
 -- routes are asked: higher priority, longer path as it was written, earlier created, earlier in the route's own list.
 --
 --   new(guard) -> p       guard: {busy = number of predicates that are running, and may yield; on_error =}
---   entry(route, path, literal, check, index) -> entry       route: {item =, priority =, order =, and the predicates}
+--   entry(route, path, literal, check, index) -> entry       route: {item =, order =, and the predicates}; check: path.lua's
 --   p:add(entry) ; p:remove(entry)
 --   p:match(req, matched) -> item | nil
 local bit = require("bit")
@@ -10,7 +10,8 @@ local prefixes = require("dpproxy.router.prefixes")
 local routes = require("dpproxy.router.route")
 
 local accepts, method_bits = routes.accepts, routes.method_bits
-local band, insert, remove, setmetatable = bit.band, table.insert, table.remove, setmetatable
+local type, setmetatable = type, setmetatable
+local band, insert, remove, sub = bit.band, table.insert, table.remove, string.sub
 
 local M = {}
 
@@ -32,8 +33,9 @@ end
 
 local function before(a, b)
     local a_route, b_route = a[ROUTE], b[ROUTE]
-    if a_route.priority ~= b_route.priority then
-        return a_route.priority > b_route.priority
+    local a_priority, b_priority = a[ITEM].value.priority or 0, b[ITEM].value.priority or 0
+    if a_priority ~= b_priority then
+        return a_priority > b_priority
     elseif #a[PATH] ~= #b[PATH] then
         return #a[PATH] > #b[PATH]
     elseif a_route.order ~= b_route.order then
@@ -124,16 +126,20 @@ end
 -- Does the request match the entry? What APISIX calls the matched path and host is noted.
 local function is_match(entry, req, matched, guard)
     local methods, predicates, check = entry[METHODS], entry[PREDICATES], entry[CHECK]
-    if (methods == 0 or band(methods, method_bits[req.method] or 0) ~= 0)
-        and (not predicates or accepts(predicates, req, matched, guard))
-        and (not check or check(req.uri, matched)) then
-        matched._path = entry[PATH]
-        if not predicates or not predicates.hosts then
-            matched._host = nil -- of an earlier candidate
-        end
-        return true
+    if methods ~= 0 and band(methods, method_bits[req.method] or 0) == 0
+        or predicates and not accepts(predicates, req, matched, guard) then
+        return false
     end
-    return false
+    if type(check) == "string" then
+        matched[check] = sub(req.uri, #entry[LITERAL] + 1)
+    elseif check and not check(req.uri, matched) then
+        return false
+    end
+    matched._path = entry[PATH]
+    if not predicates or not predicates.hosts then
+        matched._host = nil -- of an earlier candidate
+    end
+    return true
 end
 
 -- The first entry of most lists, and the longest prefix of most requests, is the answer. That way has no loop: to LuaJIT, a loop
@@ -166,7 +172,7 @@ local function match_shorter(self, req, matched, limit)
         if item then
             return item
         end
-        limit = node.len - 1
+        limit = #node.key - 1
     end
 end
 
@@ -187,7 +193,7 @@ function Paths:match(req, matched)
     if item then
         return item
     end
-    return match_shorter(self, req, matched, node.len - 1)
+    return match_shorter(self, req, matched, #node.key - 1)
 end
 
 return M

@@ -2,7 +2,7 @@
 -- no garbage, and a cost that depends on the text and the longest string, not on how many strings there are.
 --
 --   new(backwards) -> p
---   p:find(text, limit) -> node | nil      the longest string of at most `limit` bytes; node: {key =, len =, value =}
+--   p:find(text, limit) -> node | nil      the longest string of at most `limit` bytes; node: {key =, value =}
 --   p:get(key) -> node | nil ; p:add(key, value) -> node ; p:remove(key)
 local bit = require("bit")
 local ffi = require("ffi")
@@ -40,7 +40,8 @@ end
 
 -- Does the text start (end, from `at` on) with the node's string?
 local function fits(node, text, at, len)
-    return node.len == len and C.memcmp(cast("const char *", text) + at, node.key, len) == 0
+    local key = node.key
+    return #key == len and C.memcmp(cast("const char *", text) + at, key, len) == 0
 end
 
 -- A hash that several strings have: hardly ever, so it is not where the loop over the text is compiled (paths.lua says why).
@@ -91,7 +92,10 @@ end
 function Prefixes:add(key, value)
     local len, h = #key, hash_of(self, key)
     make_room(self, len)
-    local node = {key = key, len = len, value = value, next = self.nodes[h]}
+    local node = {key = key, value = value}
+    if self.nodes[h] then
+        node.next = self.nodes[h] -- few have one, and memory for it
+    end
     self.nodes[h] = node
     self.lengths[len] = self.lengths[len] + 1
     self.longest = max(self.longest, len)
@@ -114,7 +118,7 @@ function Prefixes:remove(key)
         self.nodes[h] = node.next
     end
     local lengths = self.lengths
-    lengths[node.len] = lengths[node.len] - 1
+    lengths[#key] = lengths[#key] - 1
     while self.longest > 0 and lengths[self.longest] == 0 do
         self.longest = self.longest - 1
     end
