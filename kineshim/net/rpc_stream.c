@@ -2,9 +2,12 @@
 /*
  * Streams. Up to three batches of a stream are in the core at a time, and 'closed' is called when all are back:
  *
- *	close   from the start to the end: tells that the client cancelled, or that the status is out
  *	recv    the next message; not posted while too much is unsent, nor after the client's last message
+ *	close   from the first moment without a recv to the end: tells that the client cancelled, or that the status is out
  *	send    one message, or the status behind the last one
+ *
+ * A recv comes back when the client cancels, so a stream that is read needs no close yet. Thousands of idle streams have one batch in
+ * the core each, then, and not two: for each completion the core looks through all that are outstanding (rpc_call.c).
  *
  * A stream whose handler allows it does not always ask for the next message at once: see rest.h.
  *
@@ -39,6 +42,7 @@ struct rpc_stream {
 	size_t in_flight_size;
 	unsigned batches;  /* in the core */
 	bool receiving;    /* a recv batch is in the core */
+	bool closing;      /* the close batch was started */
 	bool received_all; /* half-closed, or we do not want more */
 	bool held;         /* the handler does not take messages yet */
 	struct ks_rest rest;
@@ -164,7 +168,10 @@ static void start_close(struct rpc_stream *stream)
 {
 	grpc_op op = ks_rpc_op(GRPC_OP_RECV_CLOSE_ON_SERVER);
 
+	if (stream->closing)
+		return;
 	op.data.recv_close_on_server.cancelled = &stream->call.cancelled;
+	stream->closing = true;
 	stream->call.tag.complete = stream_close_done;
 	stream->batches++;
 	ks_rpc_start_batch(&stream->call, &op, 1, &stream->call.tag);
@@ -198,8 +205,12 @@ static void receive_next(struct rpc_stream *stream)
 {
 	grpc_op op = ks_rpc_op(GRPC_OP_RECV_MESSAGE);
 
-	if (stream->receiving || stream->received_all || stream->held || rests(stream) || reading_paused(stream))
+	if (stream->receiving)
 		return;
+	if (stream->received_all || stream->held || rests(stream) || reading_paused(stream)) {
+		start_close(stream);
+		return;
+	}
 	if (ops_of(stream)->rests)
 		stream->asked_us = now_us();
 	op.data.recv_message.recv_message = &stream->incoming;
@@ -251,7 +262,6 @@ static void stream_arrived(struct rpc_tag *tag, bool ok)
 		return;
 	}
 	ks_list_append(&stream->call.base.queue->streams, &stream->node);
-	start_close(stream);
 	ks_call_count_begin(&stream->call.base);
 	ops_of(stream)->open(&stream->call.base);
 	receive_next(stream);
@@ -357,6 +367,7 @@ static void stream_recv_done(struct rpc_tag *tag, bool ok)
 		receive_next(stream);
 	} else {
 		stream->received_all = true;
+		start_close(stream);
 		if (ok && !grpc_call_failed_before_recv_message(stream->call.call))
 			ops_of(stream)->half_closed(&stream->call.base);
 	}
