@@ -4,8 +4,9 @@
  *
  * Ownership: an open-file-description lock on "<file>.lock" keeps a second server out. So nobody else appends
  * (SQLB_EXCLUSIVE), a wait for a change is a condition variable, and this process's clock is the database's clock: it
- * begins as Unix time and then follows the monotonic clock. Deadlines of an earlier process mean nothing to it; the first
- * migrate gives every lease its whole ttl again, frees the duty and forgets the members, who are all dead.
+ * begins as Unix time and then follows the monotonic clock. Deadlines of an earlier process mean nothing to it: it
+ * gives every lease its whole ttl again and keeps the deadlines in memory (sqlite_leases.c). The first migrate frees the duty and
+ * forgets the members, who are all dead.
  *
  * Writing: WAL with synchronous=FULL, one transaction at a time in the order of arrival (a turn), so that our threads
  * never meet SQLITE_BUSY and a busy writer cannot starve keepalives; only another program's lock can, and after
@@ -130,6 +131,7 @@ static void db_free(struct sqlb_db *db)
 {
 	if (db->lock_fd >= 0)
 		close(db->lock_fd);
+	sqlb_lite_leases_fini(&db->leases);
 	ks_cond_fini(&db->wal_grew);
 	ks_cond_fini(&db->changed);
 	ks_cond_fini(&db->turn_given);
@@ -142,9 +144,9 @@ static void db_free(struct sqlb_db *db)
 /*
  * A statement that may fail half-way (an UPDATE … RETURNING is one to SQLite) notes the pages that it changes, by default in a block of 64 KiB that
  * is there for this statement only. When that lies at the end of a thread's heap, it goes back to the system each time, which interrupts the
- * other processors: a server was seen with one madvise for each lease that was renewed. Without a limit beyond which the notes go to a
- * file they are made of blocks of 1 KiB. Before SQLite's first use; later, and in a second backend of one process, it is refused, and does not
- * matter.
+ * other processors: a server was seen with one madvise for each lease that was renewed, when that was such a statement. Without a limit
+ * beyond which the notes go to a file they are made of blocks of 1 KiB. Before SQLite's first use; later, and in a second backend of one
+ * process, it is refused, and does not matter.
  */
 static void note_pages_in_small_blocks(void)
 {
@@ -177,6 +179,7 @@ static enum ks_status lite_open(const char *url, const char *data_dir, struct sq
 	ks_cond_init(&db->turn_given);
 	ks_cond_init(&db->changed);
 	ks_cond_init(&db->wal_grew);
+	sqlb_lite_leases_init(&db->leases);
 	status = lock_file(db, err);
 	if (status == KS_OK)
 		status = ks_thread_start(&db->checkpointer, "ks-checkpoint", sqlb_lite_checkpointer, db, err);
@@ -347,7 +350,7 @@ static int upgrade(struct sqlb_conn *conn, int version)
 /* Once for each process: makes the deadlines its own. All others who had the duty or were members are dead. */
 static int rebase(struct sqlb_conn *conn)
 {
-	int rc = sqlb_lite_run(conn, LITE_LEASE_REFRESH_ALL, INTS(sqlb_lite_now(conn->db)));
+	int rc = sqlb_lite_run(conn, LITE_LEASE_REBASE, INTS(sqlb_lite_now(conn->db)));
 
 	if (rc == SQLITE_OK)
 		rc = sqlb_lite_exec(conn,

@@ -35,12 +35,8 @@ static const char *const statement_texts[LITE_STATEMENT_COUNT] = {
 	[LITE_LEASE_PUT] = "INSERT OR REPLACE INTO kineshim_lease (id, ttl_ms, deadline) VALUES (?1, ?2, ?3 + ?2)",
 	[LITE_LEASE_ENSURE] = "INSERT OR IGNORE INTO kineshim_lease (id, ttl_ms, deadline) VALUES (?1, ?2, ?3 + ?2)",
 	[LITE_LEASE_DROP] = "DELETE FROM kineshim_lease WHERE id = ?1",
-	[LITE_LEASE_EXPIRED] = "DELETE FROM kineshim_lease WHERE id = ?1 AND deadline < ?2",
-	[LITE_LEASE_TOUCH] = "UPDATE kineshim_lease SET deadline = ?2 + ttl_ms WHERE id = ?1 AND deadline >= ?2"
-			     " RETURNING ttl_ms",
-	[LITE_LEASE_REFRESH_ALL] = "UPDATE kineshim_lease SET deadline = ?1 + ttl_ms",
-	[LITE_LEASE_LIST] = "SELECT id, ttl_ms, deadline FROM kineshim_lease ORDER BY deadline, id LIMIT ?1",
-	[LITE_LEASE_READ] = "SELECT ttl_ms, deadline FROM kineshim_lease WHERE id = ?1",
+	[LITE_LEASE_IDS] = "SELECT id, ttl_ms FROM kineshim_lease",
+	[LITE_LEASE_REBASE] = "UPDATE kineshim_lease SET deadline = ?1 + ttl_ms",
 	[LITE_DUTY_TAKE] = "UPDATE kineshim_duty SET holder = ?1, term = term + 1"
 			   " WHERE holder <> ?1 AND (holder = 0 OR deadline < ?2)",
 	[LITE_DUTY_REFRESH] = "UPDATE kineshim_duty SET deadline = ?2 WHERE holder = ?1",
@@ -141,7 +137,7 @@ int sqlb_lite_exec(struct sqlb_conn *conn, const char *sql)
  * A file that was deleted or replaced still takes the writes of those who have it open, and loses them with the last close;
  * a new file beside the old WAL would be a mixture. So the database is the file that was there first.
  */
-static enum sqlb_outcome moved(struct sqlb_conn *conn, struct ks_err *err)
+enum sqlb_outcome sqlb_lite_moved(struct sqlb_conn *conn, struct ks_err *err)
 {
 	ks_fail(err, KS_DATA_LOSS, "%s was deleted or replaced while in use: put the same file back, or restart",
 		conn->db->path);
@@ -190,7 +186,7 @@ enum sqlb_outcome sqlb_lite_ready(struct sqlb_conn *conn, const char *op, struct
 			     SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, NULL);
 	if (rc == SQLITE_OK && !same_file(conn->db)) {
 		sqlb_lite_drop(conn);
-		return moved(conn, err);
+		return sqlb_lite_moved(conn, err);
 	}
 	if (rc == SQLITE_OK)
 		rc = sqlite3_busy_timeout(conn->handle, BUSY_TIMEOUT_MS);
@@ -289,7 +285,7 @@ void sqlb_lite_give_turn(struct sqlb_db *db)
 	ks_mutex_unlock(&db->mutex);
 }
 
-static bool file_moved(struct sqlb_conn *conn)
+bool sqlb_lite_file_moved(struct sqlb_conn *conn)
 {
 	int has_moved = 0;
 
@@ -309,9 +305,9 @@ enum sqlb_outcome sqlb_lite_begin_write(struct sqlb_conn *conn, enum sqlb_lite_d
 		sqlb_lite_give_turn(conn->db);
 		return outcome;
 	}
-	if (file_moved(conn)) {
+	if (sqlb_lite_file_moved(conn)) {
 		sqlb_lite_give_turn(conn->db);
-		return moved(conn, err);
+		return sqlb_lite_moved(conn, err);
 	}
 	if (conn->relaxed != (durability == LITE_RELAXED)) {
 		rc = sqlb_lite_exec(conn, durability == LITE_RELAXED ? "PRAGMA synchronous = NORMAL"
@@ -336,14 +332,14 @@ void sqlb_lite_roll_back(struct sqlb_conn *conn)
 }
 
 /*
- * Commits when 'rc' is good, else rolls back, and gives the turn away.
+ * Commits when 'rc' is good, else rolls back.
  *
  * A COMMIT that failed is not always undone for good: when all was written and the sync of the WAL or the update of
  * its index failed, SQLite goes on without the transaction and its frames will be overwritten by the next one; but a
  * crash before that lets the recovery find them complete. SQLITE_FULL means that the last frame was not written, and
  * SQLITE_BUSY that nothing was.
  */
-enum sqlb_outcome sqlb_lite_end_write(struct sqlb_conn *conn, int rc, const char *op, struct ks_err *err)
+enum sqlb_outcome sqlb_lite_commit(struct sqlb_conn *conn, int rc, const char *op, struct ks_err *err)
 {
 	enum sqlb_outcome outcome = SQLB_OK;
 	bool committing = sqlb_lite_outcome(rc) == SQLB_OK;
@@ -356,6 +352,13 @@ enum sqlb_outcome sqlb_lite_end_write(struct sqlb_conn *conn, int rc, const char
 		if (committing && (rc & 0xff) != SQLITE_BUSY && (rc & 0xff) != SQLITE_FULL)
 			outcome = SQLB_DOUBT;
 	}
+	return outcome;
+}
+
+enum sqlb_outcome sqlb_lite_end_write(struct sqlb_conn *conn, int rc, const char *op, struct ks_err *err)
+{
+	enum sqlb_outcome outcome = sqlb_lite_commit(conn, rc, op, err);
+
 	sqlb_lite_give_turn(conn->db);
 	return outcome;
 }

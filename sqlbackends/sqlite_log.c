@@ -57,29 +57,55 @@ static int insert_rows(struct sqlb_conn *conn, const struct sqlb_append *append,
 	return rc;
 }
 
-/* Removes the leases that must be past their deadline; false in *all when one is not (or is not there). */
-static int expire(struct sqlb_conn *conn, const struct sqlb_append *append, int64_t now, bool *all)
-{
-	int rc = SQLITE_OK;
-
-	*all = true;
-	for (size_t i = 0; i < append->leases_expired_count && *all && rc == SQLITE_OK; i++) {
-		rc = sqlb_lite_run(conn, LITE_LEASE_EXPIRED, INTS(append->leases_expired[i], now));
-		*all = sqlite3_changes(conn->handle) == 1;
-	}
-	return rc;
-}
-
 static int change_leases(struct sqlb_conn *conn, const struct sqlb_append *append, int64_t now)
 {
 	int rc = SQLITE_OK;
 
+	for (size_t i = 0; i < append->leases_expired_count && rc == SQLITE_OK; i++)
+		rc = sqlb_lite_run(conn, LITE_LEASE_DROP, INTS(append->leases_expired[i]));
 	for (size_t i = 0; i < append->leases_gone_count && rc == SQLITE_OK; i++)
 		rc = sqlb_lite_run(conn, LITE_LEASE_DROP, INTS(append->leases_gone[i]));
 	for (size_t i = 0; i < append->leases_new_count && rc == SQLITE_OK; i++)
 		rc = sqlb_lite_run(conn, LITE_LEASE_PUT,
 				   INTS(append->leases_new[i].id, append->leases_new[i].ttl_ms, now));
 	return rc;
+}
+
+static bool touches_leases(const struct sqlb_append *append)
+{
+	return append->leases_new_count + append->leases_gone_count + append->leases_expired_count > 0;
+}
+
+/* Before the transaction changes anything. *expired: those that have to be past their deadlines are. */
+static int look_at_leases(struct sqlb_conn *conn, const struct sqlb_append *append, int64_t now, bool *expired)
+{
+	int rc;
+
+	if (!touches_leases(append))
+		return SQLITE_OK;
+	rc = sqlb_lite_leases_know(conn);
+	if (rc == SQLITE_OK && !sqlb_lite_leases_reserve(conn->db, append->leases_new_count))
+		rc = SQLITE_NOMEM;
+	if (rc == SQLITE_OK)
+		*expired = sqlb_lite_leases_past(conn->db, append->leases_expired, append->leases_expired_count, now);
+	return rc;
+}
+
+/* After it ended. */
+static void note_leases(struct sqlb_db *db, const struct sqlb_append *append, int64_t now, enum sqlb_outcome outcome)
+{
+	if (!touches_leases(append) || (outcome != SQLB_OK && outcome != SQLB_DOUBT))
+		return;
+	sqlb_lite_leases_drop(db, append->leases_expired, append->leases_expired_count);
+	sqlb_lite_leases_drop(db, append->leases_gone, append->leases_gone_count);
+	if (outcome == SQLB_OK) {
+		sqlb_lite_leases_put(db, append->leases_new, append->leases_new_count, now);
+		return;
+	}
+	/* An old deadline of an id that was granted again would be too early. */
+	for (size_t i = 0; i < append->leases_new_count; i++)
+		sqlb_lite_leases_drop(db, &append->leases_new[i].id, 1);
+	sqlb_lite_leases_doubt(db);
 }
 
 enum sqlb_outcome sqlb_lite_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
@@ -102,7 +128,7 @@ enum sqlb_outcome sqlb_lite_append(struct sqlb_conn *conn, const struct sqlb_app
 									     head[3] != append->after_batch)));
 	}
 	if (rc == SQLITE_OK && !taken)
-		rc = expire(conn, append, now, &expired);
+		rc = look_at_leases(conn, append, now, &expired);
 	if (rc == SQLITE_OK && (taken || !expired)) {
 		sqlb_lite_roll_back(conn);
 		sqlb_lite_give_turn(conn->db);
@@ -113,7 +139,9 @@ enum sqlb_outcome sqlb_lite_append(struct sqlb_conn *conn, const struct sqlb_app
 		rc = insert_rows(conn, append, now);
 	if (rc == SQLITE_OK)
 		rc = change_leases(conn, append, now);
-	outcome = sqlb_lite_end_write(conn, rc, "append", err);
+	outcome = sqlb_lite_commit(conn, rc, "append", err);
+	note_leases(conn->db, append, now, outcome);
+	sqlb_lite_give_turn(conn->db);
 	*appended = outcome == SQLB_OK;
 	if (outcome == SQLB_OK && append->row_count)
 		sqlb_lite_learn_newest(conn->db, append->rows[append->row_count - 1].position);

@@ -6,6 +6,7 @@
  *   sqlite_conn.c   one connection, transactions, error codes, the checkpointer
  *   sqlite_log.c    append, reading, trimming, waiting for change
  *   sqlite_side.c   leases, duty, members, size
+ *   sqlite_leases.c the deadlines of leases, in memory
  *
  * A writing call is begin_write … end_write (or end_side), a reading one is ready … end_read. Functions in between return
  * SQLite's codes; the end turns them into an outcome.
@@ -36,11 +37,8 @@ enum sqlb_lite_statement {
 	LITE_LEASE_PUT,
 	LITE_LEASE_ENSURE,
 	LITE_LEASE_DROP,
-	LITE_LEASE_EXPIRED,
-	LITE_LEASE_TOUCH,
-	LITE_LEASE_REFRESH_ALL,
-	LITE_LEASE_LIST,
-	LITE_LEASE_READ,
+	LITE_LEASE_IDS,
+	LITE_LEASE_REBASE,
 	LITE_DUTY_TAKE,
 	LITE_DUTY_REFRESH,
 	LITE_DUTY_READ,
@@ -50,6 +48,14 @@ enum sqlb_lite_statement {
 	LITE_MEMBER_LIST,
 	LITE_SIZE,
 	LITE_STATEMENT_COUNT
+};
+
+/* Deadlines: sqlite_leases.c. */
+struct sqlb_lite_leases {
+	struct ks_mutex mutex; /* guards the rest; a leaf */
+	struct sqlb_lite_lease *slots;
+	size_t room, count;
+	bool known; /* has the leases of the file's table, no more and no less */
 };
 
 struct sqlb_db {
@@ -73,6 +79,8 @@ struct sqlb_db {
 	dev_t device; /* which file it is, known with the first connection: it must stay the same one */
 	ino_t inode;
 	bool opened;
+
+	struct sqlb_lite_leases leases;
 };
 
 struct sqlb_conn {
@@ -116,10 +124,15 @@ void sqlb_lite_give_turn(struct sqlb_db *db);
 enum sqlb_outcome sqlb_lite_begin_write(struct sqlb_conn *conn, enum sqlb_lite_durability durability, const char *op,
 					struct ks_err *err);
 void sqlb_lite_roll_back(struct sqlb_conn *conn);
-/* Commits when 'rc' is good and rolls back when not. DOUBT: SQLite itself cannot know. */
+/* Commits when 'rc' is good and rolls back when not. DOUBT: SQLite itself cannot know. The caller still has the turn. */
+enum sqlb_outcome sqlb_lite_commit(struct sqlb_conn *conn, int rc, const char *op, struct ks_err *err);
+/* The same, and gives the turn away. */
 enum sqlb_outcome sqlb_lite_end_write(struct sqlb_conn *conn, int rc, const char *op, struct ks_err *err);
 /* The same for what may be repeated at will: no DOUBT. */
 enum sqlb_outcome sqlb_lite_end_side(struct sqlb_conn *conn, int rc, const char *op, struct ks_err *err);
+/* Whether the file is still the one that was there first; not when it is not known. */
+bool sqlb_lite_file_moved(struct sqlb_conn *conn);
+enum sqlb_outcome sqlb_lite_moved(struct sqlb_conn *conn, struct ks_err *err);
 /* The end of a reading statement, or of a transaction of several. */
 enum sqlb_outcome sqlb_lite_end_read(struct sqlb_conn *conn, int rc, const char *op, struct ks_err *err);
 /* The thread: runs until db->stop. */
@@ -140,6 +153,30 @@ enum sqlb_outcome sqlb_lite_read_at(struct sqlb_conn *conn, const struct sqlb_lo
 enum sqlb_outcome sqlb_lite_trim(struct sqlb_conn *conn, const struct sqlb_loc *locs, size_t count, struct ks_err *err);
 enum sqlb_outcome sqlb_lite_wait_for_change(struct sqlb_conn *conn, int64_t after, int wait_ms, struct ks_err *err);
 void sqlb_lite_cancel(struct sqlb_conn *conn);
+
+/* ---- sqlite_leases.c ---- */
+
+void sqlb_lite_leases_init(struct sqlb_lite_leases *leases);
+void sqlb_lite_leases_fini(struct sqlb_lite_leases *leases);
+bool sqlb_lite_leases_known(struct sqlb_db *db);
+/* With the turn, before any other of these: reads the table of the file when it is not known. SQLite's code. */
+int sqlb_lite_leases_know(struct sqlb_conn *conn);
+/* With the turn, before the transaction: room for what is to be put after it. False: no memory. */
+bool sqlb_lite_leases_reserve(struct sqlb_db *db, size_t more);
+/* Are all of these there, and past their deadlines? That stays so as long as the caller has the turn. */
+bool sqlb_lite_leases_past(struct sqlb_db *db, const int64_t *ids, size_t count, int64_t now);
+/* With the turn, after the commit. Ensure leaves alone those that there are. */
+void sqlb_lite_leases_put(struct sqlb_db *db, const struct sqlb_lease *added, size_t count, int64_t now);
+void sqlb_lite_leases_ensure(struct sqlb_db *db, const struct sqlb_lease *added, size_t count, int64_t now);
+void sqlb_lite_leases_drop(struct sqlb_db *db, const int64_t *ids, size_t count);
+void sqlb_lite_leases_refresh(struct sqlb_db *db);
+/* With the turn: which there are is not known any more. Drop first whatever a commit in doubt was about. */
+void sqlb_lite_leases_doubt(struct sqlb_db *db);
+/* Any time after sqlb_lite_leases_know. As lease_touch and lease_read (sqlb.h). */
+void sqlb_lite_leases_touch(struct sqlb_db *db, struct sqlb_lease *touched, size_t count);
+void sqlb_lite_leases_read(struct sqlb_db *db, struct sqlb_lease *wanted, size_t count);
+/* Those with the soonest deadlines, in their order; limit 0: all. The caller frees. False: no memory. */
+bool sqlb_lite_leases_soonest(struct sqlb_db *db, size_t limit, struct sqlb_lease **soonest, size_t *count);
 
 /* ---- sqlite_side.c ---- */
 

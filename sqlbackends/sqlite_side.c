@@ -2,115 +2,126 @@
 /* SQLite: the side tables (leases, duty, members) and the size of the file. */
 #include "sqlite_priv.h"
 
+#include <stdlib.h>
+
 #define MEMBER_LINGER_MS (3600 * 1000)
 
 /* ---- leases ---- */
 
-enum sqlb_outcome sqlb_lite_lease_touch(struct sqlb_conn *conn, struct sqlb_lease *leases, size_t count,
-					struct ks_err *err)
+/* For those that write nothing: is the file there, and are its leases known? */
+static enum sqlb_outcome leases_ready(struct sqlb_conn *conn, const char *op, struct ks_err *err)
 {
-	enum sqlb_outcome outcome = sqlb_lite_begin_write(conn, LITE_RELAXED, "lease_touch", err);
-	int64_t now = sqlb_lite_now(conn->db);
-	int rc = SQLITE_OK;
+	enum sqlb_outcome outcome = sqlb_lite_ready(conn, op, err);
+	int rc;
 
 	if (outcome != SQLB_OK)
 		return outcome;
-	for (size_t i = 0; i < count && sqlb_lite_outcome(rc) == SQLB_OK; i++) {
-		int64_t ttl_ms;
+	if (sqlb_lite_file_moved(conn))
+		return sqlb_lite_moved(conn, err);
+	if (sqlb_lite_leases_known(conn->db))
+		return SQLB_OK;
+	sqlb_lite_take_turn(conn->db);
+	rc = sqlb_lite_leases_know(conn);
+	sqlb_lite_give_turn(conn->db);
+	return rc == SQLITE_OK ? SQLB_OK : sqlb_lite_failed(conn, op, rc, err);
+}
 
-		rc = sqlb_lite_ask(conn, LITE_LEASE_TOUCH, INTS(leases[i].id, now), &ttl_ms, 1);
-		leases[i].found = rc == SQLITE_ROW;
-		if (leases[i].found)
-			leases[i].ttl_ms = leases[i].remaining_ms = ttl_ms;
-	}
-	return sqlb_lite_end_side(conn, rc, "lease_touch", err);
+enum sqlb_outcome sqlb_lite_lease_touch(struct sqlb_conn *conn, struct sqlb_lease *leases, size_t count,
+					struct ks_err *err)
+{
+	enum sqlb_outcome outcome = leases_ready(conn, "lease_touch", err);
+
+	if (outcome == SQLB_OK)
+		sqlb_lite_leases_touch(conn->db, leases, count);
+	return outcome;
+}
+
+/* The turn ends with it. */
+static enum sqlb_outcome side_of(struct sqlb_conn *conn, enum sqlb_outcome outcome)
+{
+	if (outcome == SQLB_DOUBT)
+		sqlb_lite_leases_doubt(conn->db);
+	sqlb_lite_give_turn(conn->db);
+	return outcome == SQLB_DOUBT ? SQLB_AWAY : outcome;
 }
 
 enum sqlb_outcome sqlb_lite_lease_ensure(struct sqlb_conn *conn, const struct sqlb_lease *leases, size_t count,
 					 struct ks_err *err)
 {
 	enum sqlb_outcome outcome = sqlb_lite_begin_write(conn, LITE_RELAXED, "lease_ensure", err);
-	int rc = SQLITE_OK;
+	int64_t now = sqlb_lite_now(conn->db);
+	int rc;
 
 	if (outcome != SQLB_OK)
 		return outcome;
+	rc = sqlb_lite_leases_know(conn);
+	if (rc == SQLITE_OK && !sqlb_lite_leases_reserve(conn->db, count))
+		rc = SQLITE_NOMEM;
 	for (size_t i = 0; i < count && rc == SQLITE_OK; i++)
-		rc = sqlb_lite_run(conn, LITE_LEASE_ENSURE,
-				   INTS(leases[i].id, leases[i].ttl_ms, sqlb_lite_now(conn->db)));
-	return sqlb_lite_end_side(conn, rc, "lease_ensure", err);
+		rc = sqlb_lite_run(conn, LITE_LEASE_ENSURE, INTS(leases[i].id, leases[i].ttl_ms, now));
+	outcome = sqlb_lite_commit(conn, rc, "lease_ensure", err);
+	if (outcome == SQLB_OK)
+		sqlb_lite_leases_ensure(conn->db, leases, count, now);
+	return side_of(conn, outcome);
 }
 
 enum sqlb_outcome sqlb_lite_lease_refresh_all(struct sqlb_conn *conn, struct ks_err *err)
 {
-	enum sqlb_outcome outcome = sqlb_lite_begin_write(conn, LITE_RELAXED, "lease_refresh_all", err);
+	enum sqlb_outcome outcome = leases_ready(conn, "lease_refresh_all", err);
 
 	if (outcome != SQLB_OK)
 		return outcome;
-	return sqlb_lite_end_side(conn, sqlb_lite_run(conn, LITE_LEASE_REFRESH_ALL, INTS(sqlb_lite_now(conn->db))),
-				  "lease_refresh_all", err);
+	sqlb_lite_take_turn(conn->db); /* a lease that is past its deadline must stay so while its end is committed */
+	sqlb_lite_leases_refresh(conn->db);
+	sqlb_lite_give_turn(conn->db);
+	return SQLB_OK;
 }
 
 enum sqlb_outcome sqlb_lite_lease_list(struct sqlb_conn *conn, size_t limit, sqlb_lease_fn *visit, void *ctx,
 				       struct ks_err *err)
 {
-	enum sqlb_outcome outcome = sqlb_lite_ready(conn, "lease_list", err);
-	int64_t now = sqlb_lite_now(conn->db);
-	sqlite3_stmt *statement;
-	int rc;
+	enum sqlb_outcome outcome = leases_ready(conn, "lease_list", err);
+	struct sqlb_lease *soonest;
+	size_t count;
 
 	if (outcome != SQLB_OK)
 		return outcome;
-	rc = sqlb_lite_prepare(conn, LITE_LEASE_LIST, &statement);
-	if (rc == SQLITE_OK)
-		rc = sqlb_lite_bind(statement, INTS(limit ? (int64_t)limit : -1));
-	while (rc == SQLITE_OK && (rc = sqlite3_step(statement)) == SQLITE_ROW) {
-		struct sqlb_lease lease = {.id = sqlite3_column_int64(statement, 0),
-					   .ttl_ms = sqlite3_column_int64(statement, 1),
-					   .remaining_ms = sqlite3_column_int64(statement, 2) - now,
-					   .found = true};
-
-		rc = SQLITE_OK;
-		if (!visit(ctx, &lease))
+	if (!sqlb_lite_leases_soonest(conn->db, limit, &soonest, &count)) {
+		ks_fail(err, KS_RESOURCE_EXHAUSTED, "out of memory");
+		return SQLB_AWAY;
+	}
+	for (size_t i = 0; i < count; i++) {
+		if (!visit(ctx, &soonest[i]))
 			break;
 	}
-	if (statement)
-		sqlite3_reset(statement);
-	return sqlb_lite_end_read(conn, rc, "lease_list", err);
+	free(soonest);
+	return SQLB_OK;
 }
 
 enum sqlb_outcome sqlb_lite_lease_read(struct sqlb_conn *conn, struct sqlb_lease *leases, size_t count,
 				       struct ks_err *err)
 {
-	enum sqlb_outcome outcome = sqlb_lite_ready(conn, "lease_read", err);
-	int rc = SQLITE_OK;
+	enum sqlb_outcome outcome = leases_ready(conn, "lease_read", err);
 
-	if (outcome != SQLB_OK)
-		return outcome;
-	if (count > 1)
-		rc = sqlb_lite_run(conn, LITE_BEGIN_READ, NULL, 0);
-	for (size_t i = 0; i < count && sqlb_lite_outcome(rc) == SQLB_OK; i++) {
-		int64_t columns[2];
-
-		rc = sqlb_lite_ask(conn, LITE_LEASE_READ, INTS(leases[i].id), columns, 2);
-		leases[i].found = rc == SQLITE_ROW;
-		if (!leases[i].found)
-			continue;
-		leases[i].ttl_ms = columns[0];
-		leases[i].remaining_ms = columns[1] - sqlb_lite_now(conn->db);
-	}
-	return sqlb_lite_end_read(conn, rc, "lease_read", err);
+	if (outcome == SQLB_OK)
+		sqlb_lite_leases_read(conn->db, leases, count);
+	return outcome;
 }
 
 enum sqlb_outcome sqlb_lite_lease_drop(struct sqlb_conn *conn, const int64_t *ids, size_t count, struct ks_err *err)
 {
 	enum sqlb_outcome outcome = sqlb_lite_begin_write(conn, LITE_RELAXED, "lease_drop", err);
-	int rc = SQLITE_OK;
+	int rc;
 
 	if (outcome != SQLB_OK)
 		return outcome;
+	rc = sqlb_lite_leases_know(conn);
 	for (size_t i = 0; i < count && rc == SQLITE_OK; i++)
 		rc = sqlb_lite_run(conn, LITE_LEASE_DROP, INTS(ids[i]));
-	return sqlb_lite_end_side(conn, rc, "lease_drop", err);
+	outcome = sqlb_lite_commit(conn, rc, "lease_drop", err);
+	if (outcome == SQLB_OK)
+		sqlb_lite_leases_drop(conn->db, ids, count);
+	return side_of(conn, outcome);
 }
 
 /* ---- duty and members ---- */

@@ -27,8 +27,7 @@ bool ks_gather_waits(const struct ks_gather *gather, size_t arrived, int64_t now
 void ks_gather_take(struct ks_gather *gather, size_t arrived, int64_t now_ms)
 {
 	gather->lately += arrived;
-	/* The least of several full waits: what comes in any case. */
-	if (gather->until_ms && now_ms >= gather->until_ms && arrived < gather->enough)
+	if (gather->until_ms && now_ms >= gather->until_ms && gather->enough == SIZE_MAX)
 		gather->enough = arrived < KS_GATHER_WORTH ? 0 : arrived;
 	gather->until_ms = 0;
 }

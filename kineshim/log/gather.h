@@ -22,7 +22,7 @@
 
 struct ks_gather {
 	size_t wanted;    /* by this wait */
-	size_t enough;    /* what a full wait brought since the last trial; SIZE_MAX: none yet; 0: not worth it */
+	size_t enough;    /* what the last trial brought; SIZE_MAX: it still has to; 0: not worth it */
 	int64_t until_ms; /* the end of this wait; 0: nobody waits */
 	int64_t since_ms; /* the last trial */
 	size_t lately;    /* taken since then */

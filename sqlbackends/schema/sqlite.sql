@@ -33,7 +33,8 @@ CREATE TABLE kineshim_log (
 );
 
 -- Deadlines are the serving process's own time in milliseconds (it starts as Unix time and then ignores clock changes).
--- A process that opens the file gives every lease its whole ttl again, so they mean nothing after the process ended.
+-- A process that opens the file gives every lease its whole ttl again, so they mean nothing after the process ended. Of leases
+-- only the first one is here: the process keeps in memory how keepalives moved it.
 CREATE TABLE kineshim_lease (
 	id INTEGER PRIMARY KEY NOT NULL,
 	ttl_ms INTEGER NOT NULL,

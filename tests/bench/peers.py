@@ -93,6 +93,10 @@ class Peers(Targets):
         seconds, after = time.monotonic() - began, self.cpu(target)
         if process.wait() != 0:
             raise RuntimeError(out + process.stderr.read())
+        # Processor time is compared at one rate, that of the clients: a server that cannot keep up would look cheap.
+        rate, wanted = json.loads(out)["per_second"], self.options.leases / 20
+        if rate < 0.95 * wanted:
+            raise RuntimeError(f"only {rate:.0f} of {wanted:.0f} keepalives a second were answered")
         return (after - before) / seconds
 
     def json_range(self, target):

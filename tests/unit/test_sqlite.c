@@ -560,6 +560,142 @@ static void deadlines_of_an_earlier_process_mean_nothing(void)
 	tear_down();
 }
 
+struct listed {
+	struct sqlb_lease leases[4000];
+	size_t count;
+};
+
+static bool list_one(void *ctx, const struct sqlb_lease *lease)
+{
+	struct listed *listed = ctx;
+
+	listed->leases[listed->count++] = *lease;
+	return listed->count < sizeof(listed->leases) / sizeof(*listed->leases);
+}
+
+static void list(size_t limit, struct listed *listed)
+{
+	listed->count = 0;
+	CU_ASSERT_EQUAL(ops->lease_list(b, limit, list_one, listed, &err), SQLB_OK);
+}
+
+static void keepalives_write_nothing(void)
+{
+	struct sqlb_lease lease = {.id = 1, .ttl_ms = 60000};
+	int64_t deadline;
+	struct stat before, after;
+
+	new_path();
+	set_up();
+	CU_ASSERT_EQUAL(ops->lease_ensure(a, &lease, 1, &err), SQLB_OK);
+	deadline = strtoll(ask("SELECT deadline FROM kineshim_lease"), NULL, 10);
+	CU_ASSERT_EQUAL(stat(beside("-wal"), &before), 0);
+	(void)usleep(20000);
+	for (int i = 0; i < 1000; i++) {
+		lease.found = false;
+		CU_ASSERT_EQUAL(ops->lease_touch(a, &lease, 1, &err), SQLB_OK);
+		CU_ASSERT_TRUE(lease.found && lease.remaining_ms == 60000);
+	}
+	CU_ASSERT_EQUAL(stat(beside("-wal"), &after), 0);
+	CU_ASSERT_EQUAL(before.st_size, after.st_size);
+	CU_ASSERT_EQUAL(strtoll(ask("SELECT deadline FROM kineshim_lease"), NULL, 10), deadline);
+	/* And were kept all the same. */
+	(void)usleep(1000);
+	CU_ASSERT_EQUAL(ops->lease_read(b, &lease, 1, &err), SQLB_OK);
+	CU_ASSERT_TRUE(lease.found && lease.remaining_ms > 50000);
+	tear_down();
+}
+
+static void the_soonest_of_many_come_first(void)
+{
+	static const size_t limits[] = {1, 2, 7, 500, 1499, 1500, 1501};
+	static struct listed all, some;
+	struct sqlb_lease leases[100];
+	int64_t ids[1500];
+	uint64_t random = 1;
+
+	new_path();
+	set_up();
+	for (int64_t i = 0; i < 3000; i++) {
+		random = random * 6364136223846793005u + 1442695040888963407u;
+		/* Ids with a step, so that they meet in the table. */
+		leases[i % 100] = (struct sqlb_lease){.id = (i + 1) << 20, .ttl_ms = 60000 + (int64_t)(random >> 50)};
+		if (i % 100 == 99)
+			CU_ASSERT_EQUAL(ops->lease_ensure(a, leases, 100, &err), SQLB_OK);
+	}
+	for (int64_t i = 0; i < 1500; i++)
+		ids[i] = (2 * i + 1) << 20;
+	CU_ASSERT_EQUAL(ops->lease_drop(a, ids, 1000, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(ops->lease_drop(a, ids + 1000, 500, &err), SQLB_OK);
+	list(0, &all);
+	CU_ASSERT_EQUAL(all.count, 1500);
+	for (size_t i = 0; i < all.count; i++) {
+		CU_ASSERT_EQUAL((all.leases[i].id >> 20) % 2, 0);
+		if (i > 0)
+			CU_ASSERT_TRUE(all.leases[i - 1].remaining_ms <= all.leases[i].remaining_ms);
+	}
+	for (size_t n = 0; n < sizeof(limits) / sizeof(*limits); n++) {
+		list(limits[n], &some);
+		CU_ASSERT_EQUAL(some.count, limits[n] < 1500 ? limits[n] : 1500);
+		for (size_t i = 0; i < some.count; i++)
+			CU_ASSERT_EQUAL(some.leases[i].id, all.leases[i].id);
+	}
+	tear_down();
+}
+
+/* A grant, a revoke and an id that is granted again, with the n-th call failing. False when nothing failed any more. */
+static bool leases_with_failure(int n, int64_t *position)
+{
+	const struct sqlb_row row = {.position = *position + 1, .rows = 1, .kind = 3, .writer = 7, .batch = n};
+	const struct sqlb_lease granted[] = {{.id = 10 + n, .ttl_ms = 60000}, {.id = 1, .ttl_ms = 60000}};
+	const int64_t gone[] = {10 + n - 1};
+	struct sqlb_append append = {.rows = &row,
+				     .row_count = 1,
+				     .leases_new = granted,
+				     .leases_new_count = 2,
+				     .leases_gone = gone,
+				     .leases_gone_count = 1};
+	char known[200] = "", id[24];
+	static struct listed listed;
+	bool appended, failed;
+
+	fail_after(n, SQLITE_IOERR_WRITE, SQLITE_IOERR_FSYNC, false);
+	(void)ops->append(a, &append, &appended, &err);
+	failed = fail_in == 0;
+	fail_after(0, 0, 0, false);
+	*position = head().position;
+	list(0, &listed);
+	for (size_t i = 0; i < listed.count; i++) {
+		CU_ASSERT_TRUE(listed.leases[i].remaining_ms > 50000);
+		(void)snprintf(id, sizeof(id), "%lld,", (long long)listed.leases[i].id);
+		(void)strncat(known, id, sizeof(known) - strlen(known) - 1);
+	}
+	/* The same ones as in the file, in whatever order. */
+	CU_ASSERT_EQUAL(strlen(known),
+			strlen(ask("SELECT coalesce(group_concat(id || ',', ''), '') FROM kineshim_lease")));
+	for (char *at = known; *at; at = strchr(at, ',') + 1) {
+		char sql[120];
+
+		(void)snprintf(sql, sizeof(sql), "SELECT count(*) FROM kineshim_lease WHERE id = %lld",
+			       strtoll(at, NULL, 10));
+		CU_ASSERT_STRING_EQUAL(ask(sql), "1");
+	}
+	return failed;
+}
+
+static void after_a_failing_write_the_leases_are_those_of_the_file(void)
+{
+	int64_t position = 0;
+	int n = 1;
+
+	new_path();
+	set_up();
+	while (leases_with_failure(n, &position) && n < 1000)
+		n++;
+	CU_ASSERT_TRUE(n > 3 && n < 1000);
+	tear_down();
+}
+
 /* ---- load ---- */
 
 static _Atomic bool writer_stop;
@@ -891,6 +1027,10 @@ int main(void)
 			{"a_file_that_was_deleted_is_broken_and_comes_back",
 			 a_file_that_was_deleted_is_broken_and_comes_back},
 			{"deadlines_of_an_earlier_process_mean_nothing", deadlines_of_an_earlier_process_mean_nothing},
+			{"keepalives_write_nothing", keepalives_write_nothing},
+			{"the_soonest_of_many_come_first", the_soonest_of_many_come_first},
+			{"after_a_failing_write_the_leases_are_those_of_the_file",
+			 after_a_failing_write_the_leases_are_those_of_the_file},
 			{"a_busy_writer_does_not_starve_keepalives", a_busy_writer_does_not_starve_keepalives},
 			{"the_wal_stays_bounded_under_steady_load", the_wal_stays_bounded_under_steady_load},
 			{"a_reader_from_outside_delays_the_wal_but_no_writer",
