@@ -3,7 +3,7 @@
 """How costs grow: with keys, watchers and connections, as curves, on etcd and on kineshim, in turns; and what grows faster than it must.
 
 growth.py [--targets TARGET,…] [--only CURVE,…] [--seconds S] [--rounds N] [--most-keys N] [--most-watchers N] [--most-connections N]
-          [--tolerance T] [--write PAGE] [--output FOLDER] [--from FILE]
+          [--value-cache-bytes SIZE] [--tolerance T] [--write PAGE] [--output FOLDER] [--from FILE]
 
 Each point is a measurement of --seconds on one target, its server started for it alone; then comes the next target. Processor time is
 that of all threads of the server, by the kernel's clock of the process, and of the database's processes apart. curves.py has the bounds and judges.
@@ -37,6 +37,8 @@ class Growth(Targets):
         super().__init__(options.targets)
         self.options, self.points, self.failed = options, [], False
         self.patience = 3600
+        if options.value_cache_bytes:
+            self.kineshim_flags = ["--value-cache-bytes", options.value_cache_bytes]
 
     # ---- the load, and what the server uses meanwhile ----
 
@@ -242,6 +244,7 @@ def arguments():
     parser.add_argument("--most-keys", type=int, default=10 ** 6, help="10000000 takes minutes and gigabytes more")
     parser.add_argument("--most-watchers", type=int, default=10 ** 4)
     parser.add_argument("--most-connections", type=int, default=2000)
+    parser.add_argument("--value-cache-bytes", metavar="SIZE", help="of kineshim")
     parser.add_argument("--tolerance", type=float, default=curves.TOLERANCE, help="of an exponent")
     parser.add_argument("--write", metavar="PAGE")
     parser.add_argument("--output", metavar="FOLDER")

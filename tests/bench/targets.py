@@ -120,6 +120,7 @@ class Targets:
         os.chmod(self.folder, 0o755)
         self.running, self.databases = {}, {}
         self.patience = 600   # seconds, with a load
+        self.kineshim_flags = []
         self.relays = {}   # kind of database: the port of a longer way to it, and its process
         self.ports = {target: harness.free_port() for target in ALL}
         self.targets = list(wanted)
@@ -162,7 +163,7 @@ class Targets:
         if target.startswith("kine-"):
             return [str(self.programs["kine"]), "--endpoint", self.endpoint(target), "--listen-address",
                     f"127.0.0.1:{self.ports[target]}", "--metrics-bind-address", "0"]
-        return [KINESHIM, "--endpoint", self.endpoint(target), "--listen-client-urls", url, "--data-dir", str(self.folder / target), *quota]
+        return [KINESHIM, "--endpoint", self.endpoint(target), "--listen-client-urls", url, "--data-dir", str(self.folder / target), *quota, *self.kineshim_flags]
 
     def start(self, target, seconds=60):
         log = open(self.folder / f"{target}.log", "ab")
