@@ -28,7 +28,7 @@ void ks_gather_take(struct ks_gather *gather, size_t arrived, int64_t now_ms)
 {
 	gather->lately += arrived;
 	if (gather->until_ms && now_ms >= gather->until_ms && gather->enough == SIZE_MAX)
-		gather->enough = arrived < KS_GATHER_WORTH ? 0 : arrived;
+		gather->enough = arrived < KS_GATHER_WORTH ? 0 : arrived / 4 * 3;
 	gather->until_ms = 0;
 }
 

@@ -4,8 +4,9 @@
  * and so does waking everybody who takes part; so where many come, each waits up to KS_GATHER_MS for others.
  *
  * Whether waiting brings anything is measured, not guessed. Now and then, if enough keepalives came lately, one wait lasts its full
- * time. What it brought is what later ones wait for: clients that send the next one behind the answer are all there soon, and then nobody
- * waits for nobody. When it brought little there is no waiting until the next such trial.
+ * time. Three quarters of what it brought are what later ones wait for: of clients that send the next one behind the answer so many are
+ * there soon, though some may be late (their streams may rest, net/rest.h), and then nobody waits for nobody. When it brought little there is
+ * no waiting until the next such trial.
  *
  * A pure state machine that is told the time. Owner: none inside. Threads: whoever embeds it locks.
  */
@@ -22,7 +23,7 @@
 
 struct ks_gather {
 	size_t wanted;    /* by this wait */
-	size_t enough;    /* what the last trial brought; SIZE_MAX: it still has to; 0: not worth it */
+	size_t enough;    /* as the last trial has it; SIZE_MAX: it still has to; 0: not worth it */
 	int64_t until_ms; /* the end of this wait; 0: nobody waits */
 	int64_t since_ms; /* the last trial */
 	size_t lately;    /* taken since then */

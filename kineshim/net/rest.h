@@ -19,7 +19,7 @@
 #define KS_REST_MS 10       /* the longest rest */
 #define KS_REST_SOON_US 200 /* what takes no longer was there */
 #define KS_REST_WORTH 3
-#define KS_REST_TRY 64
+#define KS_REST_TRY 256
 
 struct ks_rest {
 	bool pays;
