@@ -12,9 +12,12 @@ function M.plugin_attr(name)
     return core.table.try_read_attr(core.config.local_conf(), "plugin_attr", name)
 end
 
+local store -- when it is first asked: it is loaded later, and require() in a request's way ends LuaJIT's trace
+
 -- -> item of /plugin_metadata/<name> | nil
 function M.plugin_metadata(name)
-    return require("dpproxy.config.store").get("plugin_metadata", name)
+    store = store or require("dpproxy.config.store")
+    return store.get("plugin_metadata", name)
 end
 
 M.plugin_metadatas = setmetatable({}, {__index = {

@@ -46,6 +46,21 @@ lat_count{t="r"} 5
 lat_sum{t="r"} 1012.5
 ]], text_of(reg))
     end)
+    it("puts each value into the bucket that a walk along the bounds finds", function()
+        for _, bounds in ipairs({{1, 2, 5, 300, 1000}, {0.5, 1, 20}, {1, 2.5, 10}, {10}, {5, 1}, {}, {1, 60000}, {1, 1e6}}) do
+            local h = registry.new(dict, ""):histogram("lat", "Latency", {}, bounds)
+            for _, n in ipairs({-1, 0, 0.1, 0.5, 0.6, 1, 1.0000001, 2, 2.4, 2.5, 2.6, 10, 10.5, 255.5, 256, 257, 300, 301,
+                    59999.5, 60000, 60001, 1e9, math.huge, -math.huge, 0 / 0}) do
+                local expected = #bounds + 1
+                for i = #bounds, 1, -1 do
+                    expected = n <= bounds[i] and i or expected
+                end
+                local cell = h:new_cell({})
+                registry.observe(cell, n)
+                assert.equal(1, cell.counts[expected], n .. " among " .. table.concat(bounds, " "))
+            end
+        end
+    end)
     it("escapes label values", function()
         local reg = registry.new(dict, "")
         reg:gauge("g", "G", {"x"}):set(1.5, {'a"b\\c\nd'})

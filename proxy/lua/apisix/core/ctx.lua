@@ -202,7 +202,10 @@ local vars_mt = {
         if nginx_writable[name] then
             write_through(name, value)
         end
-        vars._cache[name] = value
+        local cache = vars._cache
+        if value ~= nil or cache[name] ~= nil then -- a nil would take a place in the table, too
+            cache[name] = value
+        end
     end,
 }
 
@@ -217,6 +220,15 @@ function M.register_var(name, getter, opts)
     if opts and opts.no_cacheable then
         uncached[name] = true
     end
+end
+
+-- A var that stays with its ctx from request to request; between two of them it is emptied.
+function M.new_vars(ctx)
+    return setmetatable({_cache = {}, _ctx = ctx}, vars_mt)
+end
+
+function M.empty_vars(vars)
+    clear(vars._cache)
 end
 
 -- Gives ctx its var; release_vars takes it back. The tables are pooled.

@@ -195,7 +195,10 @@ function M.get_response_source(ctx)
     if not ctx._apisix_proxied then
         return "apisix"
     end
-    -- "-" stands for a try that got no header. The last byte instead of the last token: this runs for every request.
+    if ctx.dpproxy_answered then -- seen by http/response.lua
+        return "upstream"
+    end
+    -- "-" stands for a try that got no header. The last byte instead of the last token: this may run for every request.
     local last = str_byte(ngx.var.upstream_header_time or "", -1)
     source = last and last >= 48 and last <= 57 and "upstream" or "nginx"
     ctx._resp_source = source

@@ -9,6 +9,8 @@ local redis = require("dpproxy.limit.redis")
 local redis_schema = require("dpproxy.limit.redis_schema")
 local rules = require("dpproxy.limit.rules")
 
+local ngx = ngx
+local set_header = core.response.set_header
 local ipairs, pairs, tostring = ipairs, pairs, tostring
 local floor = math.floor
 
@@ -147,6 +149,21 @@ local function prefixed(name, prefix)
     return (name:gsub("RateLimit%-", (prefix:gsub("%%", "%%%%")) .. "-RateLimit-", 1))
 end
 
+local texts, texts_count = {}, 0
+
+-- Limits are few: their numbers are not written out for each request.
+local function text_of(count)
+    local text = texts[count]
+    if not text then
+        if texts_count >= 1000 then
+            texts, texts_count = {}, 0
+        end
+        text = tostring(count)
+        texts[count], texts_count = text, texts_count + 1
+    end
+    return text
+end
+
 local function set_headers(metadata, prefix, count, remaining, reset)
     local limit_header, remaining_header, reset_header = metadata.limit_header or default_metadata.limit_header,
         metadata.remaining_header or default_metadata.remaining_header, metadata.reset_header or default_metadata.reset_header
@@ -154,9 +171,9 @@ local function set_headers(metadata, prefix, count, remaining, reset)
         limit_header, remaining_header, reset_header = prefixed(limit_header, prefix), prefixed(remaining_header, prefix),
             prefixed(reset_header, prefix)
     end
-    core.response.set_header(limit_header, count)
-    core.response.set_header(remaining_header, remaining)
-    core.response.set_header(reset_header, reset)
+    set_header(limit_header, text_of(count))
+    local header = ngx.header
+    header[remaining_header], header[reset_header] = remaining, reset
 end
 
 local function count_one(conf, key, count, window)

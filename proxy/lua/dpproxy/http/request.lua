@@ -1,6 +1,6 @@
 -- The access phase: from a request to the upstream it goes to (docs/internals/proxy.md, "The request, phase by phase").
 local body_filters = require("dpproxy.http.body_filters")
-local core_ctx = require("apisix.core.ctx")
+local context = require("dpproxy.http.context")
 local core_response = require("apisix.core.response")
 local forwarded = require("dpproxy.http.forwarded")
 local merge = require("dpproxy.plugin.merge")
@@ -8,7 +8,6 @@ local plain = require("dpproxy.http.plain")
 local routes = require("dpproxy.http.routes")
 local runtime = require("dpproxy.plugin.runtime")
 local store = require("dpproxy.config.store")
-local tablepool = require("apisix.core.tablepool")
 local tls = require("dpproxy.tls")
 local upstream = require("dpproxy.http.upstream")
 local uri = require("dpproxy.http.uri")
@@ -46,15 +45,23 @@ local function match_path(path, vars, matched)
 end
 
 local function match(ctx)
-    local matched = tablepool.fetch("matched", 0, 4)
+    local matched = ctx.dpproxy_tables.matched
     ctx.curr_req_matched = matched
     return match_path(uri.for_match(ctx), ctx.var, matched)
 end
 
 local function new_ctx()
-    local ctx = tablepool.fetch("api_ctx", 0, 32)
+    local ctx = context.take()
     ngx.ctx.api_ctx = ctx
-    core_ctx.set_vars_meta(ctx)
+    return ctx
+end
+
+-- Before anybody else has looked at ngx.ctx.
+local function first_ctx()
+    local ctx = context.take()
+    local ngx_ctx = ctx.dpproxy_tables.ngx_ctx
+    ngx_ctx.api_ctx = ctx
+    ngx.ctx = ngx_ctx
     return ctx
 end
 
@@ -63,7 +70,7 @@ local function may_look()
     return not (rewrites_uri or uri.keeps_encoded_slash() or forwarded.is_early() or tls.mutual or routes.look_at_headers())
 end
 
-local spare_matched -- for requests whose match nobody reads
+local spare_matched = {} -- for requests whose match nobody reads; changes places with a ctx's own
 
 -- nginx' rewrite phase: must the request go the whole way? -> "" when it needs nothing but a node (plain.lua), else "1". What was
 -- found so far is left for access() in the ctx. Nothing here may yield.
@@ -72,8 +79,7 @@ function M.way()
     if not may_look() then
         return "1"
     end
-    local matched = spare_matched or tablepool.fetch("matched", 0, 4)
-    spare_matched = matched
+    local matched = spare_matched
     local item = match_path(ngx_var.uri, nil, matched)
     local shared = item and plain.of(item)
     if shared then
@@ -84,8 +90,9 @@ function M.way()
         end
         return ""
     end
-    spare_matched = nil
-    local ctx = new_ctx()
+    local ctx = first_ctx()
+    local tables = ctx.dpproxy_tables
+    spare_matched, tables.matched = tables.matched, matched
     ctx.curr_req_matched, ctx.dpproxy_item = matched, item or false
     return "1"
 end

@@ -1,7 +1,6 @@
 -- What happens after the upstream has answered: header and body filters, the log phase.
-local core_ctx = require("apisix.core.ctx")
+local context = require("dpproxy.http.context")
 local runtime = require("dpproxy.plugin.runtime")
-local tablepool = require("apisix.core.tablepool")
 local upstream = require("dpproxy.http.upstream")
 
 local ngx = ngx
@@ -29,8 +28,7 @@ local function show_upstream_status()
 end
 
 -- Of a request that was proxied -> must it end?
-local function look_at_status()
-    local status = ngx.status
+local function look_at_status(status)
     -- nginx takes bytes that are no HTTP for an answer of HTTP/0.9 (status 9), and would send them as they are.
     if status == 9 then
         ngx.log(ngx.ERR, "the upstream's answer is no HTTP")
@@ -44,7 +42,7 @@ end
 -- Where requests have no ctx (plain.lua).
 function M.plain_header_filter()
     ngx_header["Server"] = server_header
-    if look_at_status() then
+    if look_at_status(ngx.status) then
         return ngx.exit(ngx.ERROR)
     end
 end
@@ -55,8 +53,13 @@ function M.header_filter()
     if not ctx then
         return
     end
-    if ctx._apisix_proxied and look_at_status() then
-        return ngx.exit(ngx.ERROR)
+    if ctx._apisix_proxied then
+        local status = ngx.status
+        if look_at_status(status) then
+            return ngx.exit(ngx.ERROR)
+        end
+        -- nginx' own answers to a request that it has proxied are errors.
+        ctx.dpproxy_answered = status < 400
     end
     runtime.phase("header_filter", ctx)
     -- For a plugin that must see the headers as the others leave them (gzip).
@@ -82,12 +85,7 @@ function M.log()
     runtime.phase("log", ctx)
     upstream.done(ctx)
     ngx_ctx.api_ctx = nil
-    local matched = ctx.curr_req_matched
-    if matched then -- not when a client without a certificate was refused
-        tablepool.release("matched", matched)
-    end
-    core_ctx.release_vars(ctx)
-    tablepool.release("api_ctx", ctx)
+    context.give_back(ctx)
 end
 
 return M

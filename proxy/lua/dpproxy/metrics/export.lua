@@ -3,7 +3,9 @@ local http_metrics = require("dpproxy.metrics.http")
 local node_metrics = require("dpproxy.metrics.node")
 local registry = require("dpproxy.metrics.registry")
 
-local pcall, require = pcall, require
+local ngx = ngx
+local ngx_now, ngx_var, start_time = ngx.now, ngx.var, ngx.req.start_time
+local pcall, require, tonumber = pcall, require, tonumber
 
 local dict_name = "prometheus-metrics"
 local flush_seconds = 1
@@ -83,10 +85,9 @@ function M.log(conf, ctx, disabled_labels)
     ready()
     http:set_disabled(disabled_labels)
     core = core or require("apisix.core")
-    local var = ctx.var
-    http:record(ctx, conf.prefer_name, ngx.status, core.response.get_response_source(ctx),
-        (ngx.now() - ngx.req.start_time()) * 1000, var.upstream_response_time,
-        tonumber(var.request_length) or 0, tonumber(var.bytes_sent) or 0)
+    -- Not through ctx.var, which would remember them for nobody.
+    http:record(ctx, conf.prefer_name, ngx.status, core.response.get_response_source(ctx), (ngx_now() - start_time()) * 1000,
+        ngx_var.upstream_response_time, tonumber(ngx_var.request_length) or 0, tonumber(ngx_var.bytes_sent) or 0)
     if draining then
         flush()
     end

@@ -6,6 +6,7 @@ local registry = require("dpproxy.metrics.registry")
 
 local add, observe = registry.add, registry.observe
 local ipairs, tonumber, type = ipairs, tonumber, type
+local max = math.max
 local gmatch, sub = string.gmatch, string.sub
 
 local M = {}
@@ -193,10 +194,7 @@ function M:record(ctx, prefer_name, status, source, latency_ms, upstream_time, r
     local own_ms = latency_ms
     if upstream_seconds then
         observe(group.upstream, upstream_seconds * 1000)
-        own_ms = latency_ms - upstream_seconds * 1000
-        if own_ms < 0 then
-            own_ms = 0       -- nginx measures the two by different clocks
-        end
+        own_ms = max(latency_ms - upstream_seconds * 1000, 0) -- nginx measures the two by different clocks
     end
     observe(group.apisix, own_ms)
     add(group.ingress, received)

@@ -10,10 +10,11 @@
 --     n                      the highest number given out
 --
 -- When the dictionary is full, new series are left out and counted; those that exist go on. No ngx in here.
-local floor, huge = math.floor, math.huge
+local ceil, floor, huge, max, min = math.ceil, math.floor, math.huge, math.max, math.min
 local format, gsub, concat = string.format, string.gsub, table.concat
 local ipairs, tostring = ipairs, tostring
 
+local ffi = require("ffi")
 local md5 = require("dpproxy.base.crypto").md5
 local valid_utf8 = require("dpproxy.base.utf8").valid
 local buffer = require("string.buffer")
@@ -37,6 +38,39 @@ end
 
 -- ---- Metrics and cells ----
 
+-- Where a value falls, buckets[i - 1] < n <= buckets[i].
+local function position(buckets, n)
+    for i = 1, #buckets do
+        if n <= buckets[i] then
+            return i
+        end
+    end
+    return #buckets + 1
+end
+
+-- All that a bucket may be looked up for, instead: LuaJIT does not compile a loop as a part of what is around it, and of the
+-- branches of a plugin's phase, one for each bucket, it leaves all but one to the interpreter.
+local quick_max = 100000
+
+-- Whole bounds only: the position of each ceil(value) up to the one behind the highest bound -> bytes, the last index | nil
+local function quick_positions(buckets)
+    local highest = 0
+    for _, bound in ipairs(buckets) do
+        if bound ~= floor(bound) or bound > quick_max then
+            return nil
+        end
+        highest = max(highest, bound)
+    end
+    if #buckets > 254 then
+        return nil
+    end
+    local quick = ffi.new("uint8_t[?]", highest + 2)
+    for n = 0, highest + 1 do
+        quick[n] = position(buckets, n)
+    end
+    return quick, highest + 1
+end
+
 local function define(self, kind, name, help, labels, buckets, expire)
     local known = self.metrics[name]
     if known then
@@ -50,6 +84,7 @@ local function define(self, kind, name, help, labels, buckets, expire)
             metric.le[i] = format("%.14g", bound)
         end
         metric.le[#buckets + 1] = "+Inf"
+        metric.quick, metric.quick_last = quick_positions(buckets)
     end
     self.metrics[name] = metric
     self.order[#self.order + 1] = metric
@@ -137,13 +172,12 @@ function M.add(cell, n)
 end
 
 function M.observe(cell, n)
-    local buckets = cell.metric.buckets
-    local at = #buckets + 1
-    for i = 1, at - 1 do
-        if n <= buckets[i] then
-            at = i
-            break
-        end
+    local metric = cell.metric
+    local quick, at = metric.quick
+    if quick and n == n then -- a NaN would be an index anywhere
+        at = quick[min(ceil(max(n, 0)), metric.quick_last)]
+    else
+        at = position(metric.buckets, n)
     end
     local counts = cell.counts
     counts[at] = counts[at] + 1
