@@ -1,5 +1,6 @@
 -- What a worker's memory grows to: its tables, and what the collector lets come on top of them.
 local garbage = require("dpproxy.config.garbage")
+local reader = require("dpproxy.config.reader")
 
 describe("the garbage of requests", function()
     local pause, step
@@ -41,5 +42,20 @@ describe("the garbage of requests", function()
         local times = (garbage.keep_low(growth))
         assert.is_true(times < 1.6, "memory grew to " .. times .. " times its size")
         assert.equal(200, collectgarbage("setpause", 200)) -- as it was
+    end)
+
+    it("of a new worker's first load is gone before its first request", function()
+        local store = {number = function() return 1 end, read_all = function() return {seq = 1} end}
+        local tables = {replace = function()
+            local made = {}
+            for i = 1, 100000 do
+                made[i] = {i}
+            end
+            return made
+        end}
+        collectgarbage()
+        local before = collectgarbage("count")
+        assert.is_true(reader.new({store = store, tables = tables, log = print}):refresh())
+        assert.is_true(collectgarbage("count") - before < 1000)
     end)
 end)

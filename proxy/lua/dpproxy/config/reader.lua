@@ -2,6 +2,8 @@
 -- far behind. No ngx in here.
 local garbage = require("dpproxy.config.garbage")
 
+local collectgarbage = collectgarbage
+
 local M = {}
 
 local large = 500 -- changes
@@ -11,7 +13,7 @@ reader_mt.__index = reader_mt
 
 -- opts: {store = dpproxy.config.shared, tables = dpproxy.config.tables, log = fn(level, message)}
 function M.new(opts)
-    return setmetatable({store = opts.store, tables = opts.tables, log = opts.log, seq = 0, head = -1}, reader_mt)
+    return setmetatable({store = opts.store, tables = opts.tables, log = opts.log, seq = 0, head = -1, new = true}, reader_mt)
 end
 
 local function read_all(self, head)
@@ -32,6 +34,17 @@ local function apply(self, list)
     end
 end
 
+-- Reads or applies much: fn(self, …). Nobody waits for a new worker yet, so what its first load leaves is collected now, and not
+-- by its first requests.
+local function in_bulk(fn, self, ...)
+    local result = garbage.keep_low(fn, self, ...)
+    if self.new then
+        self.new = false
+        collectgarbage()
+    end
+    return result
+end
+
 -- What could not be decoded gets another try.
 function reader_mt:reread()
     self.head, self.seq = -1, 0
@@ -49,11 +62,11 @@ function reader_mt:refresh()
         return false
     end
     if self.seq == 0 then
-        return garbage.keep_low(read_all, self, head)
+        return in_bulk(read_all, self, head)
     end
     local list = self.store:since(self.seq)
     if not list then
-        return garbage.keep_low(read_all, self, head)
+        return in_bulk(read_all, self, head)
     end
     self.head = head
     local before = self.seq
@@ -62,7 +75,7 @@ function reader_mt:refresh()
         count = count + #txn.ops
     end
     if count > large then
-        garbage.keep_low(apply, self, list)
+        in_bulk(apply, self, list)
     else
         apply(self, list)
     end
