@@ -14,7 +14,7 @@ local uri = require("dpproxy.http.uri")
 
 local ngx = ngx
 local ngx_var = ngx.var
-local ngx_exec, ngx_log, ERR = ngx.exec, ngx.log, ngx.ERR
+local ngx_exec, ngx_log, ngx_now, ERR = ngx.exec, ngx.log, ngx.now, ngx.ERR
 local get_method = ngx.req.get_method
 
 local M = {}
@@ -77,12 +77,23 @@ local function may_look()
     return not (rewrites_uri or uri.keeps_encoded_slash() or forwarded.is_early() or tls.mutual or routes.look_at_headers())
 end
 
+local refreshed -- when we last looked for changes
+
+-- At most once for each of nginx' milliseconds: the look is a call with a lock, and requests come by the dozen in one.
+local function refresh()
+    local now = ngx_now()
+    if now ~= refreshed then
+        refreshed = now
+        store.refresh()
+    end
+end
+
 local spare_matched = {} -- for requests whose match nobody reads; changes places with a ctx's own
 
 -- nginx' rewrite phase: must the request go the whole way? -> "" when it needs nothing but a node (plain.lua), else "1". What was
 -- found so far is left for access() in the ctx. Nothing here may yield.
 function M.way()
-    store.refresh()
+    refresh()
     if not may_look() then
         return "1"
     end
@@ -199,7 +210,7 @@ end
 function M.access()
     local ctx, is_new = ctx_of_request()
     if is_new then
-        store.refresh()
+        refresh()
     end
     if rewrites_uri then
         uri.rewrite(ctx)
