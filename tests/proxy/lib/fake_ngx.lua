@@ -286,6 +286,7 @@ function M.install(request)
         headers_sent = false,
         log = log,
         print = print_body,
+        flush = function() return true end,
         say = function(...)
             print_body(...)
             return print_body("\n")

@@ -218,6 +218,31 @@ function M.run(phase, ctx, plugins)
     return true
 end
 
+-- An answer that a plugin makes itself, piece by piece, on its way to the client: plugins with lua_body_filter may put another text in
+-- its place, or end it with a code. (conf, ctx, headers, body) -> code, body
+function M.lua_response_filter(ctx, headers, body)
+    local steps = ctx.plugins and ctx.plugins.plan.lua_body_filter
+    for i = 1, steps and steps.n or 0, 4 do
+        local conf, plugin, guard = steps[i + 1], steps[i + 2], steps[i + 3]
+        local skipped = ctx._skip_plugins
+        if not (skipped and skipped[plugin.name]) and not (guard and not prepare(ctx, conf, plugin, guard)) then
+            local code, text = steps[i](conf, ctx, headers, body)
+            if code then
+                if code ~= ngx.OK then
+                    ngx.status = code
+                end
+                if text then
+                    ngx.print(text)
+                end
+                return ngx.exit(ngx.OK)
+            end
+            body = text or body
+        end
+    end
+    ngx.print(body)
+    ngx.flush()
+end
+
 -- Global rules
 
 local global -- {version =, generation =, conf =, plugins =, variants = route conf -> plugins}
