@@ -256,7 +256,8 @@ def arguments():
     for name in options.only:
         if name not in [curve.name for curve in curves.CURVES]:
             parser.error(f"no curve {name}: {', '.join(curve.name for curve in curves.CURVES)}")
-    options.line = " ".join(["./dev bench growth", *sys.argv[1:]])
+    # Where raw numbers go is nobody's business.
+    options.line = re.sub(r" --(output|from)[ =]\S+", "", " ".join(["./dev bench growth", *sys.argv[1:]]))
     return options
 
 

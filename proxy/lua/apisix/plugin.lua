@@ -95,7 +95,8 @@ function M.run_plugin(phase, plugins, ctx)
     return ctx, require("dpproxy.plugin.runtime").run(phase, ctx, plugins)
 end
 
--- For plugins that answer themselves: the next piece of the body, through the lua_body_filter of the request's plugins, to the client.
+-- For plugins that answer themselves: the next piece of the body, through the lua_body_filter of the request's plugins, to
+-- the client.
 function M.lua_response_filter(ctx, headers, body)
     return require("dpproxy.plugin.runtime").lua_response_filter(ctx, headers, body)
 end

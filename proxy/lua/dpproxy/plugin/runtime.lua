@@ -218,8 +218,8 @@ function M.run(phase, ctx, plugins)
     return true
 end
 
--- An answer that a plugin makes itself, piece by piece, on its way to the client: plugins with lua_body_filter may put another text in
--- its place, or end it with a code. (conf, ctx, headers, body) -> code, body
+-- An answer that a plugin makes itself, piece by piece, on its way to the client: plugins with lua_body_filter may put another
+-- text in its place, or end it with a code. (conf, ctx, headers, body) -> code, body
 function M.lua_response_filter(ctx, headers, body)
     local steps = ctx.plugins and ctx.plugins.plan.lua_body_filter
     for i = 1, steps and steps.n or 0, 4 do
