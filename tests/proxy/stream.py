@@ -149,9 +149,10 @@ def calm(s):
         now = workers(s)
         if now != since[0]:
             since[:] = now, time.monotonic()
-        done = folder / "stream-result.json"
-        return (len(now) == s.workers and done.exists() and done.stat().st_mtime_ns > plan.stat().st_mtime_ns
-                and time.monotonic() > since[1] + 0.2)
+        # Newer than the plan is not enough: it may tell of the plan before, whose test took a while.
+        result, applied = folder / "stream-result.json", folder / "stream-plan.json"
+        return (len(now) == s.workers and result.exists() and applied.exists() and applied.read_text() == plan.read_text()
+                and time.time() > result.stat().st_mtime + 0.3 and time.monotonic() > since[1] + 0.2)
     wait_for(settled, "quiet")
     return since[0]
 
