@@ -38,10 +38,12 @@ local new_ctx, empty = generate()
 local max_kept = 200
 local kept, count = {}, 0
 
-local function new_tables()
+-- A ctx without values, and its var. Also for tables whose ctx has somebody's own fields: they go with it.
+local function set_ctx(tables)
     local ctx = new_ctx()
     empty(ctx)
-    return {ctx = ctx, vars = core_ctx.new_vars(ctx), matched = {}, ngx_ctx = {}}
+    tables.ctx, tables.vars = ctx, core_ctx.new_vars(ctx)
+    return tables
 end
 
 -- -> ctx. The rest is in ctx.dpproxy_tables: matched, for the router; ngx_ctx, which may become ngx.ctx.
@@ -52,18 +54,11 @@ function M.take()
         kept[count] = false
         count = count - 1
     else
-        tables = new_tables()
+        tables = set_ctx({matched = {}, ngx_ctx = {}})
     end
     local ctx = tables.ctx
     ctx.dpproxy_tables, ctx.var = tables, tables.vars
     return ctx
-end
-
--- Somebody's own fields are in it: they go with the table.
-local function replace_ctx(tables)
-    local ctx = new_ctx()
-    empty(ctx)
-    tables.ctx, tables.vars = ctx, core_ctx.new_vars(ctx)
 end
 
 -- At a request's end, when nobody has these tables any more.
@@ -75,7 +70,7 @@ function M.give_back(ctx)
     core_ctx.empty_vars(tables.vars)
     empty(ctx)
     if nkeys(ctx) > 0 then
-        replace_ctx(tables)
+        set_ctx(tables)
     end
     local ngx_ctx = tables.ngx_ctx
     ngx_ctx.api_ctx = nil

@@ -105,11 +105,16 @@ local function end_request(plugin, guard, code, body)
     return respond(code, body)
 end
 
+-- Does the request have this step, for all that _meta and other plugins say?
+local function has_step(steps, i, ctx)
+    local plugin, guard, skipped = steps[i + 2], steps[i + 3], ctx._skip_plugins
+    return not (skipped and skipped[plugin.name] or guard and not prepare(ctx, steps[i + 1], plugin, guard))
+end
+
 -- -> code, body
 local function call_step(steps, i, ctx)
-    local conf, plugin, guard = steps[i + 1], steps[i + 2], steps[i + 3]
-    local skipped = ctx._skip_plugins
-    if skipped and skipped[plugin.name] or guard and not prepare(ctx, conf, plugin, guard) then
+    local conf, plugin = steps[i + 1], steps[i + 2]
+    if not has_step(steps, i, ctx) then
         return
     end
     ctx._plugin_name = plugin.name
@@ -223,10 +228,8 @@ end
 function M.lua_response_filter(ctx, headers, body)
     local steps = ctx.plugins and ctx.plugins.plan.lua_body_filter
     for i = 1, steps and steps.n or 0, 4 do
-        local conf, plugin, guard = steps[i + 1], steps[i + 2], steps[i + 3]
-        local skipped = ctx._skip_plugins
-        if not (skipped and skipped[plugin.name]) and not (guard and not prepare(ctx, conf, plugin, guard)) then
-            local code, text = steps[i](conf, ctx, headers, body)
+        if has_step(steps, i, ctx) then
+            local code, text = steps[i](steps[i + 1], ctx, headers, body)
             if code then
                 if code ~= ngx.OK then
                     ngx.status = code
