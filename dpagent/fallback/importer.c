@@ -20,7 +20,7 @@ struct dpa_importer {
 	bool stopping;
 	bool wanted, done, applied; /* a look that dpa_importer_look waits for, and its result */
 	struct ks_mutex looking;    /* guards the rest; held during a look */
-	struct dpa_version seen;    /* the newest one when it was looked at last: valid, and read to its end */
+	struct dpa_version seen;    /* the newest one when it was looked at last: valid, read to its end, and settled */
 };
 
 static void say_failed(struct dpa_importer *importer, const struct ks_err *err)
@@ -52,8 +52,11 @@ static bool is_connected(struct dpa_importer *importer)
 	return status.connected;
 }
 
-/* Is there something newer, and is it applied? The replica looks once more under its lock: upstream may be back by then. */
-static bool apply(struct dpa_importer *importer, const struct dpa_image *image, const char *name)
+/*
+ * Is there something newer, and is it applied? The replica looks once more under its lock: upstream may be back by then. *settled: the same image
+ * need not be looked at again. It must be after what passes by itself: a listing of upstream's that was under way, short memory.
+ */
+static bool apply(struct dpa_importer *importer, const struct dpa_image *image, const char *name, bool *settled)
 {
 	struct dpa_resync_summary summary;
 	struct ks_err err = {0};
@@ -64,9 +67,11 @@ static bool apply(struct dpa_importer *importer, const struct dpa_image *image, 
 	dpa_replica_point(importer->config.replica, &point);
 	newer = dpa_image_newer(image, &point);
 	dpa_point_fini(&point);
+	*settled = true;
 	if (!newer)
 		return false;
 	status = dpa_replica_resync_image(importer->config.replica, image, &summary, &err);
+	*settled = status == KS_OK || status == KS_DATA_LOSS || status == KS_INVALID_ARGUMENT;
 	if (status == KS_ABORTED)
 		return false;
 	if (status != KS_OK) {
@@ -98,7 +103,7 @@ static bool look(struct dpa_importer *importer)
 	struct ks_err err = {0};
 	char fault[256] = "", name[256];
 	const struct dpa_version *last;
-	bool applied = false;
+	bool applied = false, settled;
 	size_t index = 0;
 	enum ks_status status = dpa_bucket_versions(bucket, &versions, &err);
 
@@ -125,9 +130,9 @@ static bool look(struct dpa_importer *importer)
 	if (status == KS_OK) {
 		dpa_bucket_name(bucket, versions.versions[index].sequence, name, sizeof(name));
 		say_read(importer, &versions.versions[index], &image);
-		applied = apply(importer, &image, name);
+		applied = apply(importer, &image, name, &settled);
 		/* One that was passed over may be replaced without a new number: it is looked at again. */
-		importer->seen = fault[0] ? (struct dpa_version){0} : *last;
+		importer->seen = fault[0] || !settled ? (struct dpa_version){0} : *last;
 	}
 	dpa_image_fini(&image);
 	dpa_versions_fini(&versions);

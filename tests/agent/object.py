@@ -303,6 +303,20 @@ def only_what_is_newer_is_applied(scenario):
 
 
 @needs("versitygw")
+def a_listing_under_way_only_puts_it_off(scenario):
+    server = scenario.server("versitygw")
+    bucket = server.bucket(scenario.name("bucket"))
+    export_one(scenario, server, bucket, 30)
+    reader = scenario.tool(server.url(bucket), server.env)
+    # Upstream began to answer, and hangs in the middle.
+    reader.do("listing", 40)
+    reader.do("import", 60000)
+    assert reader.do("once")["applied"] is False
+    reader.do("unlisted")
+    assert reader.do("once")["applied"] is True and reader.status()["up_revision"] == 30
+
+
+@needs("versitygw")
 def it_is_asked_again_only_while_upstream_is_away(scenario):
     server = scenario.server("versitygw")
     bucket = server.bucket(scenario.name("bucket"))
@@ -793,7 +807,7 @@ for both in (changes_are_exported_with_an_interval, the_last_change_is_exported_
              a_missing_bucket_is_an_alarm, a_wrong_key_is_refused, a_slow_server_is_an_alarm_until_it_is_fast, a_lost_answer_is_no_second_version,
              a_busy_server_is_asked_again, a_damaged_newest_object_is_passed_over, the_newest_deleted_is_a_way_back):
     TESTS += on_both(both)
-TESTS += [only_what_is_newer_is_applied, it_is_asked_again_only_while_upstream_is_away, signatures_decide,
+TESTS += [only_what_is_newer_is_applied, a_listing_under_way_only_puts_it_off, it_is_asked_again_only_while_upstream_is_away, signatures_decide,
           truncated_or_changed_objects_are_refused, foreign_objects_are_left_alone, lists_of_more_than_a_page,
           azure_lists_of_more_than_a_page, storage_without_conditional_writes_is_refused,
           a_second_exporter_leaves_what_is_newer, an_upstream_that_was_set_back_is_an_alarm,

@@ -25,7 +25,8 @@ static struct {
 	struct dpa_signer *signer;
 	struct dpa_verifier *verifier;
 	struct dpa_importer *importer;
-	struct ks_mutex lock; /* guards exporter: the replica's call-back uses it */
+	struct dpa_resync *listing; /* that is under way */
+	struct ks_mutex lock;       /* guards exporter: the replica's call-back uses it */
 	struct dpa_exporter *exporter;
 } tool;
 
@@ -86,6 +87,21 @@ static json_t *do_apply(char **words, struct ks_err *err)
 				    .version = 1};
 
 	return fine(dpa_replica_apply(tool.replica, &change, 1, change.revision, err));
+}
+
+/* listing REVISION: upstream begins to be listed, and does not come to its end; unlisted: it is given up. */
+static json_t *do_listing(char **words, struct ks_err *err)
+{
+	tool.listing = dpa_resync_begin(tool.replica, 1, strtoll(words[1], NULL, 10), false, 0, err);
+	return tool.listing ? json_object() : NULL;
+}
+
+static json_t *do_unlisted(char **words, struct ks_err *err)
+{
+	(void)words, (void)err;
+	dpa_resync_abort(tool.listing);
+	tool.listing = NULL;
+	return json_object();
 }
 
 /* connected yes|no */
@@ -266,10 +282,12 @@ static const struct command {
 	int words; /* behind it */
 	json_t *(*run)(char **words, struct ks_err *err);
 } commands[] = {
-	{"load", 2, do_load},     {"empty", 2, do_empty},   {"apply", 3, do_apply},   {"connected", 1, do_connected},
-	{"export", 2, do_export}, {"import", 1, do_import}, {"once", 0, do_once},     {"stop", 0, do_stop},
-	{"status", 0, do_status}, {"probe", 0, do_probe},   {"list", 0, do_list},     {"read", 1, do_read},
-	{"newest", 0, do_newest}, {"put", 2, do_put},       {"delete", 1, do_delete},
+	{"load", 2, do_load},           {"empty", 2, do_empty},       {"apply", 3, do_apply},
+	{"connected", 1, do_connected}, {"export", 2, do_export},     {"import", 1, do_import},
+	{"once", 0, do_once},           {"stop", 0, do_stop},         {"status", 0, do_status},
+	{"probe", 0, do_probe},         {"list", 0, do_list},         {"read", 1, do_read},
+	{"newest", 0, do_newest},       {"put", 2, do_put},           {"delete", 1, do_delete},
+	{"listing", 1, do_listing},     {"unlisted", 0, do_unlisted},
 };
 
 static json_t *run_line(char *line, struct ks_err *err)
