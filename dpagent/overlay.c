@@ -342,26 +342,15 @@ void dpa_overlay_stop(struct dpa_overlay *overlay)
 	release(overlay);
 }
 
-/* What was cut in the middle of a character loses the rest of it. NULL without memory. */
-static json_t *json_text(const char *text)
-{
-	size_t size = strlen(text);
-	json_t *json = json_stringn(text, size);
-
-	while (!json && size > 0)
-		json = json_stringn(text, --size);
-	return json;
-}
-
 char *dpa_overlay_json(struct dpa_overlay *overlay)
 {
 	json_t *status;
 	char *text;
 
 	ks_mutex_lock(&overlay->lock);
-	status = json_pack("{s:o, s:I, s:o, s:O}", "file", json_text(overlay->path), "loaded_ms",
+	status = json_pack("{s:o, s:I, s:o, s:O}", "file", dpa_json_text(overlay->path), "loaded_ms",
 			   (json_int_t)overlay->loaded_ms, "error",
-			   *overlay->error ? json_text(overlay->error) : json_null(), "keys", overlay->keys);
+			   *overlay->error ? dpa_json_text(overlay->error) : json_null(), "keys", overlay->keys);
 	text = status ? json_dumps(status, JSON_COMPACT) : NULL;
 	json_decref(status);
 	ks_mutex_unlock(&overlay->lock);

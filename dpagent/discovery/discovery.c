@@ -474,7 +474,7 @@ static json_t *status_json(const struct dpa_service *service)
 	if (object && *service->group_name)
 		(void)json_object_set_new(object, "group_name", json_string(service->group_name));
 	if (object && service->failing)
-		(void)json_object_set_new(object, "error", json_string(service->error));
+		(void)json_object_set_new(object, "error", dpa_json_text(service->error));
 	return object;
 }
 

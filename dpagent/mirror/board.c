@@ -76,6 +76,21 @@ void dpa_board_read(struct dpa_board *board, struct dpa_status *status)
 	ks_mutex_unlock(&board->lock);
 }
 
+json_t *dpa_json_text(const char *text)
+{
+	json_t *json = json_string(text);
+	char copy[512];
+	size_t size = 0;
+
+	if (json)
+		return json;
+	for (; *text && size < sizeof(copy) - 1; text++)
+		if ((unsigned char)*text < 0x80)
+			copy[size++] = *text;
+	copy[size] = '\0';
+	return json_string(copy);
+}
+
 /* One line, in one write, whatever the log's format: programs read it. Takes the object. */
 static void say(json_t *line)
 {
@@ -100,10 +115,11 @@ static json_t *line_of(const struct dpa_status *status, const char *what)
 
 	(void)gmtime_r(&seconds, &parts);
 	(void)strftime(stamp, sizeof(stamp), "%Y-%m-%dT%H:%M:%S", &parts);
-	return json_pack("{s:o, s:s, s:s, s:s, s:s, s:b, s:s, s:s}", "ts",
+	return json_pack("{s:o, s:s, s:s, s:s, s:s, s:b, s:o, s:o}", "ts",
 			 json_sprintf("%s.%03dZ", stamp, (int)(now % 1000)), "level", "info", "module", "dpagent",
 			 "event", what, "source", source_names[status->source], "connected", status->connected,
-			 "endpoint", status->endpoint, "error", status->connected ? "" : status->upstream_error);
+			 "endpoint", dpa_json_text(status->endpoint), "error",
+			 dpa_json_text(status->connected ? "" : status->upstream_error));
 }
 
 struct dpa_status *dpa_board_begin(struct dpa_board *board) KS_NO_TSA
@@ -129,7 +145,7 @@ void dpa_board_end(struct dpa_board *board) KS_NO_TSA
 			if (line) {
 				(void)json_object_set_new(line, "alarm", json_string(alarm_names[i]));
 				(void)json_object_set_new(line, "on", json_boolean(status->alarms[i].on));
-				(void)json_object_set_new(line, "text", json_string(status->alarms[i].text));
+				(void)json_object_set_new(line, "text", dpa_json_text(status->alarms[i].text));
 			}
 			say(line);
 		}

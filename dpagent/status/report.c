@@ -26,22 +26,6 @@ static json_t *age_of(int64_t ms)
 	return ms > 0 ? json_real((double)(age > 0 ? age : 0) / 1000) : json_null();
 }
 
-/* Foreign texts may hold anything; what is no UTF-8 is shown without its odd bytes. */
-static json_t *text_of(const char *text)
-{
-	json_t *json = json_string(text);
-	char copy[512];
-	size_t size = 0;
-
-	if (json)
-		return json;
-	for (; *text && size < sizeof(copy) - 1; text++)
-		if ((unsigned char)*text < 0x80)
-			copy[size++] = *text;
-	copy[size] = '\0';
-	return json_string(copy);
-}
-
 json_t *dpa_report_short(const struct dpa_status *status, const struct dpa_point *point)
 {
 	return json_pack("{s:b, s:s, s:b, s:o, s:o, s:I, s:I}", "ready", point->loaded, "source",
@@ -59,7 +43,7 @@ static json_t *alarms_of(const struct dpa_status *status)
 			(void)json_array_append_new(list, json_pack("{s:s, s:o, s:o}", "name",
 								    dpa_alarm_name((enum dpa_alarm)i), "since",
 								    dpa_report_time(status->alarms[i].since_ms), "text",
-								    text_of(status->alarms[i].text)));
+								    dpa_json_text(status->alarms[i].text)));
 	return list;
 }
 
@@ -69,10 +53,10 @@ static json_t *upstream_of(const struct dpa_status *status, const struct dpa_poi
 
 	if (point->cluster_id != 0)
 		(void)snprintf(cluster, sizeof(cluster), "%" PRIx64, point->cluster_id);
-	return json_pack("{s:o, s:o, s:o, s:s, s:I, s:I, s:I, s:I}", "endpoint", text_of(status->endpoint),
+	return json_pack("{s:o, s:o, s:o, s:s, s:I, s:I, s:I, s:I}", "endpoint", dpa_json_text(status->endpoint),
 			 "connected_since",
 			 status->connected ? dpa_report_time(status->connected_since_ms) : json_null(), "error",
-			 text_of(status->upstream_error), "cluster_id", cluster, "reconnects",
+			 dpa_json_text(status->upstream_error), "cluster_id", cluster, "reconnects",
 			 (json_int_t)status->reconnects, "resyncs", (json_int_t)status->resyncs, "verifications",
 			 (json_int_t)status->verifications, "repairs", (json_int_t)status->repairs);
 }
@@ -86,8 +70,8 @@ static json_t *disk_of(const struct dpa_status *status)
 
 static json_t *object_of(const struct dpa_status *status)
 {
-	return json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "object", text_of(status->object), "saved_at",
-			 dpa_report_time(status->object_saved_ms), "upstream_revision",
+	return json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "object", dpa_json_text(status->object),
+			 "saved_at", dpa_report_time(status->object_saved_ms), "upstream_revision",
 			 (json_int_t)status->object_revision, "bytes", (json_int_t)status->object_bytes, "writes",
 			 (json_int_t)status->object_writes, "reads", (json_int_t)status->object_reads, "failures",
 			 (json_int_t)status->object_failures, "fenced", (json_int_t)status->object_fenced);
@@ -103,7 +87,7 @@ json_t *dpa_report_full(const struct dpa_status *status, const struct dpa_point 
 		upstream_of(status, point), "alarms", alarms_of(status), "snapshot", disk_of(status), "object_storage",
 		object_of(status), "registered", status->registered, "forwarded", (json_int_t)status->forwarded,
 		"forward_failures", (json_int_t)status->forward_failures, "overlay", "file",
-		text_of(status->overlay_file), "loaded_at", dpa_report_time(status->overlay_loaded_ms), "keys",
+		dpa_json_text(status->overlay_file), "loaded_at", dpa_report_time(status->overlay_loaded_ms), "keys",
 		(json_int_t)point->overlaid, "discovery", "services", (json_int_t)status->discovery_services, "keys",
 		(json_int_t)point->transformed, "failures", (json_int_t)status->discovery_failures);
 
