@@ -72,7 +72,7 @@ OPTION(BOOL, socket_reuse_port, "socket-reuse-port", "false", 0, 0,
 OPTION(NUMBER, max_txn_ops, "max-txn-ops", "128", 1, 1000000, "operations in one list of a transaction")
 OPTION(BYTES, max_request_bytes, "max-request-bytes", "1572864", 1024, 512 << 20, "size of one write request")
 OPTION(NUMBER, history_events, "history-events", "100000", 1000, 1000000000,
-       "changes that are kept for watches that resume; older ones are compacted away")
+       "changes that are kept for watches that resume, at most 256 MiB; older ones are compacted away")
 OPTION(TIME, watch_progress_notify_interval, "watch-progress-notify-interval", "10m", 100, INT64_MAX / 2,
        "pause between progress notifications of watches that asked for them")
 OPTION(TIME, watch_cursor_interval, "watch-cursor-interval", "10s", 0, INT64_MAX / 2,

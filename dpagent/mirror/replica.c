@@ -10,6 +10,7 @@
 #include "store/watch_hub.h"
 
 #define HISTORY_EVENTS 100000
+#define HISTORY_BYTES ((size_t)256 << 20)
 /* Records that one call removes: what an event may have to wait for. */
 #define COMPACT_STEP 256
 /* Of these the newest one that upstream has is the witness. */
@@ -30,6 +31,8 @@ struct dpa_replica *dpa_replica_new(const struct dpa_replica_config *config, str
 	replica->config = *config;
 	if (replica->config.history_events == 0)
 		replica->config.history_events = HISTORY_EVENTS;
+	if (replica->config.history_bytes == 0)
+		replica->config.history_bytes = HISTORY_BYTES;
 	replica->prefix = ks_xstrdup(config->prefix);
 	replica->interval = dpa_prefix_interval(config->prefix, &replica->interval_memory);
 	ks_mutex_init(&replica->lock);
@@ -92,7 +95,7 @@ int64_t dpa_local_of(const struct dpa_replica *replica, int64_t up_revision)
 int64_t dpa_local_next(const struct dpa_replica *replica, bool *jumped)
 {
 	*jumped = replica->uncertain;
-	return replica->revision + 1 + (replica->uncertain ? DPA_REVISION_JUMP : 0);
+	return replica->revision + 1 + (replica->uncertain ? replica->jump : 0);
 }
 
 void dpa_publish(struct dpa_replica *replica)
@@ -168,25 +171,48 @@ enum ks_status dpa_after_jump(struct dpa_replica *replica, struct ks_err *err)
 
 /* ---- after a publish ---- */
 
-/* Old events go once there are more than wanted: back to the newest mark that leaves enough. */
+static bool is_since(const struct dpa_replica *replica, const struct dpa_history_mark *mark, uint64_t events,
+		     uint64_t bytes)
+{
+	return replica->events - mark->events >= events || replica->bytes - mark->bytes >= bytes;
+}
+
+/* As many marks for the events as for the bytes are within what is kept; an older one is not needed. */
+static void set_mark(struct dpa_replica *replica)
+{
+	uint64_t parts = DPA_HISTORY_MARKS / 2 - 2;
+	size_t last = replica->mark_count;
+
+	if (last > 0 && !is_since(replica, &replica->marks[last - 1], replica->config.history_events / parts + 1,
+				  replica->config.history_bytes / parts + 1))
+		return;
+	if (last == DPA_HISTORY_MARKS) {
+		memmove(replica->marks, replica->marks + 1, sizeof(replica->marks) - sizeof(*replica->marks));
+		last--;
+	}
+	replica->marks[last] = (struct dpa_history_mark){replica->revision, replica->events, replica->bytes};
+	replica->mark_count = last + 1;
+}
+
+/* Goes on with a compaction, twice as fast as history grows, so that it ends also when very much comes at once. */
+static void remove_old(struct dpa_replica *replica)
+{
+	uint64_t steps = 1 + 2 * (replica->events - replica->settled_events) / COMPACT_STEP;
+
+	for (; replica->compacting && steps > 0; steps--)
+		replica->compacting = ks_store_compact_step(replica->store, COMPACT_STEP, NULL, NULL);
+}
+
+/* Old events go once there are more than wanted, or larger ones: back to the newest mark that leaves enough. */
 static void bound_history(struct dpa_replica *replica)
 {
-	uint64_t most = replica->config.history_events, step = most / (DPA_HISTORY_MARKS - 2) + 1;
-	size_t last = replica->mark_count;
+	uint64_t most = replica->config.history_events, most_bytes = replica->config.history_bytes;
 	size_t old = 0;
 
-	if (last == 0 || replica->events >= replica->marks[last - 1].events + step) {
-		if (last == DPA_HISTORY_MARKS) {
-			memmove(replica->marks, replica->marks + 1, sizeof(replica->marks) - sizeof(*replica->marks));
-			last--;
-		}
-		replica->marks[last].revision = replica->revision;
-		replica->marks[last].events = replica->events;
-		replica->mark_count = last + 1;
-	}
-	while (old + 1 < replica->mark_count && replica->events - replica->marks[old + 1].events >= most)
+	set_mark(replica);
+	while (old + 1 < replica->mark_count && is_since(replica, &replica->marks[old + 1], most, most_bytes))
 		old++;
-	if (replica->events - replica->marks[old].events >= most &&
+	if (is_since(replica, &replica->marks[old], most, most_bytes) &&
 	    replica->marks[old].revision > ks_store_committed(replica->store).compact_revision) {
 		struct ks_err err;
 
@@ -196,8 +222,8 @@ static void bound_history(struct dpa_replica *replica)
 				replica->mark_count * sizeof(*replica->marks));
 		}
 	}
-	if (replica->compacting)
-		replica->compacting = ks_store_compact_step(replica->store, COMPACT_STEP, NULL, NULL);
+	remove_old(replica);
+	replica->settled_events = replica->events;
 }
 
 static void release_waits(struct dpa_replica *replica)
@@ -339,7 +365,7 @@ enum ks_status dpa_replica_apply(struct dpa_replica *replica, const struct dpa_c
 		if (status == KS_OK)
 			replica->up_revision = up_revision;
 	}
-	if (status == KS_OK)
+	if (status == KS_OK && replica->up_revision >= replica->certain_at)
 		replica->uncertain = false;
 	/* What came before an error is whole revisions: it stays. */
 	replica->confirmed_ms = dpa_wall_ms();
@@ -351,6 +377,13 @@ enum ks_status dpa_replica_apply(struct dpa_replica *replica, const struct dpa_c
 enum ks_status dpa_replica_progress(struct dpa_replica *replica, int64_t up_revision, struct ks_err *err)
 {
 	return dpa_replica_apply(replica, NULL, 0, up_revision, err);
+}
+
+void dpa_replica_expect(struct dpa_replica *replica, int64_t up_revision)
+{
+	ks_mutex_lock(&replica->lock);
+	replica->certain_at = up_revision;
+	ks_mutex_unlock(&replica->lock);
 }
 
 void dpa_replica_confirm(struct dpa_replica *replica)

@@ -24,8 +24,10 @@ typedef bool dpa_transform_fn(void *ctx, struct ks_slice key, const struct ks_sl
 struct dpa_replica_config {
 	const char *prefix;    /* keys that begin with it; "": all */
 	size_t history_events; /* records kept beyond the live keys; 0: a default */
+	size_t history_bytes;  /* of them, with keys and values; 0: a default (256 MiB) */
 	dpa_transform_fn *transform; /* NULL: none */
 	void *transform_ctx;
+	bool own_changes; /* there is an overlay or a transform: revisions of our own may come at any time */
 	/* After anything changed; under the lock: only signals (the saver). NULL: nobody. */
 	void (*changed)(void *ctx);
 	void *changed_ctx;
@@ -84,6 +86,11 @@ enum ks_status dpa_replica_apply(struct dpa_replica *replica, const struct dpa_c
 				 int64_t up_revision, struct ks_err *err) KS_MUST_CHECK;
 /* Upstream said that everything up to 'up_revision' was seen, now. */
 enum ks_status dpa_replica_progress(struct dpa_replica *replica, int64_t up_revision, struct ks_err *err) KS_MUST_CHECK;
+/*
+ * Upstream's revision of now, with the history that is here: no client knows more of it. Until it is reached, revisions that clients know may be
+ * ahead of ours, so that a change of our own must not take one of those. Tell it before the events.
+ */
+void dpa_replica_expect(struct dpa_replica *replica, int64_t up_revision);
 /* Upstream was heard of just now, and the state is still its. */
 void dpa_replica_confirm(struct dpa_replica *replica);
 

@@ -9,6 +9,7 @@
 #include "mirror/replica_priv.h"
 
 #define VALUE_MOST ((size_t)256 << 20) /* a transformed value */
+#define RECORD_BYTES 128               /* about what the store has of a record besides */
 
 /* ---- a key as served, and as upstream has it ---- */
 
@@ -253,8 +254,10 @@ enum ks_status dpa_draft_key(struct dpa_draft *draft, struct ks_slice key, const
 
 static void note_keys(struct dpa_replica *replica, const struct dpa_draft *draft)
 {
-	for (size_t i = 0; i < draft->effect_count; i++)
+	for (size_t i = 0; i < draft->effect_count; i++) {
 		dpa_record_change(replica, draft->effects[i].key);
+		replica->bytes += draft->effects[i].key.size + draft->effects[i].value.size + RECORD_BYTES;
+	}
 	for (size_t i = 0; i < draft->pending_count; i++)
 		dpa_record_change(replica, ks_bytes_slice(draft->pending[i].origin.key));
 	replica->events += draft->effect_count;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/panic.h"
+#include "mirror/board.h"
 #include "mirror/replica_priv.h"
 
 #define CHUNK 1000
@@ -154,11 +155,21 @@ static void start_anew(struct dpa_replica *replica)
 	replica->position = 0;
 }
 
+static int64_t jump_of(const struct dpa_image *image)
+{
+	int64_t age_ms = image->saved_ms > 0 ? dpa_wall_ms() - image->saved_ms : 0;
+
+	if (age_ms < 0 || age_ms > DPA_JUMP_AGE_MS)
+		age_ms = age_ms < 0 ? 0 : DPA_JUMP_AGE_MS;
+	return DPA_REVISION_JUMP + age_ms * DPA_JUMP_PER_MS;
+}
+
 enum ks_status dpa_load_image(struct dpa_replica *replica, const struct dpa_image *image, struct ks_err *err)
 {
-	/* Clients may know local revisions that are ours alone, and newer: all of them stay below. */
-	bool jump = !image->final && image->revision != image->up_revision;
-	int64_t revision = image->revision + (jump ? DPA_REVISION_JUMP : 0);
+	/* Clients may know local revisions that are ours alone, and newer: all of them stay below. The first of these may have been lost with
+	 * the image that was not written any more. */
+	bool jump = !image->final && (image->revision != image->up_revision || replica->config.own_changes);
+	int64_t far = jump_of(image), revision = image->revision + (jump ? far : 0);
 	struct order *order = NULL;
 	size_t count = 0;
 	enum ks_status status;
@@ -182,13 +193,25 @@ enum ks_status dpa_load_image(struct dpa_replica *replica, const struct dpa_imag
 	}
 	ks_store_load_end(replica->store);
 	replica->loaded = true;
-	replica->uncertain = !image->final;
+	replica->uncertain = !image->final && !jump;
+	replica->jump = far;
 	replica->cluster_id = image->cluster_id;
 	replica->up_revision = image->up_revision;
 	replica->revision = revision;
 	replica->confirmed_ms = image->confirmed_ms;
 	replica->key_changes++;
 	return KS_OK;
+}
+
+bool dpa_is_of_prefix(const struct dpa_replica *replica, const struct dpa_image *image)
+{
+	return !image->prefix || ks_slice_eq(ks_bytes_slice(image->prefix), ks_slice_str(replica->prefix));
+}
+
+enum ks_status dpa_other_prefix(const struct dpa_image *image, struct ks_err *err)
+{
+	return ks_fail(err, KS_DATA_LOSS, "the image is of another prefix: %.*s",
+		       (int)(image->prefix->size < 100 ? image->prefix->size : 100), (const char *)image->prefix->data);
 }
 
 enum ks_status dpa_replica_load(struct dpa_replica *replica, const struct dpa_image *image, struct ks_err *err)
@@ -198,10 +221,8 @@ enum ks_status dpa_replica_load(struct dpa_replica *replica, const struct dpa_im
 	ks_mutex_lock(&replica->lock);
 	if (replica->loaded)
 		status = ks_fail(err, KS_FAILED_PRECONDITION, "there is a state already");
-	else if (image->prefix && !ks_slice_eq(ks_bytes_slice(image->prefix), ks_slice_str(replica->prefix)))
-		status = ks_fail(err, KS_DATA_LOSS, "the image is of another prefix: %.*s",
-				 (int)(image->prefix->size < 100 ? image->prefix->size : 100),
-				 (const char *)image->prefix->data);
+	else if (!dpa_is_of_prefix(replica, image))
+		status = dpa_other_prefix(image, err);
 	else
 		status = dpa_load_image(replica, image, err);
 	if (status == KS_OK) {

@@ -15,9 +15,14 @@
 #include "mirror/origin.h"
 #include "mirror/replica.h"
 
-/* How far local revisions jump when clients may know more of them than we. */
+/*
+ * How far local revisions jump when clients may know more of them than we: at least so far, and further the older the image is, so that one that
+ * is loaded twice, as the first start ended before it wrote another one, does not lead to the same revisions again.
+ */
 #define DPA_REVISION_JUMP ((int64_t)1 << 20)
-#define DPA_HISTORY_MARKS 16
+#define DPA_JUMP_PER_MS 10 /* no agent sees so many revisions for long */
+#define DPA_JUMP_AGE_MS ((int64_t)86400000)
+#define DPA_HISTORY_MARKS 32
 
 struct dpa_overlay_entry {
 	struct ks_bytes *key;
@@ -37,8 +42,10 @@ struct dpa_replica {
 	struct dpa_overlay_entry *overlay; /* ascending */
 	size_t overlay_count;
 	bool loaded;
-	bool uncertain; /* loaded from an image that was not final: clients may know newer revisions */
-	bool dirty;     /* the store's tail has unpublished entries */
+	bool uncertain; /* loaded from an image that was not final, without a jump: clients may know newer revisions */
+	int64_t jump;   /* how far, then */
+	int64_t certain_at; /* upstream's revision that ends that */
+	bool dirty;         /* the store's tail has unpublished entries */
 	uint64_t cluster_id;
 	int64_t up_revision; /* of what is published */
 	int64_t position;    /* the store's tail's */
@@ -47,13 +54,14 @@ struct dpa_replica {
 	uint64_t changes, key_changes;
 	struct ks_bytes *witness; /* NULL: to be found when it is asked for */
 	int64_t witness_mod;
-	/* History: how many events there were when, to know what to compact. */
-	struct {
+	/* History: how many events there were when, and of how many bytes, to know what to compact. */
+	struct dpa_history_mark {
 		int64_t revision;
-		uint64_t events;
+		uint64_t events, bytes;
 	} marks[DPA_HISTORY_MARKS];
 	size_t mark_count;
-	uint64_t events, compacted_events;
+	uint64_t events, bytes;  /* all that there were */
+	uint64_t settled_events; /* as it was after the last change */
 	bool compacting;
 	struct dpa_wait *waits;
 	bool resyncing; /* one listing at a time */
@@ -134,6 +142,9 @@ enum ks_status dpa_served_after(struct dpa_replica *replica, struct ks_slice aft
 
 /* ---- replica_image.c ---- */
 void dpa_record_change(struct dpa_replica *replica, struct ks_slice key);
+/* An image that names none is of any. These two need no lock. */
+bool dpa_is_of_prefix(const struct dpa_replica *replica, const struct dpa_image *image);
+enum ks_status dpa_other_prefix(const struct dpa_image *image, struct ks_err *err);
 /* The replica is empty; does not ask overlay and transform. */
 enum ks_status dpa_load_image(struct dpa_replica *replica, const struct dpa_image *image,
 			      struct ks_err *err) KS_MUST_CHECK;

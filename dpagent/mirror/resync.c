@@ -537,7 +537,8 @@ enum ks_status dpa_resync_end(struct dpa_resync *resync, bool accept_empty, stru
 		replica->cluster_id = resync->cluster_id;
 		replica->up_revision = resync->up_revision;
 		replica->confirmed_ms = resync->confirmed_ms ? resync->confirmed_ms : dpa_wall_ms();
-		if (resync->same_history)
+		/* Upstream's own state is all that clients can know; an image is perhaps older than what they know. */
+		if (resync->same_history && !resync->is_image)
 			replica->uncertain = false;
 		ks_bytes_unref(replica->witness);
 		replica->witness = NULL;
@@ -565,6 +566,11 @@ enum ks_status dpa_replica_resync_image(struct dpa_replica *replica, const struc
 	*summary = (struct dpa_resync_summary){0};
 	if (status != KS_OK)
 		return status;
+	/* Of a smaller prefix it would remove all other keys. */
+	if (!dpa_is_of_prefix(replica, image)) {
+		dpa_image_fini(&plain);
+		return dpa_other_prefix(image, err);
+	}
 	ks_mutex_lock(&replica->lock);
 	same = replica->cluster_id == plain.cluster_id && plain.cluster_id != 0;
 	ks_mutex_unlock(&replica->lock);

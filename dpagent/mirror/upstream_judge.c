@@ -224,6 +224,7 @@ enum ks_status dpa_judge(struct dpa_upstream *up, enum dpa_verdict *verdict, str
 		up->held = false;
 		ks_mutex_unlock(&up->lock);
 		dpa_board_alarm(up->config.board, DPA_ALARM_HELD, NULL);
+		dpa_replica_expect(up->config.replica, now.revision);
 		if (!up->must_list)
 			status = skip_what_changed_nothing(up, &point, err);
 	}

@@ -69,6 +69,7 @@ static void take_events(struct dpa_upstream *up, const struct etcdc_watch_event 
 {
 	struct ks_err err = {.status = KS_RESOURCE_EXHAUSTED, .text = "out of memory"};
 	int64_t last;
+	bool overtaken;
 
 	if (!make_room(up, event->event_count)) {
 		leave(up, DPA_LEAVE_LIST, err.status, err.text);
@@ -84,12 +85,17 @@ static void take_events(struct dpa_upstream *up, const struct etcdc_watch_event 
 		return;
 	}
 	ks_mutex_lock(&up->lock);
-	up->known = last;
+	/* A revision was believed while these were on their way into the replica, which then may have passed them over. */
+	overtaken = up->known != known;
+	if (!overtaken)
+		up->known = last;
 	if (up->progress <= last)
 		up->progress = 0;
 	if (up->eager)
 		ks_cond_broadcast(&up->changed);
 	ks_mutex_unlock(&up->lock);
+	if (overtaken)
+		leave(up, DPA_LEAVE_LIST, KS_OUT_OF_RANGE, "events came later than their revision was announced");
 }
 
 /* Against an empty upstream: the first key that is not a marker ends the holding. */

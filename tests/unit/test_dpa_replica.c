@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/panic.h"
+#include "mirror/board.h"
 #include "mirror/replica.h"
 #include "store/watch_hub.h"
 #include "tests/lib/tap.h"
@@ -18,6 +19,8 @@
 #define PREFIX "/a/"
 #define KEYS 24
 #define OPS 400
+#define FEW_OPS 40
+#define LOG_MAX 1000
 
 /* The number in a key's name, which has no NUL behind it. */
 static unsigned number_of(struct ks_slice key)
@@ -87,11 +90,24 @@ static struct dpa_change change_of(const struct model *model, unsigned i, char n
 struct world {
 	struct model up;
 	struct dpa_replica *replica;
-	struct {
+	struct overlaid {
 		bool on, hide;
 		char value[32];
 	} overlay[KEYS];
-	bool altered; /* something local happened: numbers are ours */
+	bool altered;   /* something local happened: numbers are ours */
+	bool own;       /* an overlay or a transform may alter keys */
+	bool histories; /* upstream may become another one */
+	/* what a crash falls back to: an image, and upstream's changes since */
+	struct dpa_image saved;
+	struct overlaid saved_overlay[KEYS];
+	int64_t saved_age_ms; /* of the clock that a machine would have */
+	bool saved_cut;       /* they are not all in the log */
+	struct logged {
+		unsigned key;
+		int64_t revision;
+		struct model_key state; /* not live: deleted */
+	} log[LOG_MAX];
+	size_t log_count;
 	/* a client: what it knows after the revision up to which it read */
 	int64_t seen;
 	struct {
@@ -116,8 +132,10 @@ static bool transform(void *ctx, struct ks_slice key, const struct ks_slice *raw
 
 static void open_replica(struct world *world, bool transforms)
 {
-	const struct dpa_replica_config config = {
-		.prefix = PREFIX, .history_events = 60, .transform = transforms ? transform : NULL};
+	const struct dpa_replica_config config = {.prefix = PREFIX,
+						  .history_events = 60,
+						  .transform = transforms ? transform : NULL,
+						  .own_changes = world->own};
 
 	world->replica = dpa_replica_new(&config, &err);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(world->replica);
@@ -276,6 +294,15 @@ static void client_follow(struct world *world, bool transforms)
 
 /* ---- what happens ---- */
 
+static void log_change(struct world *world, unsigned i)
+{
+	if (world->log_count == LOG_MAX) {
+		world->saved_cut = true;
+		return;
+	}
+	world->log[world->log_count++] = (struct logged){i, world->up.revision, world->up.keys[i]};
+}
+
 /* A few changes upstream; given to the replica as events unless it is cut off. */
 static void upstream_changes(struct world *world, bool cut_off)
 {
@@ -302,6 +329,7 @@ static void upstream_changes(struct world *world, bool cut_off)
 				model_put(&world->up, i, value);
 			}
 			changes[count] = change_of(&world->up, i, names[count]);
+			log_change(world, i);
 			changes[count].value =
 				ks_slice_of(strdup(world->up.keys[i].value), strlen(world->up.keys[i].value));
 			count++;
@@ -399,43 +427,139 @@ static void restart(struct world *world, bool transforms, bool final)
 	world->epoch = ks_watch_hub_epoch(ks_store_hub(dpa_replica_store(world->replica)));
 }
 
-static void run_world(unsigned seed, bool transforms, bool local)
+static void save(struct world *world)
 {
-	struct world world = {.up = {.cluster = 7, .revision = 1}};
+	dpa_image_fini(&world->saved);
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_image(world->replica, &world->saved, &err), KS_OK);
+	memcpy(world->saved_overlay, world->overlay, sizeof(world->overlay));
+	world->saved_cut = false;
+	world->saved_age_ms = 0;
+	world->log_count = 0;
+}
+
+/* Upstream's changes come again, with changes of our own in between; or only some of them, and then it is another one. */
+static void replay(struct world *world)
+{
+	size_t most = world->histories && pick(3) == 0 ? pick(6) : LOG_MAX;
+
+	for (size_t i = 0, end; i < world->log_count; i = end) {
+		struct dpa_change changes[LOG_MAX];
+		char names[LOG_MAX][16];
+
+		for (end = i; end < world->log_count && world->log[end].revision == world->log[i].revision; end++) {
+			const struct logged *logged = &world->log[end];
+			const struct model_key *key = &logged->state;
+
+			changes[end - i] = (struct dpa_change){.revision = logged->revision,
+							       .is_delete = !key->live,
+							       .key = key_name(logged->key, names[end - i]),
+							       .value = text(key->value),
+							       .create_revision = key->create,
+							       .version = key->version};
+		}
+		CU_ASSERT_EQUAL_FATAL(dpa_replica_apply(world->replica, changes, end - i, world->log[i].revision, &err),
+				      KS_OK);
+		if (world->own && pick(10) == 0)
+			overlay_changes(world);
+		if (i >= most) {
+			other_history(world);
+			(void)resync(world, false, false);
+			return;
+		}
+	}
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_progress(world->replica, world->up.revision, &err), KS_OK);
+}
+
+/* What was not saved is lost, clients know it all the same, and the overlay's file may be again what it was. */
+static void crash(struct world *world, bool transforms)
+{
+	struct dpa_overlay_key keys[KEYS];
+	char names[KEYS][16];
+	size_t count = 0;
+
+	world->saved_age_ms += 1000;
+	world->saved.saved_ms = dpa_wall_ms() - world->saved_age_ms;
+	dpa_replica_free(world->replica);
+	open_replica(world, transforms);
+	if (pick(2))
+		memcpy(world->overlay, world->saved_overlay, sizeof(world->overlay));
+	for (unsigned i = 0; i < KEYS; i++) {
+		if (world->overlay[i].on)
+			keys[count++] = (struct dpa_overlay_key){.key = key_name(i, names[i]),
+								 .value = text(world->overlay[i].value),
+								 .hide = world->overlay[i].hide};
+	}
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_set_overlay(world->replica, keys, count, &err), KS_OK);
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_load(world->replica, &world->saved, &err), KS_OK);
+	world->epoch = ks_watch_hub_epoch(ks_store_hub(dpa_replica_store(world->replica)));
+	/* As the api looks at the start of a new watch. */
+	if (world->seen + 1 < ks_store_committed(dpa_replica_store(world->replica)).compact_revision)
+		world->epoch--;
+	if (world->saved.cluster_id != world->up.cluster || world->saved_cut) {
+		(void)resync(world, world->saved.cluster_id == world->up.cluster, false);
+	} else {
+		dpa_replica_expect(world->replica, world->up.revision);
+		replay(world);
+	}
+	if (pick(3))
+		save(world);
+}
+
+/* What may happen: a transform, overlays, other histories. */
+struct may {
+	bool transform, overlay, histories;
+};
+
+static void run_world(unsigned seed, unsigned ops, struct may may)
+{
+	struct world world = {.up = {.cluster = 7, .revision = 1},
+			      .altered = may.transform,
+			      .own = may.transform || may.overlay,
+			      .histories = may.histories};
+	bool transforms = may.transform;
 	bool cut_off = false;
 
 	random_state = seed;
 	open_replica(&world, transforms);
-	world.altered = transforms;
 	for (unsigned i = 0; i < KEYS; i += 2) {
 		world.up.revision++;
 		model_put(&world.up, i, "first");
 	}
 	(void)resync(&world, false, false);
 	client_list(&world);
-	for (unsigned op = 0; op < OPS; op++) {
+	save(&world);
+	for (unsigned op = 0; op < ops; op++) {
 		unsigned what = pick(20);
 
 		if (what < 12) {
 			upstream_changes(&world, cut_off);
 		} else if (what < 14) {
 			cut_off = true;
-		} else if (what < 15 && local) {
+		} else if (what < 15 && may.overlay) {
 			overlay_changes(&world);
 			world.altered = true;
-		} else if (what < 16 && local) {
+		} else if (what < 16 && may.histories) {
 			other_history(&world);
 			(void)resync(&world, false, false);
 			cut_off = false;
 			world.altered = true;
 		} else if (what < 17 && !cut_off) {
-			restart(&world, transforms, pick(2) == 0);
+			bool final = pick(2) == 0;
+
+			restart(&world, transforms, final);
+			save(&world);
+			world.altered = world.altered || (!final && world.own);
 		} else if (what < 18 && !cut_off) {
 			world.up.revision++;
 			CU_ASSERT_EQUAL(dpa_replica_progress(world.replica, world.up.revision, &err), KS_OK);
 		} else if (cut_off) {
 			(void)resync(&world, true, true);
 			cut_off = false;
+		} else if (what < 19) {
+			save(&world);
+		} else {
+			crash(&world, transforms);
+			world.altered = world.altered || world.own || world.histories;
 		}
 		if (cut_off)
 			continue;
@@ -444,25 +568,33 @@ static void run_world(unsigned seed, bool transforms, bool local)
 		check_point(&world);
 		client_follow(&world, transforms);
 	}
+	dpa_image_fini(&world.saved);
 	dpa_replica_free(world.replica);
 }
 
 static void follows_upstream_number_by_number(void)
 {
 	for (unsigned seed = 1; seed <= 40; seed++)
-		run_world(seed, false, false);
+		run_world(seed, OPS, (struct may){0});
 }
 
 static void survives_overlays_and_other_histories(void)
 {
 	for (unsigned seed = 100; seed <= 140; seed++)
-		run_world(seed, false, true);
+		run_world(seed, OPS, (struct may){.overlay = true, .histories = true});
 }
 
 static void survives_all_that_with_a_transform(void)
 {
 	for (unsigned seed = 200; seed <= 240; seed++)
-		run_world(seed, true, true);
+		run_world(seed, OPS, (struct may){.transform = true, .overlay = true, .histories = true});
+}
+
+/* The first change that is not upstream's is the one that an image may not tell of. */
+static void survives_crashes_soon_after_the_start(void)
+{
+	for (unsigned seed = 1000; seed < 7000; seed++)
+		run_world(seed, FEW_OPS, (struct may){.overlay = seed % 2, .histories = seed / 2 % 2});
 }
 
 /* ---- single rules ---- */
@@ -603,6 +735,112 @@ static void history_is_bounded(void)
 	dpa_replica_free(world.replica);
 }
 
+/* 'count' keys of 'size' bytes in one revision, given at once. */
+static void change_many(struct world *world, size_t count, size_t size)
+{
+	struct dpa_change *changes = ks_xcalloc(count, sizeof(*changes));
+	char(*names)[32] = ks_xcalloc(count, sizeof(*names));
+	char *value = ks_xcalloc(1, size);
+
+	world->up.revision++;
+	for (size_t i = 0; i < count; i++) {
+		(void)snprintf(names[i], sizeof(names[i]), PREFIX "many%05zu", i);
+		changes[i] = (struct dpa_change){.revision = world->up.revision,
+						 .key = ks_slice_str(names[i]),
+						 .value = ks_slice_of(value, size),
+						 .create_revision = world->up.revision,
+						 .version = 1};
+	}
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_apply(world->replica, changes, count, world->up.revision, &err), KS_OK);
+	free(value);
+	free(names);
+	free(changes);
+}
+
+/* Few events with large values are as much as many small ones. */
+static void history_is_bounded_in_bytes(void)
+{
+	const struct dpa_replica_config config = {.prefix = PREFIX, .history_bytes = 1 << 20};
+	struct world world = {.up = {.cluster = 7, .revision = 1}};
+	struct ks_store_stats stats;
+
+	world.replica = dpa_replica_new(&config, &err);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(world.replica);
+	world.up.revision++;
+	model_put(&world.up, 0, "first");
+	(void)resync(&world, false, false);
+	for (int i = 0; i < 500; i++)
+		change_many(&world, 1, 100000);
+	ks_store_stats(dpa_replica_store(world.replica), &stats);
+	CU_ASSERT(stats.cached_bytes < 2 << 20);
+	/* What is wanted is there. */
+	CU_ASSERT(ks_store_committed(dpa_replica_store(world.replica)).compact_revision < world.up.revision - 8);
+	dpa_replica_free(world.replica);
+}
+
+/* Removing what is old keeps up with thousands of events at a time. */
+static void history_is_bounded_when_much_comes_at_once(void)
+{
+	struct world world = {.up = {.cluster = 7, .revision = 1}};
+	struct ks_store_stats stats;
+
+	open_replica(&world, false);
+	world.up.revision++;
+	model_put(&world.up, 0, "first");
+	(void)resync(&world, false, false);
+	for (int i = 0; i < 100; i++)
+		change_many(&world, 2000, 1);
+	ks_store_stats(dpa_replica_store(world.replica), &stats);
+	CU_ASSERT(stats.records < 4 * 2000);
+	dpa_replica_free(world.replica);
+}
+
+/* Another prefix's image would remove what it knows nothing of. */
+static void an_image_of_another_prefix_is_refused(void)
+{
+	struct world world = {.up = {.cluster = 7, .revision = 5}};
+	struct dpa_resync_summary summary;
+	struct dpa_image image = {.cluster_id = 7, .up_revision = 9, .revision = 9};
+
+	open_replica(&world, false);
+	model_put(&world.up, 3, "config");
+	(void)resync(&world, false, false);
+	image.prefix = ks_bytes_copy(text(PREFIX "deeper/"));
+	CU_ASSERT_EQUAL(dpa_replica_resync_image(world.replica, &image, &summary, &err), KS_DATA_LOSS);
+	check_served(&world, false);
+	check_point(&world);
+	dpa_image_fini(&image);
+	dpa_replica_free(world.replica);
+}
+
+/* An image from object storage is not all that clients may know: what is ours alone still has to go beyond that. */
+static void an_image_from_elsewhere_does_not_end_the_doubt(void)
+{
+	struct world world = {.up = {.cluster = 7, .revision = 5}};
+	struct dpa_resync_summary summary;
+	struct dpa_image image = {0};
+
+	open_replica(&world, false);
+	model_put(&world.up, 3, "config");
+	(void)resync(&world, false, false);
+	save(&world);
+	world.up.revision++;
+	model_put(&world.up, 4, "newer");
+	(void)resync(&world, true, false);
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_image(world.replica, &image, &err), KS_OK);
+	dpa_replica_free(world.replica);
+	open_replica(&world, false);
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_load(world.replica, &world.saved, &err), KS_OK);
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_resync_image(world.replica, &image, &summary, &err), KS_OK);
+	world.up.cluster = 8;
+	world.up.revision = 6;
+	model_put(&world.up, 4, "other");
+	CU_ASSERT(resync(&world, false, false).revision > 1 << 20);
+	dpa_image_fini(&image);
+	dpa_image_fini(&world.saved);
+	dpa_replica_free(world.replica);
+}
+
 /* Upstream was back before an image from object storage was compared to its end: it must not undo what came. */
 static void an_image_that_was_overtaken_is_not_applied(void)
 {
@@ -717,12 +955,18 @@ int main(void)
 			{"follows_upstream_number_by_number", follows_upstream_number_by_number},
 			{"survives_overlays_and_other_histories", survives_overlays_and_other_histories},
 			{"survives_all_that_with_a_transform", survives_all_that_with_a_transform},
+			{"survives_crashes_soon_after_the_start", survives_crashes_soon_after_the_start},
 			{"an_empty_listing_changes_nothing", an_empty_listing_changes_nothing},
 			{"another_history_after_a_crash_jumps", another_history_after_a_crash_jumps},
 			{"a_clean_stop_does_not_jump", a_clean_stop_does_not_jump},
 			{"hostile_upstream_is_refused", hostile_upstream_is_refused},
 			{"waits_end_when_upstreams_revision_is_there", waits_end_when_upstreams_revision_is_there},
 			{"history_is_bounded", history_is_bounded},
+			{"history_is_bounded_in_bytes", history_is_bounded_in_bytes},
+			{"history_is_bounded_when_much_comes_at_once", history_is_bounded_when_much_comes_at_once},
+			{"an_image_of_another_prefix_is_refused", an_image_of_another_prefix_is_refused},
+			{"an_image_from_elsewhere_does_not_end_the_doubt",
+			 an_image_from_elsewhere_does_not_end_the_doubt},
 			{"an_image_that_was_overtaken_is_not_applied", an_image_that_was_overtaken_is_not_applied},
 			{"an_image_is_of_one_instant", an_image_is_of_one_instant},
 			{NULL, NULL},
