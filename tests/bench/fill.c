@@ -11,6 +11,8 @@
 
 #define PER_TXN 100
 #define OPEN 16
+#define READY_TIMEOUT_MS 120000
+#define READY_PAUSE_US 5000
 
 struct fill {
 	struct bench *bench;
@@ -159,8 +161,9 @@ int bench_load(struct bench *bench)
 int bench_ready(struct bench *bench)
 {
 	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
-	struct etcdc_call_options options = {.timeout_ms = 120000};
-	uint64_t begin_ns = now_ns();
+	struct etcdc_call_options options = {.timeout_ms = READY_TIMEOUT_MS, .once = true};
+	uint64_t begin_ns = now_ns(), end_ns = begin_ns + READY_TIMEOUT_MS * 1000000ull;
+	enum ks_status status;
 	struct etcdc_err err;
 	void *response;
 	uint8_t zero = 0;
@@ -168,8 +171,12 @@ int bench_ready(struct bench *bench)
 	request.key = (ProtobufCBinaryData){1, &zero};
 	request.range_end = request.key;
 	request.count_only = true;
-	/* Reads are repeated by libetcdc until the server is there. */
-	if (etcdc_unary(bench->client[0], &etcdc_method_range, &request, &options, &response, &err) != KS_OK) {
+	/* Not repeated by libetcdc, whose back-off would be taken for the server's start. */
+	while ((status = etcdc_unary(bench->client[0], &etcdc_method_range, &request, &options, &response, &err)) ==
+		       KS_UNAVAILABLE &&
+	       now_ns() < end_ns)
+		(void)usleep(READY_PAUSE_US);
+	if (status != KS_OK) {
 		(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(err.status), err.text);
 		return 1;
 	}
