@@ -711,6 +711,49 @@ enum sqlb_outcome sqlb_pg_exec(struct sqlb_conn *conn, const char *sql, PGresult
 	return outcome;
 }
 
+/* ---- COPY ---- */
+
+enum sqlb_outcome sqlb_pg_begin_copy(struct sqlb_conn *conn, const char *sql, ExecStatusType status, struct ks_err *err)
+{
+	enum sqlb_outcome outcome = SQLB_OK;
+	PGresult *result;
+
+	if (!PQsendQuery(conn->pg, sql) || !sqlb_pg_next(conn, &result))
+		return sqlb_pg_lost(conn, err);
+	if (!result || PQresultStatus(result) != status)
+		outcome = result ? sqlb_pg_judge(conn, result, err) : sqlb_pg_lost(conn, err);
+	PQclear(result);
+	return outcome;
+}
+
+int sqlb_pg_get_copied(struct sqlb_conn *conn, char **data)
+{
+	int size;
+
+	while ((size = PQgetCopyData(conn->pg, data, 1)) == 0)
+		if (!wait_for_socket(conn, false) || !PQconsumeInput(conn->pg))
+			return -2;
+	return size;
+}
+
+enum sqlb_outcome sqlb_pg_end_copy(struct sqlb_conn *conn, struct ks_err *err)
+{
+	enum sqlb_outcome outcome = SQLB_OK;
+	PGresult *result;
+
+	for (;;) {
+		if (!sqlb_pg_next(conn, &result))
+			return sqlb_pg_lost(conn, err);
+		if (!result)
+			return outcome;
+		if (PQresultStatus(result) != PGRES_COMMAND_OK && outcome == SQLB_OK)
+			outcome = sqlb_pg_judge(conn, result, err);
+		PQclear(result);
+		if (!conn->pg)
+			return outcome;
+	}
+}
+
 /* ---- parameters ---- */
 
 static void param_number(struct sqlb_pg_params *params, uint64_t left_aligned, int size)

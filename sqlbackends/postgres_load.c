@@ -51,9 +51,9 @@ static void put_slice(struct ks_buf *buf, struct ks_slice value)
 
 static void put_header(struct ks_buf *buf)
 {
-	ks_buf_append(buf, "PGCOPY\n\377\r\n", 11); /* with the zero at its end */
-	sqlb_pg_put32(buf, 0);                      /* flags */
-	sqlb_pg_put32(buf, 0);                      /* size of the extension */
+	ks_buf_append(buf, SQLB_PG_COPY_SIGNATURE, SQLB_PG_COPY_SIGNATURE_BYTES);
+	sqlb_pg_put32(buf, 0); /* flags */
+	sqlb_pg_put32(buf, 0); /* size of the extension */
 }
 
 /* In the order of SQLB_PG_ROW_COLUMNS. */
@@ -120,8 +120,6 @@ static enum sqlb_outcome copy_rows(struct sqlb_conn *conn, sqlb_next_fn *next, v
 /* Reads what the server says of the COPY. */
 static enum sqlb_outcome end_copy(struct sqlb_conn *conn, struct ks_err *err)
 {
-	enum sqlb_outcome outcome = SQLB_OK;
-	PGresult *result;
 	int ended;
 
 	while ((ended = PQputCopyEnd(conn->pg, NULL)) == 0)
@@ -129,30 +127,7 @@ static enum sqlb_outcome end_copy(struct sqlb_conn *conn, struct ks_err *err)
 			return sqlb_pg_lost(conn, err);
 	if (ended != 1 || !sqlb_pg_flush(conn))
 		return sqlb_pg_lost(conn, err);
-	for (;;) {
-		if (!sqlb_pg_next(conn, &result))
-			return sqlb_pg_lost(conn, err);
-		if (!result)
-			return outcome;
-		if (PQresultStatus(result) != PGRES_COMMAND_OK && outcome == SQLB_OK)
-			outcome = sqlb_pg_judge(conn, result, err);
-		PQclear(result);
-		if (!conn->pg)
-			return outcome;
-	}
-}
-
-static enum sqlb_outcome begin_copy(struct sqlb_conn *conn, struct ks_err *err)
-{
-	enum sqlb_outcome outcome = SQLB_OK;
-	PGresult *result;
-
-	if (!PQsendQuery(conn->pg, copy_text) || !sqlb_pg_next(conn, &result))
-		return sqlb_pg_lost(conn, err);
-	if (!result || PQresultStatus(result) != PGRES_COPY_IN)
-		outcome = result ? sqlb_pg_judge(conn, result, err) : sqlb_pg_lost(conn, err);
-	PQclear(result);
-	return outcome;
+	return sqlb_pg_end_copy(conn, err);
 }
 
 static enum sqlb_outcome begin(struct sqlb_conn *conn, struct ks_err *err)
@@ -181,7 +156,7 @@ enum sqlb_outcome sqlb_pg_load(struct sqlb_conn *conn, sqlb_next_fn *next, void 
 	if (outcome == SQLB_OK)
 		outcome = begin(conn, err);
 	if (outcome == SQLB_OK)
-		outcome = begin_copy(conn, err);
+		outcome = sqlb_pg_begin_copy(conn, copy_text, PGRES_COPY_IN, err);
 	if (outcome == SQLB_OK)
 		outcome = copy_rows(conn, next, ctx, &failed, err);
 	if (outcome == SQLB_OK)

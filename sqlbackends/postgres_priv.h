@@ -205,6 +205,17 @@ enum sqlb_outcome sqlb_pg_run(struct sqlb_conn *conn, enum sqlb_pg_statement sta
  */
 enum sqlb_outcome sqlb_pg_exec(struct sqlb_conn *conn, const char *sql, PGresult **result, struct ks_err *err);
 
+/* What a COPY in binary begins with; the zero is part of it. */
+#define SQLB_PG_COPY_SIGNATURE "PGCOPY\n\377\r\n"
+enum { SQLB_PG_COPY_SIGNATURE_BYTES = 11 };
+/* Sends a COPY, and waits until the server is ready for it: 'status' is PGRES_COPY_IN or PGRES_COPY_OUT. */
+enum sqlb_outcome sqlb_pg_begin_copy(struct sqlb_conn *conn, const char *sql, ExecStatusType status,
+				     struct ks_err *err);
+/* The next message of a COPY to us, to be freed with PQfreemem; -1: that was all, -2: the connection is lost or the deadline passed. */
+int sqlb_pg_get_copied(struct sqlb_conn *conn, char **data);
+/* What the server says of a COPY once all of it was sent or came. */
+enum sqlb_outcome sqlb_pg_end_copy(struct sqlb_conn *conn, struct ks_err *err);
+
 /*
  * A transaction of several calls. Where a session lasts this is BEGIN; elsewhere it also brings what the session would
  * have been set to. Who fails inside drops the connection or says ROLLBACK.

@@ -92,6 +92,7 @@ struct seen read_all(struct sqlb_conn *conn, const struct sqlb_row *expected, si
 	X(reads_keep_to_their_bounds)                               \
 	X(a_visitor_may_stop_and_the_connection_goes_on)            \
 	X(a_read_sees_one_snapshot)                                 \
+	X(a_long_read_sees_one_snapshot_and_each_row_as_written)    \
 	X(read_at_visits_those_that_exist)                          \
 	X(trimming_removes_just_these_rows)                         \
 	X(the_head_survives_trimming_of_all_before)                 \
@@ -108,7 +109,7 @@ struct seen read_all(struct sqlb_conn *conn, const struct sqlb_row *expected, si
 	X(keepalive_and_expiry_exclude_each_other)                  \
 	X(the_duty_has_one_holder_at_a_time)                        \
 	X(the_duty_can_be_passed)                                   \
-	X(the_time_left_of_the_duty_is_told)                       \
+	X(the_time_left_of_the_duty_is_told)                        \
 	X(of_two_candidates_one_gets_the_duty)                      \
 	X(members_are_listed_by_unsigned_id)                        \
 	X(members_that_are_silent_or_leave_are_not_listed)          \

@@ -562,27 +562,31 @@ void a_visitor_may_stop_and_the_connection_goes_on(void)
 	CU_ASSERT_EQUAL(read_all(t.a, NULL, 0).count, 4);
 }
 
+/* Appends a row and trims others as soon as the first row is seen. */
 struct meddler {
 	struct seen seen;
+	int64_t position; /* of the row */
+	const struct sqlb_loc *trimmed;
+	size_t trimmed_count;
 	bool done;
 };
 
 static bool meddle(void *ctx, const struct sqlb_row *row)
 {
 	struct meddler *meddler = ctx;
-	const struct sqlb_loc loc = {2, 1};
 
 	if (!meddler->done) {
 		meddler->done = true;
-		OK(append_entry(t.b, 4, 1));
-		OK(t.ops->trim(t.b, &loc, 1, &t.err));
+		OK(append_entry(t.b, meddler->position, 1));
+		OK(t.ops->trim(t.b, meddler->trimmed, meddler->trimmed_count, &t.err));
 	}
 	return see(&meddler->seen, row);
 }
 
 void a_read_sees_one_snapshot(void)
 {
-	struct meddler meddler = {0};
+	const struct sqlb_loc loc = {2, 1};
+	struct meddler meddler = {.position = 4, .trimmed = &loc, .trimmed_count = 1};
 	bool more = true;
 
 	migrate();
@@ -593,6 +597,72 @@ void a_read_sees_one_snapshot(void)
 	CU_ASSERT_EQUAL(meddler.seen.count, 6);
 	CU_ASSERT_EQUAL(read_all(t.a, NULL, 0).count, 6); /* one more, one less */
 	CU_ASSERT_EQUAL(head_position(), 4);
+}
+
+enum { LONG_ENTRIES = 12, LONG_ROWS = 60 };
+
+/* More rows than come with the first SELECT, of every form, appended as entries of LONG_ROWS each. */
+static void append_long_log(struct sqlb_row *rows)
+{
+	static uint8_t large[20000];
+
+	for (int i = 0; i < LONG_ENTRIES * LONG_ROWS; i++) {
+		struct sqlb_row *row = &rows[i];
+
+		*row = row_of(i / LONG_ROWS + 1, i % LONG_ROWS, LONG_ROWS, "a key");
+		row->kind = (int16_t)(i % 7 + 1);
+		row->lease = i % 3 ? 0 : -(INT64_C(1) << 40) - i;
+		if (i % 5 == 0)
+			row->key = ks_slice_of(NULL, 0);
+		row->value = i % 4 == 0   ? ks_slice_of(large, sizeof(large))
+			     : i % 4 == 1 ? ks_slice_of("", 0)
+			     : i % 4 == 2 ? ks_slice_of(NULL, 0)
+					  : row->value;
+		if (i % 11 == 0)
+			row->payload = ks_slice_str("a payload");
+	}
+	for (int i = 0; i < LONG_ENTRIES; i++)
+		OK(append_rows(t.a, rows + (ptrdiff_t)i * LONG_ROWS, LONG_ROWS));
+}
+
+void a_long_read_sees_one_snapshot_and_each_row_as_written(void)
+{
+	/* Without a limit, and with one that is never reached: drivers may read the two in other ways. */
+	static const size_t limits[] = {SIZE_MAX, (size_t)1 << 30};
+	const struct sqlb_loc trimmed[] = {{2, 1}, {LONG_ENTRIES, 3}};
+	struct sqlb_row *rows = calloc(LONG_ENTRIES * LONG_ROWS, sizeof(*rows));
+	struct meddler meddler = {0};
+	bool more;
+
+	migrate();
+	append_long_log(rows);
+	for (size_t i = 0; i < 2; i++) {
+		struct seen seen = {.expected = rows, .expected_count = LONG_ENTRIES * LONG_ROWS};
+
+		more = true;
+		OK(t.ops->read_rows(t.a, 0, -1, limits[i], see, &seen, &more, &t.err));
+		CU_ASSERT_FALSE(more);
+		CU_ASSERT_EQUAL(seen.count, LONG_ENTRIES * LONG_ROWS);
+		CU_ASSERT_EQUAL(seen.wrong, 0);
+		seen = (struct seen){.stop_after = 200};
+		OK(t.ops->read_rows(t.a, 0, -1, limits[i], see, &seen, &more, &t.err));
+		CU_ASSERT_TRUE(more);
+		CU_ASSERT_EQUAL(seen.count, 200);
+		seen = (struct seen){.expected = rows + LONG_ROWS, .expected_count = 4 * LONG_ROWS};
+		OK(t.ops->read_rows(t.a, 1, 5, limits[i], see, &seen, &more, &t.err));
+		CU_ASSERT_FALSE(more);
+		CU_ASSERT_EQUAL(seen.count, 4 * LONG_ROWS);
+		CU_ASSERT_EQUAL(seen.wrong, 0);
+	}
+	meddler.seen = (struct seen){.expected = rows, .expected_count = LONG_ENTRIES * LONG_ROWS};
+	meddler.position = LONG_ENTRIES + 1;
+	meddler.trimmed = trimmed;
+	meddler.trimmed_count = 2;
+	OK(t.ops->read_rows(t.a, 0, -1, SIZE_MAX, meddle, &meddler, &more, &t.err));
+	CU_ASSERT_EQUAL(meddler.seen.count, LONG_ENTRIES * LONG_ROWS);
+	CU_ASSERT_EQUAL(meddler.seen.wrong, 0);
+	CU_ASSERT_EQUAL(read_all(t.a, NULL, 0).count, LONG_ENTRIES * LONG_ROWS - 1);
+	free(rows);
 }
 
 struct found {

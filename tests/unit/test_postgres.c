@@ -500,6 +500,109 @@ static void a_session_that_ended_while_idle_is_replaced_without_doubt(void)
 	end(&side);
 }
 
+/* ---- reading all ---- */
+
+enum { ALL_ROWS = 200, ALL_VALUE_BYTES = 200000 }; /* far more than the sockets between hold */
+
+static void append_large_log(struct sqlb_conn *conn)
+{
+	uint8_t *value = calloc(1, ALL_VALUE_BYTES);
+
+	for (int i = 0; i < ALL_ROWS; i++) {
+		struct sqlb_row row = {.position = i + 1,
+				       .rows = 1,
+				       .kind = 1,
+				       .revision = i + 2,
+				       .key = ks_slice_str("k"),
+				       .value = ks_slice_of(value, ALL_VALUE_BYTES),
+				       .create_revision = 2,
+				       .version = 1,
+				       .writer = 1,
+				       .batch = i + 1};
+		struct sqlb_append append = {.rows = &row, .row_count = 1};
+		bool appended;
+
+		OK(ops->append(conn, &append, &appended, &err));
+	}
+	free(value);
+}
+
+/* A visitor that does something at the first row. */
+struct visit {
+	void (*at_first)(void);
+	int rows;
+};
+
+static bool visit_row(void *ctx, const struct sqlb_row *row)
+{
+	struct visit *visit = ctx;
+
+	CU_ASSERT_EQUAL(row->position, visit->rows + 1);
+	if (visit->rows++ == 0)
+		visit->at_first();
+	return true;
+}
+
+static void end_readers(void)
+{
+	sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'kineshim'");
+}
+
+static void take_a_while(void)
+{
+	struct timespec pause = {0, 400000000};
+
+	nanosleep(&pause, NULL);
+}
+
+static void a_read_of_all_whose_session_ends_is_away_and_none_is_taken_for_the_end(void)
+{
+	struct side side = begin();
+	struct visit visit = {.at_first = end_readers};
+	bool more;
+
+	append_large_log(side.conn);
+	CU_ASSERT_EQUAL(ops->read_rows(side.conn, 0, -1, SIZE_MAX, visit_row, &visit, &more, &err), SQLB_AWAY);
+	CU_ASSERT_TRUE(visit.rows < ALL_ROWS);
+	visit = (struct visit){.at_first = take_a_while};
+	OK(ops->read_rows(side.conn, 0, -1, SIZE_MAX, visit_row, &visit, &more, &err));
+	CU_ASSERT_EQUAL(visit.rows, ALL_ROWS);
+	end(&side);
+}
+
+static void a_read_of_all_may_take_longer_than_a_statement(void)
+{
+	struct side side = begin(), reader;
+	struct visit visit = {.at_first = take_a_while};
+	char hasty[URL_MAX];
+	bool more;
+
+	append_large_log(side.conn);
+	url_with(hasty, "%20-cstatement_timeout%3D200");
+	reader = side_open(hasty);
+	OK(ops->read_rows(reader.conn, 0, -1, SIZE_MAX, visit_row, &visit, &more, &err));
+	CU_ASSERT_EQUAL(visit.rows, ALL_ROWS);
+	CU_ASSERT_FALSE(more);
+	side_close(&reader);
+	end(&side);
+}
+
+static void a_long_log_with_a_column_of_another_type_is_broken(void)
+{
+	struct side side = begin();
+
+	for (int64_t position = 1; position <= 150; position++)
+		OK(append_as(side.conn, position, 1, position));
+	sql("DROP VIEW kineshim_live");
+	sql("ALTER TABLE kineshim_log ALTER COLUMN sub TYPE bigint");
+	side_close(&side);
+	side = side_open(url);
+	CU_ASSERT_EQUAL(ops->read_rows(side.conn, 0, -1, SIZE_MAX, take_writer_and_batch, (int64_t[2]){0},
+				       &(bool){false}, &err),
+			SQLB_BROKEN);
+	end(&side);
+}
+
 /* ---- what the server refuses ---- */
 
 static void a_read_only_server_is_away_and_can_be_read(void)
@@ -1076,6 +1179,10 @@ static const struct tap_test tests[] = {
 	 restarts_of_the_server_during_appends_lose_and_double_nothing},
 	{"a_session_that_ended_while_idle_is_replaced_without_doubt",
 	 a_session_that_ended_while_idle_is_replaced_without_doubt},
+	{"a_read_of_all_whose_session_ends_is_away_and_none_is_taken_for_the_end",
+	 a_read_of_all_whose_session_ends_is_away_and_none_is_taken_for_the_end},
+	{"a_read_of_all_may_take_longer_than_a_statement", a_read_of_all_may_take_longer_than_a_statement},
+	{"a_long_log_with_a_column_of_another_type_is_broken", a_long_log_with_a_column_of_another_type_is_broken},
 	{"a_read_only_server_is_away_and_can_be_read", a_read_only_server_is_away_and_can_be_read},
 	{"a_lock_held_by_somebody_else_is_away_and_nothing_happened",
 	 a_lock_held_by_somebody_else_is_away_and_nothing_happened},
