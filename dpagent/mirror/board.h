@@ -75,7 +75,7 @@ void dpa_board_alarm(struct dpa_board *board, enum dpa_alarm alarm, const char *
 /* A JSON string of what may hold anything, for json_decref: what is no UTF-8, or was cut within a character, is shown without its odd bytes. NULL
  * without memory. */
 struct json_t *dpa_json_text(const char *text);
-/* Wall clock, ms since 1970; tests set DPAGENT_TEST_CLOCK_OFFSET_MS. */
+/* Wall clock, ms since 1970; tests set DPAGENT_TEST_CLOCK_OFFSET_MS, to a number or a file with one. */
 int64_t dpa_wall_ms(void);
 
 #endif

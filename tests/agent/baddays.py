@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Bad days of a control plane, a machine and its disk, each with real processes; with an etcd above, then with a kineshim. Certificates are in
-program.py, object storage in object.py, a killed database in showpiece.py."""
+program.py, object storage in object.py."""
 import json
 import os
 import shutil
@@ -10,6 +10,7 @@ import socket
 import time
 
 import harness
+import showpiece
 from harness import Watch, request, wait_for
 
 ROUTES = "/apisix/routes/"
@@ -56,6 +57,32 @@ def the_control_plane_is_killed(s):
     assert watch.wait(1)[0][:3] == ("put", ROUTES + "new", "1")
     assert same(agent, store)
     watch.stop()
+
+
+def the_database_is_killed(s):
+    """Under a kineshim that lives: it accepts connections, and cannot say anything."""
+    database = s.keep(showpiece.Postgres())
+    store = s.store(kind="kineshim", args=["--endpoint", database.url])
+    fill(store, 20)
+    agent = s.agent(store.url, start_timeout="500ms")
+    agent.wait_saved()
+    watch = Watch(agent.port).created()
+    before, revision = agent.kvs("/apisix"), agent.revision()
+    database.kill()
+    status, answer = store.post("/v3/kv/put", {"key": harness.b64(ROUTES + "lost"), "value": harness.b64("1")}, timeout=60)
+    assert status != 200, answer
+    assert agent.kvs("/apisix") == before and agent.ready()[0]
+    agent.restart(signal.SIGKILL)
+    assert agent.kvs("/apisix") == before and agent.revision() == revision
+    later = Watch(agent.port, start=revision + 1).created()
+    database.start()
+    wait_for(lambda: store.post("/v3/kv/put", {"key": harness.b64(ROUTES + "new"), "value": harness.b64("1")}, timeout=60)[0] == 200,
+             "the database to be back", 60)
+    agent.wait_value(ROUTES + "new", "1", 30)
+    assert later.wait(1)[0][:2] == ("put", ROUTES + "new") and later.canceled is None
+    wait_same(agent, store)
+    watch.stop()
+    later.stop()
 
 
 def the_machine_reboots_without_network(s):
@@ -184,6 +211,31 @@ def the_clock_jumps(s):
     agent.wait_source("upstream", True)
     fill(store, 5, 100)
     wait_same(agent, store)
+
+
+def the_clock_jumps_while_it_runs(s):
+    store = s.store()
+    fill(store, 20)
+    clock = s.folder / "clock"
+    clock.write_text("0")
+    agent = s.agent(store.url, env={"DPAGENT_TEST_CLOCK_OFFSET_MS": str(clock)})
+    watch = Watch(agent.port).created()
+    for round_, offset in enumerate((-86_400_000, 86_400_000, 0)):
+        clock.write_text(str(offset))
+        report = agent.ready()[1]
+        assert report["source"] == "upstream" and report["connected"] and report["age_seconds"] >= 0, report
+        store.put(f"{ROUTES}jump{round_}", "1")
+        watch.wait(round_ + 1)
+        # Confirmed by the new clock, and saved as ever.
+        assert agent.ready()[1]["age_seconds"] < 60, agent.ready()
+        agent.wait_saved()
+    assert watch.canceled is None and not agent.alarms(), agent.alarms()
+    assert same(agent, store)
+    watch.stop()
+    # The newest one is what counts, though its time is not the latest.
+    store.stop()
+    agent.restart(signal.SIGKILL)
+    assert agent.get(ROUTES + "jump2") == "1"
 
 
 def upstream_compacts_while_we_are_away(s):
@@ -382,7 +434,9 @@ UPSTREAM = [the_control_plane_is_killed, the_machine_reboots_without_network, up
             upstream_is_restored_to_the_past, upstream_comes_back_empty, ten_thousand_keys_at_once, agents_in_a_chain,
             many_watch_below_and_one_above]
 MACHINE = [everything_stays_away_for_two_restarts, the_disk_is_full, a_truncated_image, a_tampered_image, both_images_are_damaged,
-           the_clock_jumps, a_client_that_never_reads]
+           the_clock_jumps, the_clock_jumps_while_it_runs, a_client_that_never_reads]
+
+DATABASE = [the_database_is_killed] if showpiece.Postgres.is_there() else []
 
 if __name__ == "__main__":
-    harness.main(UPSTREAM + (MACHINE if harness.dpproxy.STORE == "etcd" else []), both=True)
+    harness.main(UPSTREAM + (MACHINE if harness.dpproxy.STORE == "etcd" else DATABASE), both=True)

@@ -73,6 +73,15 @@ def a_malformed_overlay_changes_nothing_but_the_alarm(s):
     agent.wait_value(ROUTES + "1", "better")
 
 
+def odd_bytes_in_a_name_cost_no_line(s):
+    path = s.folder / os.fsdecode(b"overlay-\xff\xc3.yml")
+    path.write_text("/apisix/a: 1\n")
+    agent = s.agent(None, [f"--overlay={path}"])
+    path.write_text("/apisix/a: [\n")
+    assert "overlay-" in agent.wait_alarm("overlay")
+    wait_for(lambda: [line for line in agent.lines() if line.get("alarm") == "overlay" and "overlay-" in line["text"]], "the line")
+
+
 def a_malformed_overlay_at_the_start_is_an_error(s):
     file = s.folder / "bad.yml"
     file.write_text("routes/1: a\n/other/2: b\n")
@@ -170,6 +179,6 @@ def people_can_look_into_an_image(s):
 
 
 harness.main([the_overlay_wins_and_is_followed, a_malformed_overlay_changes_nothing_but_the_alarm,
-              a_malformed_overlay_at_the_start_is_an_error, a_restart_is_no_news_to_clients,
+              odd_bytes_in_a_name_cost_no_line, a_malformed_overlay_at_the_start_is_an_error, a_restart_is_no_news_to_clients,
               an_image_with_another_signature_is_not_believed,
               a_machine_that_has_only_the_public_key_loads_what_it_saved, people_can_look_into_an_image])

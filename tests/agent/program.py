@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -218,6 +219,36 @@ def nodes_are_seen_and_lost(s):
     assert code == 1 and err.startswith("dpagent nodes: "), err
 
 
+def nodes_are_stale_while_they_hold_and_lost_when_they_die(s):
+    store = s.store()
+    store.put("/apisix/routes/1", {"uri": "/"})
+    agent = s.agent(store.url)
+    wait_for(lambda: nodes(store).get(agent.name, {}).get("state") == "healthy", "the node")
+    store.stop()
+    shutil.rmtree(store.data)
+    store.start()
+    agent.wait_alarm("held", seconds=20)
+    wait_for(lambda: nodes(store).get(agent.name, {}).get("state") == "stale", "the node to be stale", 20)
+    agent.kill()
+    wait_for(lambda: nodes(store)[agent.name]["state"] == "lost", "the node's lease to end", 30)
+
+
+def a_backup_node_serves_nobody_unless_asked(s):
+    s.etcd.put("/apisix/routes/1", {"uri": "/"})
+    args = ["--role=backup", "--object-storage=s3://bkt/x?endpoint=http://127.0.0.1:1"]
+    env = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
+    agent = s.agent(None, args, env=env)
+    assert agent.ready()[0] and agent.status()["role"] == "backup"
+    try:
+        agent.get("/apisix/routes/1")
+        raise AssertionError("a backup node serves clients")
+    except ConnectionRefusedError:
+        pass
+    agent.stop()
+    agent = s.agent(None, [*args, "--serve"], env=env)
+    assert agent.get("/apisix/routes/1") == '{"uri": "/"}'
+
+
 def a_refused_registration_is_an_alarm_and_nothing_else_suffers(s):
     store = s.store()
     for path, body in (("user/add", {"name": "root", "password": "r"}), ("role/add", {"name": "root"}),
@@ -413,7 +444,8 @@ TESTS = [
     help_and_version_are_told_without_an_upstream, wrong_flags_are_told_with_advice, the_configuration_file_counts_alone,
     status_before_and_after_upstream_answers, metrics_are_documented_and_move,
     verification_runs_and_finds_nothing, a_hold_is_released_only_by_the_machine_itself,
-    nodes_are_seen_and_lost, a_refused_registration_is_an_alarm_and_nothing_else_suffers, certificates_upstream_must_be_right,
+    nodes_are_seen_and_lost, nodes_are_stale_while_they_hold_and_lost_when_they_die, a_backup_node_serves_nobody_unless_asked,
+    a_refused_registration_is_an_alarm_and_nothing_else_suffers, certificates_upstream_must_be_right,
     clients_may_need_certificates, a_unix_socket_serves, the_data_folder_is_one_agents, sigterm_saves_what_was_not_saved_yet,
     log_files_are_opened_anew, a_client_that_never_reads_harms_nobody, etcdctl_and_dpproxy_take_it_for_an_etcd,
 ]

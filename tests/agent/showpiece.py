@@ -39,6 +39,13 @@ class Postgres:
         self.shell(f"pg_init {self.folder}")
         self.url = self.shell(f". {self.folder}/env; echo $KS_TEST_POSTGRES_URL").strip()
 
+    @classmethod
+    def is_there(cls):
+        try:
+            return bool(cls.shell("pg_bin"))
+        except RuntimeError:
+            return False
+
     @staticmethod
     def shell(command):
         done = subprocess.run(["bash", "-c", f"set -e; . {shlex.quote(str(SERVERS))}; {command}"], stdout=subprocess.PIPE,
