@@ -49,7 +49,7 @@ static enum ks_status judge(struct dpa_draft *draft, struct ks_slice key, struct
 	return status;
 }
 
-static enum ks_status finish(struct dpa_draft *draft, bool jumped, struct ks_err *err)
+enum ks_status dpa_draft_finish(struct dpa_draft *draft, bool jumped, struct ks_err *err)
 {
 	struct dpa_replica *replica = draft->replica;
 	bool visible = draft->effect_count > 0;
@@ -72,7 +72,7 @@ static enum ks_status end(struct dpa_draft *draft, enum ks_status status, bool j
 	struct dpa_replica *replica = draft->replica;
 
 	if (status == KS_OK)
-		status = finish(draft, jumped, err);
+		status = dpa_draft_finish(draft, jumped, err);
 	else
 		dpa_draft_fini(draft);
 	if (status == KS_OK)
@@ -248,5 +248,5 @@ enum ks_status dpa_recompute_all(struct dpa_replica *replica, struct ks_err *err
 		dpa_draft_fini(&draft);
 		return status;
 	}
-	return finish(&draft, jumped, err);
+	return dpa_draft_finish(&draft, jumped, err);
 }

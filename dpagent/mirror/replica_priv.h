@@ -152,5 +152,7 @@ enum ks_status dpa_load_image(struct dpa_replica *replica, const struct dpa_imag
 /* ---- replica_local.c ---- */
 /* What overlay and transform make of the state that was just loaded. */
 enum ks_status dpa_recompute_all(struct dpa_replica *replica, struct ks_err *err) KS_MUST_CHECK;
+/* Commits a draft of dpa_local_next's revision; without it when nobody sees a change. Uses it up. */
+enum ks_status dpa_draft_finish(struct dpa_draft *draft, bool jumped, struct ks_err *err) KS_MUST_CHECK;
 
 #endif

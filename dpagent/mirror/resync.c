@@ -462,12 +462,11 @@ static enum ks_status apply_other_history(struct dpa_resync *resync, const struc
 					  struct dpa_resync_summary *summary, struct ks_err *err)
 {
 	struct dpa_replica *replica = resync->replica;
-	bool visible = summary->put + summary->deleted > 0, jumped = false;
-	int64_t local = visible ? dpa_local_next(replica, &jumped) : replica->revision;
 	struct dpa_draft draft;
 	enum ks_status status = KS_OK;
+	bool jumped;
 
-	dpa_draft_begin(&draft, replica, local, 0);
+	dpa_draft_begin(&draft, replica, dpa_local_next(replica, &jumped), 0);
 	for (size_t i = 0; i < differences->count && status == KS_OK; i++) {
 		struct difference difference = differences->items[i];
 
@@ -475,15 +474,13 @@ static enum ks_status apply_other_history(struct dpa_resync *resync, const struc
 		difference.touch = false;
 		status = draft_difference(&draft, &difference, err);
 	}
-	if (status == KS_OK)
-		status = dpa_draft_commit(&draft, err);
-	else
+	if (status != KS_OK) {
 		dpa_draft_fini(&draft);
-	if (status == KS_OK && jumped) {
-		status = dpa_after_jump(replica, err);
-		summary->jumped = true;
+		return status;
 	}
-	return status;
+	/* The transform may show the same value otherwise by now: what counts is what came of it. */
+	summary->jumped = jumped && draft.effect_count > 0;
+	return dpa_draft_finish(&draft, jumped, err);
 }
 
 static enum ks_status converge(struct dpa_resync *resync, bool accept_empty, struct dpa_resync_summary *summary,

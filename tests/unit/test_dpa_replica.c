@@ -120,13 +120,15 @@ struct world {
 
 static struct ks_err err;
 
+static const char *transform_mark = "T"; /* what the transform puts before a value */
+
 static bool transform(void *ctx, struct ks_slice key, const struct ks_slice *raw, struct ks_buf *out)
 {
 	(void)ctx;
 	(void)key;
 	if (!raw || raw->size == 0 || raw->data[0] != '9')
 		return false;
-	ks_buf_printf(out, "T%.*s", (int)raw->size, (const char *)raw->data);
+	ks_buf_printf(out, "%s%.*s", transform_mark, (int)raw->size, (const char *)raw->data);
 	return true;
 }
 
@@ -151,7 +153,7 @@ static bool expected(const struct world *world, unsigned i, bool transforms, cha
 		value = world->overlay[i].hide ? NULL : world->overlay[i].value;
 	if (!value)
 		return false;
-	(void)snprintf(shown, 48, "%s%s", transforms && value[0] == '9' ? "T" : "", value);
+	(void)snprintf(shown, 48, "%s%s", transforms && value[0] == '9' ? transform_mark : "", value);
 	return true;
 }
 
@@ -658,6 +660,30 @@ static void a_clean_stop_does_not_jump(void)
 	dpa_replica_free(world.replica);
 }
 
+/* Discovery has other nodes by now, and its refresh is still to come, when upstream is another one with the same values. */
+static void what_a_transform_changed_meanwhile_is_an_event(void)
+{
+	struct world world = {.up = {.cluster = 7, .revision = 5}, .altered = true, .own = true};
+	struct ks_slice key;
+	char name[16];
+
+	open_replica(&world, true);
+	model_put(&world.up, 3, "9service");
+	(void)resync(&world, false, false);
+	client_list(&world);
+	transform_mark = "U";
+	world.up.cluster = 8;
+	world.up.revision = 9;
+	model_put(&world.up, 3, "9service");
+	(void)resync(&world, false, false);
+	key = key_name(3, name);
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_refresh(world.replica, &key, 1, &err), KS_OK);
+	client_follow(&world, true);
+	check_served(&world, true);
+	transform_mark = "T";
+	dpa_replica_free(world.replica);
+}
+
 static void hostile_upstream_is_refused(void)
 {
 	struct world world = {.up = {.cluster = 7, .revision = 5}};
@@ -959,6 +985,8 @@ int main(void)
 			{"an_empty_listing_changes_nothing", an_empty_listing_changes_nothing},
 			{"another_history_after_a_crash_jumps", another_history_after_a_crash_jumps},
 			{"a_clean_stop_does_not_jump", a_clean_stop_does_not_jump},
+			{"what_a_transform_changed_meanwhile_is_an_event",
+			 what_a_transform_changed_meanwhile_is_an_event},
 			{"hostile_upstream_is_refused", hostile_upstream_is_refused},
 			{"waits_end_when_upstreams_revision_is_there", waits_end_when_upstreams_revision_is_there},
 			{"history_is_bounded", history_is_bounded},
