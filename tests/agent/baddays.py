@@ -72,6 +72,7 @@ def the_database_is_killed(s):
     status, answer = store.post("/v3/kv/put", {"key": harness.b64(ROUTES + "lost"), "value": harness.b64("1")}, timeout=60)
     assert status != 200, answer
     assert agent.kvs("/apisix") == before and agent.ready()[0]
+    agent.wait_connected(False)
     agent.restart(signal.SIGKILL)
     assert agent.kvs("/apisix") == before and agent.revision() == revision
     later = Watch(agent.port, start=revision + 1).created()
