@@ -279,6 +279,8 @@ static void note_witness(struct dpa_replica *replica, const struct dpa_change *c
 static enum ks_status check_changes(const struct dpa_replica *replica, const struct dpa_change *changes, size_t count,
 				    int64_t up_revision, struct ks_err *err)
 {
+	if (up_revision > DPA_UP_REVISION_MAX)
+		return ks_fail(err, KS_INVALID_ARGUMENT, "upstream's revision is out of range");
 	for (size_t i = 0; i < count; i++) {
 		const struct dpa_change *change = &changes[i];
 

@@ -174,7 +174,7 @@ enum ks_status dpa_load_image(struct dpa_replica *replica, const struct dpa_imag
 	size_t count = 0;
 	enum ks_status status;
 
-	if (image->revision < 1 || image->up_revision < 0 || image->revision > INT64_MAX / 4)
+	if (image->revision < 1 || image->up_revision < 0 || image->revision > DPA_REVISION_MAX)
 		return broken(err, "a revision is out of range");
 	status = sort_keys(replica, image, &order, &count, err);
 	if (status == KS_OK)

@@ -23,6 +23,9 @@
 #define DPA_JUMP_PER_MS 10 /* no agent sees so many revisions for long */
 #define DPA_JUMP_AGE_MS ((int64_t)86400000)
 #define DPA_HISTORY_MARKS 32
+/* Upstream's revisions above that are refused, and local ones an image may have: numbers never overflow, and what is saved can be loaded. */
+#define DPA_UP_REVISION_MAX (INT64_MAX / 8)
+#define DPA_REVISION_MAX (INT64_MAX / 4)
 
 struct dpa_overlay_entry {
 	struct ks_bytes *key;

@@ -38,7 +38,7 @@ struct dpa_resync *dpa_resync_begin(struct dpa_replica *replica, uint64_t cluste
 	struct dpa_resync *resync;
 	bool busy;
 
-	if (up_revision < 1 || up_revision > INT64_MAX / 4) {
+	if (up_revision < 1 || up_revision > DPA_UP_REVISION_MAX) {
 		ks_fail(err, KS_INVALID_ARGUMENT, "the listing's revision is out of range");
 		return NULL;
 	}

@@ -706,6 +706,11 @@ static void hostile_upstream_is_refused(void)
 	change.create_revision = 5;
 	change.version = 0;
 	CU_ASSERT_EQUAL(dpa_replica_apply(world.replica, &change, 1, 6, &err), KS_INVALID_ARGUMENT);
+	/* No number overflows, and what is saved can be loaded. */
+	change = change_of(&world.up, 3, name);
+	change.revision = INT64_MAX - 1;
+	CU_ASSERT_EQUAL(dpa_replica_apply(world.replica, &change, 1, change.revision, &err), KS_INVALID_ARGUMENT);
+	CU_ASSERT_EQUAL(dpa_replica_progress(world.replica, INT64_MAX - 1, &err), KS_INVALID_ARGUMENT);
 	world.up.revision = 5;
 	dpa_replica_free(world.replica);
 }
