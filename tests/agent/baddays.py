@@ -121,6 +121,41 @@ def everything_stays_away_for_two_restarts(s):
         assert agent.kvs("/apisix") == before
 
 
+def it_is_killed_while_it_saves(s):
+    """At whatever moment: what is on disk is whole, and nothing that a client saw is newer than what it gets in the end."""
+    store = s.store()
+    fill(store, 500)
+    agent = s.agent(store.url, start_timeout="100ms")
+    writing = harness.threading.Event()
+
+    def write():
+        for i in range(1 << 30):
+            if writing.is_set():
+                return
+            store.put(f"{ROUTES}{i % 500:06}", os.urandom(100).hex())
+
+    writer = harness.threading.Thread(target=write)
+    writer.start()
+    seen = 0
+    try:
+        for i in range(12):
+            wrote = agent.status()["snapshot"]["writes"]
+            wait_for(lambda: agent.status()["snapshot"]["writes"] > wrote + i % 4, "images")
+            seen = max(seen, agent.revision())
+            agent.kill()
+            agent.start()
+            assert "disk_invalid" not in agent.alarms(), agent.alarms()
+            agent.wait_revision(seen)
+    finally:
+        writing.set()
+        writer.join()
+    wait_same(agent, store)
+    store.stop()
+    agent.kill()
+    agent.start()
+    assert agent.ready()[1]["source"] == "disk" and len(agent.prefix(ROUTES)) == 500 and not agent.alarms()
+
+
 def the_disk_is_full(s):
     store = s.store()
     agent = s.agent(store.url)
@@ -434,8 +469,8 @@ class Relay:
 UPSTREAM = [the_control_plane_is_killed, the_machine_reboots_without_network, upstream_compacts_while_we_are_away,
             upstream_is_restored_to_the_past, upstream_comes_back_empty, ten_thousand_keys_at_once, agents_in_a_chain,
             many_watch_below_and_one_above]
-MACHINE = [everything_stays_away_for_two_restarts, the_disk_is_full, a_truncated_image, a_tampered_image, both_images_are_damaged,
-           the_clock_jumps, the_clock_jumps_while_it_runs, a_client_that_never_reads]
+MACHINE = [everything_stays_away_for_two_restarts, it_is_killed_while_it_saves, the_disk_is_full, a_truncated_image, a_tampered_image,
+           both_images_are_damaged, the_clock_jumps, the_clock_jumps_while_it_runs, a_client_that_never_reads]
 
 DATABASE = [the_database_is_killed] if showpiece.Postgres.is_there() else []
 
