@@ -785,6 +785,34 @@ def a_new_machine_starts_from_object_storage(scenario):
         assert secret not in agent.text() + backup.text()
 
 
+@needs("versitygw")
+def an_agent_passes_over_what_is_invalid_and_lives_with_a_denial(scenario):
+    server = scenario.server("versitygw")
+    bucket = server.bucket(scenario.name("bucket"))
+    etcd = scenario.store()
+    storage = ["--object-storage", server.url(bucket), "--export-interval=50ms", "--import-interval=200ms"]
+    revision = etcd.put("/apisix/routes/1", {"uri": "/one"})
+    backup = scenario.agent(etcd.url, ["--role=backup", *storage], env=server.env)
+    wait_for(lambda: backup.status()["object_storage"]["upstream_revision"] >= revision, "the export")
+    etcd.stop()
+    backup.stop()
+    nonsense = scenario.folder / "nonsense"
+    nonsense.write_bytes(b"dpagent-image 1\n" + bytes(200))
+    tool = scenario.tool(server.url(bucket), server.env)
+    tool.do("put", tool.do("list")["versions"][-1] + 1, nonsense)
+    agent = scenario.agent(etcd.url, storage, env=server.env, start_timeout="500ms")
+    assert agent.ready()[1]["source"] == "object-storage" and agent.get("/apisix/routes/1") == '{"uri": "/one"}'
+    assert "00000000000000000002.snap" in agent.wait_alarm("object_invalid"), agent.alarms()
+    agent.wait_saved()
+    agent.stop()
+    # With keys that the server does not know it is the disk's turn.
+    agent.env["AWS_SECRET_ACCESS_KEY"] = "not-the-secret-0123456789"
+    agent.start()
+    assert agent.ready()[1]["source"] == "disk" and agent.get("/apisix/routes/1") == '{"uri": "/one"}'
+    assert "403" in agent.wait_alarm("object_access"), agent.alarms()
+    assert "not-the-secret" not in agent.text() + json.dumps(agent.status())
+
+
 def a_start_does_not_wait_for_storage_that_hangs(scenario):
     storage = scenario.keep(Answers(lambda request: storage.stopping.wait(20) and None))
     started = time.monotonic()
@@ -813,7 +841,8 @@ TESTS += [only_what_is_newer_is_applied, a_listing_under_way_only_puts_it_off, i
           a_second_exporter_leaves_what_is_newer, an_upstream_that_was_set_back_is_an_alarm,
           the_only_writer_follows_an_upstream_that_was_set_back, an_empty_upstream_is_not_exported,
           a_user_without_rights_is_denied, who_may_not_delete_still_exports, what_servers_say_is_masked,
-          certificates_are_verified, a_new_machine_starts_from_object_storage, a_start_does_not_wait_for_storage_that_hangs]
+          certificates_are_verified, a_new_machine_starts_from_object_storage,
+          an_agent_passes_over_what_is_invalid_and_lives_with_a_denial, a_start_does_not_wait_for_storage_that_hangs]
 
 
 def main():
