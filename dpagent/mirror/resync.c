@@ -479,8 +479,12 @@ static enum ks_status apply_other_history(struct dpa_resync *resync, const struc
 		return status;
 	}
 	/* The transform may show the same value otherwise by now: what counts is what came of it. */
-	summary->jumped = jumped && draft.effect_count > 0;
-	return dpa_draft_finish(&draft, jumped, err);
+	if (!jumped)
+		return dpa_draft_finish(&draft, false, err);
+	/* In doubt also without any change: clients may know what was never of this history, and have to list again. */
+	summary->jumped = true;
+	status = dpa_draft_commit(&draft, err);
+	return status == KS_OK ? dpa_after_jump(replica, err) : status;
 }
 
 static enum ks_status converge(struct dpa_resync *resync, bool accept_empty, struct dpa_resync_summary *summary,

@@ -643,6 +643,31 @@ static void another_history_after_a_crash_jumps(void)
 	dpa_replica_free(world.replica);
 }
 
+/* Clients know more than the image, and what they know is not of the history that there is now, which is as the image is. */
+static void another_history_that_equals_the_image_is_told_to_clients(void)
+{
+	struct world world = {.up = {.cluster = 7, .revision = 5}};
+	struct dpa_change change;
+	char name[16];
+
+	open_replica(&world, false);
+	model_put(&world.up, 3, "config");
+	(void)resync(&world, false, false);
+	save(&world);
+	world.up.revision++;
+	model_put(&world.up, 3, "newer");
+	change = change_of(&world.up, 3, name);
+	CU_ASSERT_EQUAL_FATAL(dpa_replica_apply(world.replica, &change, 1, world.up.revision, &err), KS_OK);
+	client_list(&world);
+	world.up = (struct model){.cluster = 8, .revision = 50};
+	model_put(&world.up, 3, "config");
+	world.altered = true;
+	crash(&world, false);
+	client_follow(&world, false);
+	dpa_image_fini(&world.saved);
+	dpa_replica_free(world.replica);
+}
+
 static void a_clean_stop_does_not_jump(void)
 {
 	struct world world = {.up = {.cluster = 7, .revision = 5}};
@@ -989,6 +1014,8 @@ int main(void)
 			{"survives_crashes_soon_after_the_start", survives_crashes_soon_after_the_start},
 			{"an_empty_listing_changes_nothing", an_empty_listing_changes_nothing},
 			{"another_history_after_a_crash_jumps", another_history_after_a_crash_jumps},
+			{"another_history_that_equals_the_image_is_told_to_clients",
+			 another_history_that_equals_the_image_is_told_to_clients},
 			{"a_clean_stop_does_not_jump", a_clean_stop_does_not_jump},
 			{"what_a_transform_changed_meanwhile_is_an_event",
 			 what_a_transform_changed_meanwhile_is_an_event},
