@@ -165,11 +165,14 @@ struct ks_await {
 	struct ks_task task;
 	struct ks_call *call;
 	void (*then)(struct ks_await *await);
+	bool brief; /* the caller's, between init and the start: 'then' takes microseconds, and may run on the operation's thread */
 	_Atomic int state;
 };
 
 void ks_await_init(struct ks_await *await, struct ks_call *call, void (*then)(struct ks_await *await));
 void ks_await_done(struct ks_await *await);
+/* For an operation that completes alone, on a thread that has nothing else to do then: a brief 'then' may run inside (ks_call_run). */
+void ks_await_done_alone(struct ks_await *await);
 void ks_await_go(struct ks_await *await); /* last thing the caller does: 'then' may have ended the call */
 
 /*

@@ -31,6 +31,18 @@ void ks_await_done(struct ks_await *await)
 		ks_call_post(await->call, &await->task);
 }
 
+void ks_await_done_alone(struct ks_await *await)
+{
+	bool brief = await->brief;
+
+	if (atomic_exchange_explicit(&await->state, AWAIT_DONE, memory_order_acq_rel) != AWAIT_WAITING)
+		return;
+	if (brief)
+		ks_call_run(await->call, &await->task);
+	else
+		ks_call_post(await->call, &await->task);
+}
+
 void ks_await_go(struct ks_await *await)
 {
 	if (atomic_exchange_explicit(&await->state, AWAIT_WAITING, memory_order_acq_rel) == AWAIT_DONE)

@@ -138,7 +138,12 @@ static void proved(struct ks_await *await)
 
 static void proof_done(struct ks_read_proof *proof)
 {
-	ks_await_done(&ks_container_of(proof, struct ks_read, proof)->await);
+	struct ks_await *await = &ks_container_of(proof, struct ks_read, proof)->await;
+
+	if (proof->alone)
+		ks_await_done_alone(await);
+	else
+		ks_await_done(await);
 }
 
 void ks_read_go(struct ks_read *read)
@@ -152,6 +157,7 @@ void ks_read_go(struct ks_read *read)
 	}
 	read->proof.done = proof_done;
 	ks_await_init(&read->await, read->call, proved);
+	read->await.brief = read->request.interval.end.size == 0;
 	committer->ops->prove_read(committer, &read->proof);
 	ks_await_go(&read->await);
 }

@@ -5,6 +5,8 @@
 #include "api/access.h"
 #include "api/api.h"
 
+#define BRIEF_OPS 8 /* of a transaction whose answer may be written on the committer's thread */
+
 /*
  * Spec 2.9: etcd measures the request inside its own envelope: a tag, the length, and a header with the request's id.
  */
@@ -17,7 +19,12 @@ bool ks_write_fits(const struct ks_api *api, size_t size)
 
 static void submit_done(struct ks_submit *submit)
 {
-	ks_await_done(&ks_container_of(submit, struct ks_write, submit)->await);
+	struct ks_await *await = &ks_container_of(submit, struct ks_write, submit)->await;
+
+	if (submit->alone)
+		ks_await_done_alone(await);
+	else
+		ks_await_done(await);
 }
 
 static void fetch_done(struct ks_fetch *fetch)
@@ -101,6 +108,45 @@ static void committed(struct ks_await *await)
 	ks_await_go(&write->await);
 }
 
+static bool op_is_brief(const struct ks_op *op)
+{
+	switch (op->kind) {
+	case KS_OP_RANGE:
+		return op->range.interval.end.size == 0;
+	case KS_OP_PUT:
+		return true;
+	case KS_OP_DELETE:
+		return !op->del.prev_kv || op->del.interval.end.size == 0;
+	case KS_OP_TXN:
+		return false;
+	}
+	return false;
+}
+
+static bool ops_are_brief(const struct ks_op *ops, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (!op_is_brief(&ops[i]))
+			return false;
+	return count <= BRIEF_OPS;
+}
+
+/* Is the answer soon written, whatever it will be? */
+static bool answer_is_brief(const struct ks_request *request)
+{
+	switch (request->kind) {
+	case KS_REQ_PUT:
+		return true;
+	case KS_REQ_DELETE:
+		return op_is_brief(&(struct ks_op){.kind = KS_OP_DELETE, .del = request->del});
+	case KS_REQ_TXN:
+		return ops_are_brief(request->txn.success, request->txn.success_count) &&
+		       ops_are_brief(request->txn.failure, request->txn.failure_count);
+	default:
+		return false;
+	}
+}
+
 struct ks_write *ks_write_new(struct ks_api *api, struct ks_call *call, size_t size,
 			      void (*encode)(struct ks_write *write, struct ks_out *out))
 {
@@ -140,8 +186,10 @@ void ks_write_go(struct ks_write *write)
 		return;
 	}
 	write->has_caller = true;
+	write->submit.alone = false;
 	write->submit.done = submit_done;
 	ks_await_init(&write->await, write->call, committed);
+	write->await.brief = answer_is_brief(&write->submit.request);
 	committer->ops->submit(committer, &write->submit);
 	ks_await_go(&write->await);
 }

@@ -29,6 +29,14 @@ KS_NO_TSA void ks_mutex_unlock(struct ks_mutex *mutex)
 	KS_ASSERT(pthread_mutex_unlock(&mutex->m) == 0);
 }
 
+KS_NO_TSA bool ks_mutex_trylock(struct ks_mutex *mutex)
+{
+	int error = pthread_mutex_trylock(&mutex->m);
+
+	KS_ASSERT(error == 0 || error == EBUSY);
+	return error == 0;
+}
+
 void ks_cond_init(struct ks_cond *cond)
 {
 	pthread_condattr_t attr;

@@ -20,6 +20,7 @@
 #define KS_CAPABILITY(name) KS_TSA(capability(name))
 #define KS_REQUIRES(lock) KS_TSA(requires_capability(lock))
 #define KS_ACQUIRES(lock) KS_TSA(acquire_capability(lock))
+#define KS_TRIES(lock) KS_TSA(try_acquire_capability(true, lock))
 #define KS_RELEASES(lock) KS_TSA(release_capability(lock))
 #define KS_NO_TSA KS_TSA(no_thread_safety_analysis)
 
@@ -35,6 +36,8 @@ void ks_mutex_init(struct ks_mutex *mutex);
 void ks_mutex_fini(struct ks_mutex *mutex);
 void ks_mutex_lock(struct ks_mutex *mutex) KS_ACQUIRES(*mutex);
 void ks_mutex_unlock(struct ks_mutex *mutex) KS_RELEASES(*mutex);
+/* False when somebody else holds it. */
+bool ks_mutex_trylock(struct ks_mutex *mutex) KS_TRIES(*mutex) KS_MUST_CHECK;
 
 void ks_cond_init(struct ks_cond *cond);
 void ks_cond_fini(struct ks_cond *cond);

@@ -280,6 +280,8 @@ static void judge(struct ks_log *log, const struct sqlb_head *head, struct ks_lo
 			proof_of(link)->target = head->position;
 		if (reached)
 			KS_COUNT_AT(PROOFS, BY_PROBE, count);
+		if (reached && count == 1 && ks_list_empty(&r->fresh) && ks_list_empty(&r->fetches))
+			proof_of(r->sent.next)->alone = true;
 		ks_list_splice(reached ? &proven : &r->waiting, &r->sent);
 	}
 	ks_mutex_unlock(&r->role.mutex);

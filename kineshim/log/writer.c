@@ -300,16 +300,29 @@ static void batch_fail(struct ks_log *log, enum ks_status status, const char *te
 		answer_error(batch->submits[i], status, text);
 }
 
+static bool nobody_waits(struct ks_log_writer *w)
+{
+	bool nobody;
+
+	ks_mutex_lock(&w->role.mutex);
+	nobody = ks_list_empty(&w->queue) && ks_list_empty(&w->expired);
+	ks_mutex_unlock(&w->role.mutex);
+	return nobody;
+}
+
 static void batch_answer(struct ks_log *log)
 {
 	struct ks_log_batch *batch = &log->writer.batch;
 	size_t count = batch->count;
+	bool alone = count == 1 && nobody_waits(&log->writer);
 
 	effects_clear(batch);
 	batch_clear(batch);
 	atomic_store_explicit(&log->writer.in_flight, 0, memory_order_relaxed);
 	for (size_t i = 0; i < count; i++) {
 		struct ks_submit *submit = batch->submits[i];
+
+		submit->alone = alone;
 
 		if (submit->err.status == KS_OK)
 			ks_count_request(&submit->request, &submit->result);

@@ -201,6 +201,12 @@ void ks_call_post(struct ks_call *call, struct ks_task *task)
 	ks_rpc_queue_post(call->queue, task);
 }
 
+void ks_call_run(struct ks_call *call, struct ks_task *task)
+{
+	if (!ks_rpc_queue_visit(call->queue, task))
+		ks_rpc_queue_post(call->queue, task);
+}
+
 bool ks_call_unpost(struct ks_call *call, struct ks_task *task)
 {
 	KS_ASSERT(ks_rpc_queue_is_mine(call->queue));

@@ -86,6 +86,11 @@ size_t ks_rpc_max_arena_bytes(const struct ks_rpc *rpc);
 int64_t ks_rpc_slow_ms(const struct ks_rpc *rpc);
 bool ks_rpc_queue_is_mine(const struct rpc_queue *queue); /* called on its thread? */
 void ks_rpc_queue_post(struct rpc_queue *queue, struct ks_task *task);
+/*
+ * Runs 'task' here and now, as on the queue's thread, if that one waits for events and we are no such thread ourselves; else false. No
+ * lock may be held that a task takes. For a short task: nothing else runs in the queue meanwhile.
+ */
+bool ks_rpc_queue_visit(struct rpc_queue *queue, struct ks_task *task) KS_MUST_CHECK;
 bool ks_rpc_queue_unpost(struct rpc_queue *queue, struct ks_task *task);
 struct ks_json_shared *ks_rpc_queue_lines(struct rpc_queue *queue); /* on its thread */
 struct ks_list *ks_rpc_queue_waiting(struct rpc_queue *queue);      /* calls with on_cancel; on its thread */

@@ -64,6 +64,7 @@ struct rpc_queue {
 	 * shutdown half-way is never given back, and the queue never ends.
 	 */
 	struct ks_mutex requesting;
+	struct ks_mutex turn; /* held for a turn: by the queue's thread, or by a visitor while that one waits for events */
 
 	/* any thread */
 	alignas(64) _Atomic(struct ks_task *) inbox; /* newest first */

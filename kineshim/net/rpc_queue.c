@@ -3,6 +3,9 @@
  * Completion queue threads. A turn of a thread is: one event of the core, then everything that other threads put into the
  * inbox meanwhile, then what streams have to send after all that.
  *
+ * A turn is taken under the queue's 'turn' lock, and while it is free, the thread waits for an event. Then another thread may take a short
+ * turn itself, as a visitor: what it runs has everything that the queue's thread has, and nobody need be woken for it.
+ *
  * The inbox is a stack that posters push to and the thread takes whole (so it is free of locks and of the ABA
  * problem), then reverses. Whoever finds no wake event pending sends one: an empty batch on a call that leads
  * nowhere, which the core puts straight into the completion queue. (C core has no alarms in its C interface.)
@@ -96,6 +99,25 @@ bool ks_rpc_queue_is_mine(const struct rpc_queue *queue)
 	return current == queue;
 }
 
+bool ks_rpc_queue_visit(struct rpc_queue *queue, struct ks_task *task)
+{
+	bool visits;
+
+	if (current)
+		return false; /* another queue's thread, which has its own to do */
+	atomic_fetch_add(&queue->posting, 1); /* as for a post */
+	visits = ks_mutex_trylock(&queue->turn);
+	if (visits) {
+		current = queue;
+		task->run(task);
+		ks_rpc_send_unsent(queue);
+		current = NULL;
+		ks_mutex_unlock(&queue->turn);
+	}
+	atomic_fetch_sub(&queue->posting, 1);
+	return visits;
+}
+
 static void *run_queue(void *arg)
 {
 	struct rpc_queue *queue = arg;
@@ -108,11 +130,13 @@ static void *run_queue(void *arg)
 
 		if (event.type == GRPC_QUEUE_SHUTDOWN)
 			break;
+		ks_mutex_lock(&queue->turn);
 		if (event.type == GRPC_OP_COMPLETE)
 			tag->complete(tag, event.success);
 		run_inbox(queue);
 		ks_rpc_send_unsent(queue);
 		until = ks_rpc_end_rests(queue, never);
+		ks_mutex_unlock(&queue->turn);
 	}
 	return NULL;
 }
@@ -123,6 +147,7 @@ void ks_rpc_queue_init(struct rpc_queue *queue, struct ks_rpc *rpc)
 	queue->lines = ks_json_shared_new();
 	queue->wake_tag.complete = woken;
 	ks_mutex_init(&queue->requesting);
+	ks_mutex_init(&queue->turn);
 	ks_list_init(&queue->streams);
 	ks_list_init(&queue->waiting);
 	ks_list_init(&queue->resting);
@@ -164,6 +189,7 @@ void ks_rpc_queue_fini(struct rpc_queue *queue)
 	if (queue->cq) {
 		grpc_completion_queue_destroy(queue->cq);
 		ks_mutex_fini(&queue->requesting);
+		ks_mutex_fini(&queue->turn);
 	}
 	ks_rpc_free_calls(queue);
 	ks_rpc_free_streams(queue);

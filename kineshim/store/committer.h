@@ -5,7 +5,7 @@
  *
  * Every call is asynchronous: the caller fills a struct, keeps it alive, and gets exactly one 'done'. 'done' may run on any
  * thread, also before the call returned; it must only schedule (ks_call_post), never block, and never free what the caller of the operation
- * is still using when done runs inside it.
+ * is still using when done runs inside it. Where 'alone' says so, it may take some microseconds for what it would have scheduled.
  * Errors: 'err' has status and etcd's text. While the database is away new writes and read proofs fail with KS_UNAVAILABLE
  * ("etcdserver: no leader" when nothing can be reached, "etcdserver: request timed out" when an operation waited for too long).
  */
@@ -24,6 +24,7 @@ struct ks_submit {
 	/* out */
 	struct ks_err err;
 	struct ks_result result; /* filled when err.status == KS_OK; the receiver frees it */
+	bool alone;              /* nothing else waits for the thread that calls done */
 	/* the committer's */
 	struct ks_list link;
 	int64_t since_ms;
@@ -34,6 +35,7 @@ struct ks_submit {
 struct ks_read_proof {
 	void (*done)(struct ks_read_proof *proof);
 	struct ks_err err;
+	bool alone; /* out, as for a submit */
 	/* the committer's */
 	struct ks_list link;
 	int64_t since_ms;

@@ -326,6 +326,12 @@ void ks_call_post(struct ks_call *call, struct ks_task *task)
 	ks_mutex_unlock(&rpc.lock);
 }
 
+/* Its thread, the test's, is always busy. */
+void ks_call_run(struct ks_call *call, struct ks_task *task)
+{
+	ks_call_post(call, task);
+}
+
 bool ks_call_unpost(struct ks_call *call, struct ks_task *task)
 {
 	bool found = false;

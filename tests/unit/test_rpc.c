@@ -212,6 +212,84 @@ static void by_task(struct ks_call *call, struct ks_slice request)
 	KS_ASSERT(pthread_detach(thread) == 0);
 }
 
+/* One thread that answers all calls, one after the other, as a committer does: each by a task that runs here or there. */
+struct lone {
+	struct ks_task task;
+	struct ks_call *call;
+	struct ks_slice request;
+	struct ks_list link;
+};
+
+static struct {
+	struct ks_mutex lock;
+	struct ks_cond changed;
+	struct ks_list calls; /* guarded */
+	bool end;             /* guarded */
+	pthread_t thread;
+	int here; /* the thread's: tasks that ran on it */
+} committer;
+
+static void lone_reply(struct ks_task *task)
+{
+	struct lone *lone = ks_container_of(task, struct lone, task);
+
+	if (pthread_equal(committer.thread, pthread_self()))
+		committer.here++;
+	reply_slice(lone->call, lone->request);
+}
+
+static void *commit(void *arg)
+{
+	(void)arg;
+	ks_mutex_lock(&committer.lock);
+	while (!committer.end || !ks_list_empty(&committer.calls)) {
+		struct ks_list *link = ks_list_pop(&committer.calls);
+		struct lone *lone;
+
+		if (!link) {
+			(void)ks_cond_wait(&committer.changed, &committer.lock, -1);
+			continue;
+		}
+		lone = ks_container_of(link, struct lone, link);
+		ks_mutex_unlock(&committer.lock);
+		ks_call_run(lone->call, &lone->task);
+		ks_mutex_lock(&committer.lock);
+	}
+	ks_mutex_unlock(&committer.lock);
+	return NULL;
+}
+
+static void start_committer(void)
+{
+	memset(&committer, 0, sizeof(committer));
+	ks_mutex_init(&committer.lock);
+	ks_cond_init(&committer.changed);
+	ks_list_init(&committer.calls);
+	KS_ASSERT(pthread_create(&committer.thread, NULL, commit, NULL) == 0);
+}
+
+static void stop_committer(void)
+{
+	ks_mutex_lock(&committer.lock);
+	committer.end = true;
+	ks_cond_signal(&committer.changed);
+	ks_mutex_unlock(&committer.lock);
+	KS_ASSERT(pthread_join(committer.thread, NULL) == 0);
+	ks_cond_fini(&committer.changed);
+	ks_mutex_fini(&committer.lock);
+}
+
+static void by_committer(struct ks_call *call, struct ks_slice request)
+{
+	struct lone *lone = ks_arena_zalloc(ks_call_arena(call), sizeof(*lone));
+
+	*lone = (struct lone){.task.run = lone_reply, .call = call, .request = request};
+	ks_mutex_lock(&committer.lock);
+	ks_list_append(&committer.calls, &lone->link);
+	ks_cond_signal(&committer.changed);
+	ks_mutex_unlock(&committer.lock);
+}
+
 /* Holds a call until the test lets it go. */
 static struct ks_call *held;
 
@@ -477,6 +555,7 @@ static const struct ks_rpc_method methods[] = {
 	{.path = "/test.T/TooLarge", .unary = too_large_reply},
 	{.path = "/test.T/Later", .unary = later},
 	{.path = "/test.T/ByTask", .unary = by_task},
+	{.path = "/test.T/ByCommitter", .unary = by_committer},
 	{.path = "/test.T/Hold", .unary = hold},
 	{.path = "/test.T/Chat", .stream = &chat},
 	{.path = "/test.T/Watch", .stream = &watch},
@@ -819,6 +898,8 @@ static void large_replies_that_nobody_takes_are_bounded(void)
 	stop_server();
 }
 
+static const char *called; /* by call_many */
+
 static void *call_many(void *arg)
 {
 	int *failed = arg;
@@ -830,7 +911,7 @@ static void *call_many(void *arg)
 		char text[16];
 		int size = snprintf(text, sizeof(text), "%d", i);
 
-		gc_unary(&client, "/test.T/Echo", text, (size_t)size, NULL, NULL, &result);
+		gc_unary(&client, called, text, (size_t)size, NULL, NULL, &result);
 		*failed += result.status != 0 || !result.data || strcmp(result.data, text) != 0;
 		free(result.data);
 	}
@@ -838,12 +919,13 @@ static void *call_many(void *arg)
 	return NULL;
 }
 
-static void ten_thousand_calls_are_all_answered(void)
+static void ten_thousand_calls(const char *method)
 {
 	struct ks_rpc_stats stats;
 	pthread_t threads[4];
 	int failed[4] = {0};
 
+	called = method;
 	start_server(0);
 	for (int i = 0; i < 4; i++)
 		KS_ASSERT(pthread_create(&threads[i], NULL, call_many, &failed[i]) == 0);
@@ -854,6 +936,99 @@ static void ten_thousand_calls_are_all_answered(void)
 	ks_rpc_stats(rpc, &stats);
 	CU_ASSERT_EQUAL(stats.calls_started, 10000);
 	stop_server();
+}
+
+static void ten_thousand_calls_are_all_answered(void)
+{
+	ten_thousand_calls("/test.T/Echo");
+}
+
+static void ten_thousand_calls_are_answered_by_a_visitor_or_a_task(void)
+{
+	start_committer();
+	ten_thousand_calls("/test.T/ByCommitter");
+	stop_committer();
+	CU_ASSERT_NOT_EQUAL(committer.here, 0);
+}
+
+struct brief {
+	struct ks_task task;
+	pthread_t ran_on;
+};
+
+static void brief_reply(struct ks_task *task)
+{
+	struct brief *brief = ks_container_of(task, struct brief, task);
+
+	brief->ran_on = pthread_self();
+	reply_slice(held, ks_slice_str("brief"));
+	note(&seen.tasks);
+}
+
+/* Keeps the held call's thread until the test has looked. */
+static void keep_busy(struct ks_task *task)
+{
+	(void)task;
+	note(&seen.opened);
+	(void)wait_for(&seen.closed, 1);
+}
+
+static void start_held(struct gc *client, struct gc_stream *stream)
+{
+	start_server(0);
+	gc_open(client, target, false);
+	gc_stream_open(stream, client, "/test.T/Hold");
+	CU_ASSERT_TRUE(gc_stream_send(stream, "x", 1, WAIT_MS));
+	gc_stream_half_close(stream);
+	CU_ASSERT_TRUE_FATAL(wait_for(&seen.messages, 1));
+}
+
+static void end_held(struct gc *client, struct gc_stream *stream)
+{
+	struct gc_result result;
+	size_t size = 0;
+	char *data = NULL;
+
+	CU_ASSERT_TRUE(gc_stream_receive(stream, &data, &size));
+	CU_ASSERT_EQUAL(size, 5);
+	free(data);
+	gc_stream_end(stream, &result);
+	CU_ASSERT_EQUAL(result.status, 0);
+	free(result.data);
+	gc_close(client);
+	stop_server();
+}
+
+static void a_brief_task_runs_on_the_callers_thread_while_the_queue_sleeps(void)
+{
+	struct brief brief = {.task.run = brief_reply};
+	struct gc_stream stream;
+	struct gc client;
+
+	start_held(&client, &stream);
+	(void)usleep(200000); /* until the thread waits for events again */
+	ks_call_run(held, &brief.task);
+	CU_ASSERT_EQUAL(value_of(&seen.tasks), 1);
+	CU_ASSERT_TRUE(pthread_equal(brief.ran_on, pthread_self()));
+	end_held(&client, &stream);
+}
+
+static void a_brief_task_waits_for_its_turn_while_the_queue_is_busy(void)
+{
+	struct brief brief = {.task.run = brief_reply};
+	struct ks_task busy = {.run = keep_busy};
+	struct gc_stream stream;
+	struct gc client;
+
+	start_held(&client, &stream);
+	ks_call_post(held, &busy);
+	CU_ASSERT_TRUE(wait_for(&seen.opened, 1));
+	ks_call_run(held, &brief.task);
+	CU_ASSERT_EQUAL(value_of(&seen.tasks), 0);
+	note(&seen.closed);
+	CU_ASSERT_TRUE(wait_for(&seen.tasks, 1));
+	CU_ASSERT_FALSE(pthread_equal(brief.ran_on, pthread_self()));
+	end_held(&client, &stream);
 }
 
 static void stream_echoes_in_order_and_ends_after_half_close(void)
@@ -1631,6 +1806,9 @@ int main(void)
 				      T(calls_over_the_limit_are_refused_and_leave_no_trace),
 				      T(large_replies_that_nobody_takes_are_bounded),
 				      T(ten_thousand_calls_are_all_answered),
+				      T(ten_thousand_calls_are_answered_by_a_visitor_or_a_task),
+				      T(a_brief_task_runs_on_the_callers_thread_while_the_queue_sleeps),
+				      T(a_brief_task_waits_for_its_turn_while_the_queue_is_busy),
 				      T(stream_echoes_in_order_and_ends_after_half_close),
 				      T(resting_stream_loses_and_reorders_nothing),
 				      T(resting_stream_can_be_cancelled_and_the_server_stopped),
