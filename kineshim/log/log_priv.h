@@ -146,6 +146,7 @@ struct ks_log_reader {
 	struct ks_list chunk; /* fetches being worked on */
 	size_t chunk_offset;  /* refs done of the only fetch in it */
 	struct ks_log_fetch_slot *slots;
+	size_t probed; /* proofs that the last head was for */
 };
 
 struct ks_log_locs {

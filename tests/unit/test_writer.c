@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "tests/lib/tap.h"
 #include "tests/sim/world.h"
@@ -474,6 +475,70 @@ static void queue_has_a_byte_limit(void)
 	world_fini(&w);
 }
 
+static int64_t real_us(void)
+{
+	struct timespec now;
+
+	KS_ASSERT(clock_gettime(CLOCK_MONOTONIC, &now) == 0);
+	return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* Of proofs that came together; the microseconds until all were there. */
+static int64_t prove_together(struct world_proof *proofs, size_t count)
+{
+	int64_t began = real_us();
+
+	for (size_t i = 0; i < count; i++)
+		world_prove(&w, 0, &proofs[i]);
+	CU_ASSERT(world_until(&w, &proofs[count - 1].done));
+	for (size_t i = 0; i < count; i++)
+		CU_ASSERT_EQUAL(proofs[i].done, 1);
+	return real_us() - began;
+}
+
+static void many_proofs_make_the_next_look_wait_for_more(void)
+{
+	struct world_proof proofs[24];
+	int64_t least = INT64_MAX;
+
+	begin_started(1);
+	CU_ASSERT_EQUAL(world_do_put(&w, 0, "k", "v"), 2);
+	for (int i = 0; i < 5; i++) {
+		int64_t took;
+
+		(void)prove_together(proofs, 23);
+		took = prove_together(proofs, 1);
+		least = took < least ? took : least;
+	}
+	CU_ASSERT(least < 300 || getenv("KS_TEST_SLOW")); /* a sanitizer's slowness is no wait */
+	(void)prove_together(proofs, 24);
+	CU_ASSERT(prove_together(proofs, 1) >= 300);
+	world_fini(&w);
+}
+
+static void who_is_alone_is_told_so(void)
+{
+	struct world_proof proofs[2];
+	struct world_call calls[2];
+
+	begin_started(1);
+	world_put(&w, 0, &calls[0], "k", "v");
+	CU_ASSERT_EQUAL(world_finish(&w, &calls[0]), KS_OK);
+	CU_ASSERT(calls[0].submit.alone);
+	for (int i = 0; i < 2; i++)
+		world_put(&w, 0, &calls[i], "k", "v");
+	for (int i = 0; i < 2; i++) {
+		CU_ASSERT_EQUAL(world_finish(&w, &calls[i]), KS_OK);
+		CU_ASSERT_FALSE(calls[i].submit.alone);
+	}
+	(void)prove_together(proofs, 1);
+	CU_ASSERT(proofs[0].proof.alone);
+	(void)prove_together(proofs, 2);
+	CU_ASSERT_FALSE(proofs[0].proof.alone);
+	CU_ASSERT_FALSE(proofs[1].proof.alone);
+	world_fini(&w);
+}
+
 static void waits_for_a_database_that_is_away_and_recovers(void)
 {
 	struct world_call waiting, refused;
@@ -871,6 +936,8 @@ int main(void)
 			 put_after_conflict_keeps_revisions_contiguous},
 			{"conflict_evaluates_again", conflict_evaluates_again},
 			{"answer_that_changes_nothing_is_proven", answer_that_changes_nothing_is_proven},
+			{"many_proofs_make_the_next_look_wait_for_more", many_proofs_make_the_next_look_wait_for_more},
+			{"who_is_alone_is_told_so", who_is_alone_is_told_so},
 			{"conflict_for_no_reason_is_tried_again", conflict_for_no_reason_is_tried_again},
 			{"a_row_that_the_database_does_not_take_fails_alone",
 			 a_row_that_the_database_does_not_take_fails_alone},
