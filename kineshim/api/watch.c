@@ -16,13 +16,14 @@
  *   parked   a batch waits for evicted values  (batch->watches)
  *
  * Threads: everything runs on the call's cq thread, except wake (writer thread, under the hub's lock), the fetch's done (any)
- * and the timers; those only touch 'ready_lock' and post the task. Lock order: hub, then ready_lock.
+ * and the timers; those only touch 'ready_lock' and post the task. Lock order: hub, then ready_lock, then the timers'.
  */
 #include "api/watch.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "api/access.h"
 #include "api/api.h"
@@ -51,6 +52,12 @@
 /* Watches on one stream; each costs a few hundred bytes and its key. */
 #define MAX_WATCHES 1000000
 #define MIN_PROGRESS_MS 100
+/*
+ * A round is what one wake-up makes a stream send. After one with so many responses the next waits as long as that one took, up to this:
+ * a response costs nearly the same with one event and with several, and no event comes more than twice as late for it.
+ */
+#define ROUND_RESPONSES 64
+#define REST_MAX_US 2000
 
 struct watch {
 	struct ks_watcher watcher; /* first: the hub hands it back */
@@ -103,6 +110,9 @@ struct stream {
 	bool manual_progress; /* asked for, waits for nothing: answered or dropped in pump order */
 	struct ks_timer progress_timer;
 	int64_t progress_ms; /* 0: not armed yet */
+	/* The round that is being sent. */
+	int64_t round_began_us; /* 0: none is */
+	size_t round_responses;
 	/* Through JSON only: what was told last, and when. */
 	bool tells_cursor;
 	int64_t told_revision, told_ms;
@@ -114,6 +124,9 @@ struct stream {
 	bool posted;
 	bool tick;       /* the progress timer fired */
 	bool cursor_due; /* the cursor timer fired */
+	int64_t rest_until_us; /* no round begins before */
+	bool resting;          /* what was woken waits for the timer */
+	struct ks_timer rest_timer;
 	bool closed;
 	/* references: the open stream, a posted task, batches on their way */
 	unsigned refs;
@@ -154,6 +167,40 @@ static void post_locked(struct stream *stream)
 	ks_call_post(stream->call, &stream->task);
 }
 
+static int64_t now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* A round begins soon, or when the rest is over. ready_lock is held. */
+static void begin_soon_locked(struct stream *stream)
+{
+	int64_t left_us;
+
+	if (stream->posted || stream->resting || stream->closed)
+		return;
+	left_us = stream->rest_until_us ? stream->rest_until_us - now_us() : 0;
+	if (left_us <= 0) {
+		post_locked(stream);
+		return;
+	}
+	stream->resting = true;
+	ks_timer_arm(stream->api->timers, &stream->rest_timer, (left_us + 999) / 1000);
+}
+
+static void rest_over(struct ks_timer *timer)
+{
+	struct stream *stream = ks_container_of(timer, struct stream, rest_timer);
+
+	ks_mutex_lock(&stream->ready_lock);
+	stream->resting = false;
+	post_locked(stream);
+	ks_mutex_unlock(&stream->ready_lock);
+}
+
 static void wake(struct ks_watcher *watcher)
 {
 	struct watch *watch = ks_container_of(watcher, struct watch, watcher);
@@ -164,8 +211,26 @@ static void wake(struct ks_watcher *watcher)
 		watch->woken = true;
 		ks_list_append(&stream->ready, &watch->link);
 	}
-	post_locked(stream);
+	begin_soon_locked(stream);
 	ks_mutex_unlock(&stream->ready_lock);
+}
+
+/* All that was woken is read, and the transport has taken it: how long does the next round wait? */
+static void end_round(struct stream *stream)
+{
+	int64_t now, rest_us;
+
+	if (!stream->round_began_us || !ks_list_empty(&stream->active) || ks_stream_queued(stream->call, NULL) > 0)
+		return;
+	now = now_us();
+	rest_us = now - stream->round_began_us;
+	if (rest_us > REST_MAX_US)
+		rest_us = REST_MAX_US;
+	ks_mutex_lock(&stream->ready_lock);
+	stream->rest_until_us = stream->round_responses >= ROUND_RESPONSES ? now + rest_us : 0;
+	ks_mutex_unlock(&stream->ready_lock);
+	stream->round_began_us = 0;
+	stream->round_responses = 0;
 }
 
 /* ---- the watches of a stream ---- */
@@ -722,7 +787,7 @@ static size_t room_of(struct stream *stream)
 
 static void pump(struct stream *stream)
 {
-	size_t reads = 0, room;
+	size_t reads = 0, read, room;
 
 	while (!stream->finishing && !ks_list_empty(&stream->active) && (room = room_of(stream)) > 0) {
 		if (reads >= PUMP_READS) {
@@ -731,7 +796,9 @@ static void pump(struct stream *stream)
 			ks_mutex_unlock(&stream->ready_lock);
 			return;
 		}
-		reads += read_watches(stream, room);
+		read = read_watches(stream, room);
+		reads += read;
+		stream->round_responses += read;
 	}
 }
 
@@ -875,7 +942,10 @@ static void run_task(struct ks_task *task)
 	bool tick, cursor_due;
 
 	if (take_ready(stream, &tick, &cursor_due)) {
+		if (!stream->round_began_us && !ks_list_empty(&stream->active))
+			stream->round_began_us = now_us();
 		pump(stream);
+		end_round(stream);
 		if (tick && !stream->finishing)
 			progress_tick(stream);
 		answer_progress(stream);
@@ -1091,6 +1161,7 @@ static void watch_open(struct ks_call *call)
 	ks_list_init(&stream->active);
 	ks_timer_init(&stream->progress_timer, progress_fired);
 	ks_timer_init(&stream->cursor_timer, cursor_fired);
+	ks_timer_init(&stream->rest_timer, rest_over);
 	stream->tells_cursor = ks_call_is_http(call) && api->cursor_interval_ms > 0;
 	stream->finishing = !ks_api_stream_open(api, call, &stream->base);
 	if (stream->tells_cursor)
@@ -1107,8 +1178,10 @@ static void watch_writable(struct ks_call *call)
 {
 	struct stream *stream = ks_call_context(call);
 
-	if (stream)
-		pump(stream);
+	if (!stream)
+		return;
+	pump(stream);
+	end_round(stream);
 }
 
 static void watch_closed(struct ks_call *call)
@@ -1128,6 +1201,7 @@ static void watch_closed(struct ks_call *call)
 
 		remove_watch(stream, watch);
 	}
+	ks_timer_cancel(stream->api->timers, &stream->rest_timer);
 	ks_mutex_lock(&stream->ready_lock);
 	stream->closed = true;
 	stream_unref_locked(stream);

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/panic.h"
 #include "proto/rpc.pb-c.h"
@@ -319,10 +320,17 @@ static void begin(uint64_t seed)
 	stream = fake_stream_open("/etcdserverpb.Watch/Watch", NULL);
 }
 
+/* Longer than a stream rests between two rounds. */
+static void let_rest(void)
+{
+	(void)usleep(5000);
+	settle();
+}
+
 static void end(void)
 {
 	do
-		settle();
+		let_rest();
 	while (read_some(SIZE_MAX) > 0);
 	for (int id = 1; id <= watch_count; id++) {
 		CU_ASSERT_TRUE(watches[id].created);
@@ -399,12 +407,49 @@ static void client_that_does_not_read_holds_a_queue_and_no_more(void)
 	end();
 }
 
+/* 'count' watches of one key, twenty times: two puts, one behind the other. How often the second one's round was put off. */
+static int count_rests(int count)
+{
+	struct watched like = {.key = 0};
+	int rests = 0;
+
+	begin(7);
+	for (int i = 0; i < count; i++)
+		create(&like);
+	(void)read_some(SIZE_MAX);
+	for (int i = 0; i < 20; i++) {
+		size_t at_once, later;
+
+		put(0);
+		settle();
+		CU_ASSERT_EQUAL(read_some(SIZE_MAX), (size_t)count);
+		put(0);
+		settle();
+		at_once = read_some(SIZE_MAX);
+		let_rest();
+		later = read_some(SIZE_MAX);
+		CU_ASSERT_EQUAL(at_once + later, (size_t)count);
+		rests += at_once == 0;
+		let_rest();
+	}
+	end();
+	return rests;
+}
+
+/* On a busy machine a rest may be over before we look, but hardly each time. */
+static void round_of_many_responses_makes_the_next_one_wait(void)
+{
+	CU_ASSERT_EQUAL(count_rests(63), 0);
+	CU_ASSERT(count_rests(64) > 0);
+}
+
 int main(void)
 {
 	static const struct tap_test tests[] = {
 		{"each_watch_gets_what_it_would_get_alone", each_watch_gets_what_it_would_get_alone},
 		{"client_that_does_not_read_holds_a_queue_and_no_more",
 		 client_that_does_not_read_holds_a_queue_and_no_more},
+		{"round_of_many_responses_makes_the_next_one_wait", round_of_many_responses_makes_the_next_one_wait},
 		{NULL, NULL},
 	};
 
