@@ -20,7 +20,7 @@ import sys
 import time
 
 from pages import Svg, machine, put_section
-from targets import ALL, BENCH, DATABASES, KINES, KINESHIM, NOT_KINE, SYNCED, TOP, Targets, database_of, harness, note, version_of
+from targets import ALL, BENCH, DATABASES, DELAY, KINES, KINESHIM, NOT_KINE, SYNCED, TOP, Targets, database_of, harness, note, version_of
 
 BYTES_PUTS = 100000
 # Where nothing is written, or the writer is not what is measured, it makes no difference when kine syncs.
@@ -143,7 +143,7 @@ class Peers(Targets):
             old[1].wait()
         if ms:
             port, target = harness.free_port(), int(re.search(r"127\.0\.0\.1:(\d+)", self.databases[kind].url).group(1))
-            relay = subprocess.Popen([sys.executable, str(TOP / "tests" / "bench" / "delay.py"), str(port), str(target), str(ms)])
+            relay = subprocess.Popen([DELAY, str(port), str(target), str(ms)])
             self.relays[kind] = (port, relay)
 
     def delays(self):

@@ -21,6 +21,7 @@ os.environ.setdefault("top_builddir", str(BUILD))
 import harness  # noqa: E402
 
 BENCH = str(BUILD / "tests" / "bench" / "kineshim-bench")
+DELAY = str(BUILD / "tests" / "bench" / "delay")
 KINESHIM = str(BUILD / "kineshim" / "kineshim")
 SERVERS = TOP / "tests" / "lib" / "servers.sh"
 DATABASES = ("sqlite", "postgres", "mariadb")
