@@ -43,6 +43,8 @@
  */
 #define SQLB_MAX_ROWS 16384
 #define SQLB_MAX_BYTES (16u << 20)
+/* Appends that may be on their way over one connection (append_send). */
+#define SQLB_SENT_MAX 2
 
 enum sqlb_outcome { SQLB_OK, SQLB_CONFLICT, SQLB_DOUBT, SQLB_AWAY, SQLB_BROKEN };
 
@@ -180,6 +182,21 @@ struct sqlb_ops {
 
 	enum sqlb_outcome (*append)(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
 				    struct ks_err *err);
+	/*
+	 * An append in two steps, so that the next one can be on its way before this one is answered; NULL for a driver that
+	 * cannot. append_send: OK means that it is on its way, nothing else is known, and the append's memory is no longer
+	 * needed; any other outcome is the append's own, and it is not on its way. KS_UNIMPLEMENTED in 'err' with AWAY: not this
+	 * append, or not on this connection (a guard, a pooler): use 'append', once nothing is on its way.
+	 * At most SQLB_SENT_MAX are on their way. One that is sent behind another goes through only when that one did, because its
+	 * after_writer and after_batch are that one's; the driver need not know.
+	 * append_receive: the outcome of the oldest on its way, exactly as 'append' would have it. *pending = true with OK: there is no answer after
+	 * wait_ms (0: a look; negative: as long as an append may take), and it is still on its way.
+	 * While any is on its way no other call is made on the connection, but these two, cancel and disconnect. When the connection is
+	 * lost meanwhile, each that was on its way is received, with DOUBT (or what is known to be certain).
+	 */
+	enum sqlb_outcome (*append_send)(struct sqlb_conn *conn, const struct sqlb_append *append, struct ks_err *err);
+	enum sqlb_outcome (*append_receive)(struct sqlb_conn *conn, int wait_ms, bool *pending, bool *appended,
+					    struct ks_err *err);
 	/*
 	 * Fills a log that is empty: all rows that 'next' gives, in (position, sub) order from position 1 on, as one
 	 * transaction of any size. Nobody ever sees a part of it, and no crash leaves one; a server that starts meanwhile
