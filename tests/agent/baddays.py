@@ -371,7 +371,8 @@ def a_client_that_never_reads(s):
     for i in range(1500):
         store.put(f"{ROUTES}{i % 50}", value)
     watch.wait(1500, 30)
-    assert agent.memory() < 220 * 1024 * 1024, agent.memory()
+    # Sanitizers need memory for themselves.
+    assert agent.memory() < (660 if os.environ.get("KS_TEST_SLOW") else 220) * 1024 * 1024, agent.memory()
     for deaf in stuck:
         deaf.close()
     watch.stop()
