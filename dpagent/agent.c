@@ -119,6 +119,7 @@ static enum ks_status make_replica(struct dpa_agent *agent, struct ks_err *err)
 	struct dpa_replica_config config = {
 		.prefix = options->prefix,
 		.history_events = (size_t)options->history_events,
+		.reports_prefix = options->register_prefix,
 		.own_changes = *options->overlay || *options->discovery,
 		.changed = changed,
 		.changed_ctx = agent,

@@ -34,6 +34,7 @@ struct dpa_replica *dpa_replica_new(const struct dpa_replica_config *config, str
 	if (replica->config.history_bytes == 0)
 		replica->config.history_bytes = HISTORY_BYTES;
 	replica->prefix = ks_xstrdup(config->prefix);
+	replica->reports_prefix = ks_xstrdup(config->reports_prefix ? config->reports_prefix : "");
 	replica->interval = dpa_prefix_interval(config->prefix, &replica->interval_memory);
 	ks_mutex_init(&replica->lock);
 	ks_mutex_init(&replica->copy_lock);
@@ -62,6 +63,7 @@ void dpa_replica_free(struct dpa_replica *replica)
 	ks_mutex_fini(&replica->copy_lock);
 	ks_mutex_fini(&replica->lock);
 	free(replica->prefix);
+	free(replica->reports_prefix);
 	free(replica->interval_memory);
 	free(replica);
 }

@@ -28,6 +28,9 @@ struct dpa_replica_config {
 	dpa_transform_fn *transform; /* NULL: none */
 	void *transform_ctx;
 	bool own_changes; /* there is an overlay or a transform: revisions of our own may come at any time */
+	/* Where nodes report upstream: what changes below it in nodes/ and live/ is no news of the configuration (key_changes), or each report would
+	 * be a reason for the next one where these keys are mirrored, too. NULL: nowhere. */
+	const char *reports_prefix;
 	/* After anything changed; under the lock: only signals (the saver). NULL: nobody. */
 	void (*changed)(void *ctx);
 	void *changed_ctx;
@@ -45,7 +48,7 @@ struct dpa_point {
 	int64_t revision;     /* local */
 	int64_t confirmed_ms; /* wall clock, 0: never */
 	uint64_t changes;     /* grows whenever an image would be another one (also by progress) */
-	uint64_t key_changes; /* grows when keys changed, not by mere progress */
+	uint64_t key_changes; /* grows when keys changed, not by mere progress or reports of nodes */
 	size_t keys;          /* upstream's */
 	size_t overlaid;      /* keys that an overlay sets or hides */
 	size_t transformed;   /* keys whose nodes come from discovery */

@@ -252,16 +252,40 @@ enum ks_status dpa_draft_key(struct dpa_draft *draft, struct ks_slice key, const
 	return status;
 }
 
+static bool begins_with(struct ks_slice key, const char *text)
+{
+	return key.size >= strlen(text) && memcmp(key.data, text, strlen(text)) == 0;
+}
+
+static bool is_report(const struct dpa_replica *replica, struct ks_slice key)
+{
+	size_t size = strlen(replica->reports_prefix);
+
+	if (size == 0 || !begins_with(key, replica->reports_prefix))
+		return false;
+	key = ks_slice_of(key.data + size, key.size - size);
+	return begins_with(key, "/nodes/") || begins_with(key, "/live/");
+}
+
 static void note_keys(struct dpa_replica *replica, const struct dpa_draft *draft)
 {
+	bool news = false;
+
 	for (size_t i = 0; i < draft->effect_count; i++) {
-		dpa_record_change(replica, draft->effects[i].key);
-		replica->bytes += draft->effects[i].key.size + draft->effects[i].value.size + RECORD_BYTES;
+		struct ks_slice key = draft->effects[i].key;
+
+		dpa_record_change(replica, key);
+		replica->bytes += key.size + draft->effects[i].value.size + RECORD_BYTES;
+		news = news || !is_report(replica, key);
 	}
-	for (size_t i = 0; i < draft->pending_count; i++)
-		dpa_record_change(replica, ks_bytes_slice(draft->pending[i].origin.key));
+	for (size_t i = 0; i < draft->pending_count; i++) {
+		struct ks_slice key = ks_bytes_slice(draft->pending[i].origin.key);
+
+		dpa_record_change(replica, key);
+		news = news || !is_report(replica, key);
+	}
 	replica->events += draft->effect_count;
-	replica->key_changes += draft->effect_count > 0 || draft->pending_count > 0;
+	replica->key_changes += news;
 }
 
 enum ks_status dpa_draft_commit(struct dpa_draft *draft, struct ks_err *err)

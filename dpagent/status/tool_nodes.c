@@ -36,6 +36,7 @@ struct nodes {
 	struct etcdc *client;
 	Etcdserverpb__RangeResponse *known, *live;
 	json_t *list;
+	const char *reports; /* --register-prefix */
 	/* The newest revision of a key under a prefix; kept for the next node, which mostly has the same. */
 	char *prefix;
 	int64_t newest;
@@ -51,8 +52,9 @@ static ProtobufCBinaryData binary(const char *text, size_t size)
 	return data;
 }
 
-/* 'prefix' is not empty. The end of its range: its last byte plus one, which is no 0xff here. */
-static enum ks_status range(struct nodes *nodes, const char *prefix, bool newest_only,
+/* 'prefix' is not empty. The end of its range: its last byte plus one, which is no 0xff here. newest_only: only so many keys, without values, the ones
+ * that changed last; 0: all. */
+static enum ks_status range(struct nodes *nodes, const char *prefix, int64_t newest_only,
 			    Etcdserverpb__RangeResponse **response, struct etcdc_err *err)
 {
 	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
@@ -66,7 +68,7 @@ static enum ks_status range(struct nodes *nodes, const char *prefix, bool newest
 	request.range_end = binary(end, strlen(end));
 	if (newest_only) {
 		request.keys_only = true;
-		request.limit = 1;
+		request.limit = newest_only;
 		request.sort_target = ETCDSERVERPB__RANGE_REQUEST__SORT_TARGET__MOD;
 		request.sort_order = ETCDSERVERPB__RANGE_REQUEST__SORT_ORDER__DESCEND;
 	}
@@ -85,12 +87,20 @@ static enum ks_status ask(struct nodes *nodes, const char *prefix, const char *k
 	enum ks_status status;
 
 	(void)snprintf(key, size, "%s/%s/", prefix, kind);
-	status = range(nodes, key, false, response, &client_err);
+	status = range(nodes, key, 0, response, &client_err);
 	free(key);
 	return status == KS_OK ? KS_OK : ks_fail(err, status, "%s", client_err.text);
 }
 
-/* The revision of the key under 'prefix' that changed last; 0 when that is not known. */
+static bool is_report(const struct nodes *nodes, const Mvccpb__KeyValue *kv)
+{
+	size_t size = strlen(nodes->reports);
+
+	return kv->key.len > size && memcmp(kv->key.data, nodes->reports, size) == 0 && kv->key.data[size] == '/';
+}
+
+/* The revision of the key under 'prefix' that changed last, nodes' reports aside, of which no more than these may come first; 0 when that is not
+ * known. */
 static int64_t newest_of(struct nodes *nodes, const char *prefix)
 {
 	Etcdserverpb__RangeResponse *response = NULL;
@@ -103,8 +113,10 @@ static int64_t newest_of(struct nodes *nodes, const char *prefix)
 	free(nodes->prefix);
 	nodes->prefix = ks_xstrdup(prefix);
 	nodes->newest = 0;
-	if (range(nodes, prefix, true, &response, &err) == KS_OK && response->n_kvs > 0)
-		nodes->newest = response->kvs[0]->mod_revision;
+	if (range(nodes, prefix, (int64_t)(nodes->known->n_kvs + nodes->live->n_kvs) + 8, &response, &err) == KS_OK)
+		for (size_t i = 0; i < response->n_kvs && nodes->newest == 0; i++)
+			if (!is_report(nodes, response->kvs[i]))
+				nodes->newest = response->kvs[i]->mod_revision;
 	etcdc_free(response);
 	return nodes->newest;
 }
@@ -246,6 +258,7 @@ static enum ks_status list_nodes(struct nodes *nodes, const struct ks_options *o
 {
 	enum ks_status status;
 
+	nodes->reports = options->register_prefix;
 	nodes->client = dpa_connect(options, err);
 	if (!nodes->client)
 		return err->status;

@@ -233,6 +233,21 @@ def nodes_are_stale_while_they_hold_and_lost_when_they_die(s):
     wait_for(lambda: nodes(store)[agent.name]["state"] == "lost", "the node's lease to end", 30)
 
 
+def nodes_do_not_answer_reports_that_they_mirror(s):
+    """A short prefix mirrors the nodes' keys, too."""
+    store = s.store()
+    store.put("/apisix/routes/1", {"uri": "/"})
+    agents = [s.agent(store.url, [f"--prefix={prefix}"]) for prefix in ("", "/")]
+    wait_for(lambda: len(nodes(store)) == 2, "two nodes")
+    time.sleep(6)     # each may tell of the other once
+    before = store.revision()
+    time.sleep(6)
+    assert store.revision() == before, (before, store.revision())
+    store.put("/apisix/routes/2", {"uri": "/"})
+    wait_for(lambda: all(node["keys"] >= 2 and node["state"] == "healthy" for node in nodes(store).values()), "both to tell", 15)
+    assert len(agents) == 2
+
+
 def a_backup_node_serves_nobody_unless_asked(s):
     s.etcd.put("/apisix/routes/1", {"uri": "/"})
     args = ["--role=backup", "--object-storage=s3://bkt/x?endpoint=http://127.0.0.1:1"]
@@ -445,7 +460,7 @@ TESTS = [
     status_before_and_after_upstream_answers, metrics_are_documented_and_move,
     verification_runs_and_finds_nothing, a_hold_is_released_only_by_the_machine_itself,
     nodes_are_seen_and_lost, nodes_are_stale_while_they_hold_and_lost_when_they_die, a_backup_node_serves_nobody_unless_asked,
-    a_refused_registration_is_an_alarm_and_nothing_else_suffers, certificates_upstream_must_be_right,
+    nodes_do_not_answer_reports_that_they_mirror, a_refused_registration_is_an_alarm_and_nothing_else_suffers, certificates_upstream_must_be_right,
     clients_may_need_certificates, a_unix_socket_serves, the_data_folder_is_one_agents, sigterm_saves_what_was_not_saved_yet,
     log_files_are_opened_anew, a_client_that_never_reads_harms_nobody, etcdctl_and_dpproxy_take_it_for_an_etcd,
 ]

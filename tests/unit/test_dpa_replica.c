@@ -813,6 +813,40 @@ static void change_many(struct world *world, size_t count, size_t size)
 	free(changes);
 }
 
+/* What nodes report is no news of the configuration, where it is mirrored, too. */
+static void reports_of_nodes_are_no_news(void)
+{
+	const struct dpa_replica_config config = {.prefix = PREFIX, .reports_prefix = PREFIX "agents"};
+	static const struct {
+		const char *key;
+		bool news;
+	} cases[] = {{PREFIX "agents/nodes/1", false}, {PREFIX "agents/live/1", false}, {PREFIX "agents/nodes", true},
+		     {PREFIX "agents/other/1", true},  {PREFIX "agentsnodes/1", true},  {PREFIX "k01", true}};
+	struct world world = {.up = {.cluster = 7, .revision = 5}};
+	struct dpa_point before, after;
+
+	world.replica = dpa_replica_new(&config, &err);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(world.replica);
+	model_put(&world.up, 3, "config");
+	(void)resync(&world, false, false);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct dpa_change change = {.revision = ++world.up.revision,
+					    .key = text(cases[i].key),
+					    .value = text("x"),
+					    .create_revision = world.up.revision,
+					    .version = 1};
+
+		dpa_replica_point(world.replica, &before);
+		CU_ASSERT_EQUAL(dpa_replica_apply(world.replica, &change, 1, change.revision, &err), KS_OK);
+		dpa_replica_point(world.replica, &after);
+		CU_ASSERT(after.changes > before.changes);
+		CU_ASSERT_EQUAL(after.key_changes > before.key_changes, cases[i].news);
+		dpa_point_fini(&before);
+		dpa_point_fini(&after);
+	}
+	dpa_replica_free(world.replica);
+}
+
 /* Few events with large values are as much as many small ones. */
 static void history_is_bounded_in_bytes(void)
 {
@@ -1022,6 +1056,7 @@ int main(void)
 			{"hostile_upstream_is_refused", hostile_upstream_is_refused},
 			{"waits_end_when_upstreams_revision_is_there", waits_end_when_upstreams_revision_is_there},
 			{"history_is_bounded", history_is_bounded},
+			{"reports_of_nodes_are_no_news", reports_of_nodes_are_no_news},
 			{"history_is_bounded_in_bytes", history_is_bounded_in_bytes},
 			{"history_is_bounded_when_much_comes_at_once", history_is_bounded_when_much_comes_at_once},
 			{"an_image_of_another_prefix_is_refused", an_image_of_another_prefix_is_refused},
