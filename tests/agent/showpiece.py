@@ -41,10 +41,8 @@ class Postgres:
 
     @classmethod
     def is_there(cls):
-        try:
-            return bool(cls.shell("pg_bin"))
-        except RuntimeError:
-            return False
+        """On this machine, and for this kineshim."""
+        return "pg" in cls.shell(f"ks_databases {shlex.quote(harness.KINESHIM)}").split()
 
     @staticmethod
     def shell(command):
