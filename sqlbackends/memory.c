@@ -7,6 +7,9 @@
  * A named database is one mutex, one sorted array of immutable counted rows, and three small sorted arrays. Reads
  * collect references under the mutex (the snapshot) and call visitors without it. An append whose answer comes "late"
  * waits as a deep copy in 'late' until enough other calls have passed, and is then tried like any other.
+ *
+ * An append that was sent waits as a deep copy in its connection, and is tried when it is received. When the connection is
+ * lost before that, its session may live on without it: then what was sent goes to 'late', in that order.
  */
 #include "memory.h"
 
@@ -40,11 +43,13 @@ struct mem_member {
 };
 
 /* An append that the "server" still has to try. */
-struct late_append {
+struct waiting_append {
 	struct ks_list link;
 	struct sqlb_append append;
 	struct mem_row **rows;
-	int calls_left;
+	int calls_left; /* of a late one */
+	bool looked_at; /* of a sent one: append_receive said pending, or might have */
+	bool told;      /* of a sent one: its outcome is known to the caller, so that it is not received */
 };
 
 struct database {
@@ -59,7 +64,8 @@ struct database {
 	void *fault_ctx;
 	int late_calls;
 	struct ks_list late;
-	uint64_t cuts; /* how often all connections were cut */
+	uint64_t cuts;   /* how often all connections were cut */
+	uint64_t behind; /* how many appends lost their connection while they were on their way */
 
 	struct mem_row **rows;
 	size_t row_count, row_room;
@@ -79,7 +85,9 @@ struct sqlb_conn {
 	struct database *database;
 	bool connected;
 	uint64_t cuts_seen;
-	bool cancelled; /* under database->mutex */
+	bool cancelled;      /* under database->mutex */
+	struct ks_list sent; /* appends on their way, oldest first */
+	bool sent_are_lost;  /* with the connection: each is received with DOUBT, and only then is there a new one */
 };
 
 static struct {
@@ -139,13 +147,13 @@ static void rows_free(struct mem_row **rows, size_t count)
 	free(rows);
 }
 
-static void late_free(struct late_append *late)
+static void waiting_free(struct waiting_append *waiting)
 {
-	rows_free(late->rows, late->append.row_count);
-	free((void *)late->append.leases_new);
-	free((void *)late->append.leases_gone);
-	free((void *)late->append.leases_expired);
-	free(late);
+	rows_free(waiting->rows, waiting->append.row_count);
+	free((void *)waiting->append.leases_new);
+	free((void *)waiting->append.leases_gone);
+	free((void *)waiting->append.leases_expired);
+	free(waiting);
 }
 
 static void member_clear(struct mem_member *member)
@@ -165,7 +173,7 @@ static void database_unref(struct database *database)
 	if (refs)
 		return;
 	while ((link = ks_list_pop(&database->late)))
-		late_free(ks_container_of(link, struct late_append, link));
+		waiting_free(ks_container_of(link, struct waiting_append, link));
 	rows_free(database->rows, database->row_count);
 	for (size_t i = 0; i < database->member_count; i++)
 		member_clear(&database->members[i]);
@@ -383,19 +391,30 @@ static void *array_copy(const void *from, size_t count, size_t size)
 }
 
 /* Takes 'rows'. */
-static void late_add_locked(struct database *database, const struct sqlb_append *append, struct mem_row **rows)
+static struct waiting_append *waiting_new(const struct sqlb_append *append, struct mem_row **rows)
 {
-	struct late_append *late = ks_xcalloc(1, sizeof(*late));
+	struct waiting_append *waiting = ks_xcalloc(1, sizeof(*waiting));
+	struct sqlb_append *copy = &waiting->append;
 
-	late->append = *append;
-	late->append.leases_new = array_copy(append->leases_new, append->leases_new_count, sizeof(*append->leases_new));
-	late->append.leases_gone =
-		array_copy(append->leases_gone, append->leases_gone_count, sizeof(*append->leases_gone));
-	late->append.leases_expired =
+	*copy = *append;
+	copy->leases_new = array_copy(append->leases_new, append->leases_new_count, sizeof(*append->leases_new));
+	copy->leases_gone = array_copy(append->leases_gone, append->leases_gone_count, sizeof(*append->leases_gone));
+	copy->leases_expired =
 		array_copy(append->leases_expired, append->leases_expired_count, sizeof(*append->leases_expired));
-	late->append.rows = append->row_count ? &rows[0]->row : NULL; /* only its first position is looked at */
-	late->rows = rows;
+	copy->rows = append->row_count ? &rows[0]->row : NULL; /* only its first position is looked at */
+	waiting->rows = rows;
+	return waiting;
+}
+
+/* Takes 'late'. Never before those that are late already: they may be of the same session. */
+static void late_add_locked(struct database *database, struct waiting_append *late)
+{
 	late->calls_left = database->late_calls;
+	if (!ks_list_empty(&database->late)) {
+		const struct waiting_append *last = ks_container_of(database->late.prev, struct waiting_append, link);
+
+		late->calls_left = last->calls_left > late->calls_left ? last->calls_left : late->calls_left;
+	}
 	ks_list_append(&database->late, &late->link);
 }
 
@@ -405,7 +424,7 @@ static void late_step_locked(struct database *database)
 	struct ks_list *link = database->late.next;
 
 	while (link != &database->late) {
-		struct late_append *late = ks_container_of(link, struct late_append, link);
+		struct waiting_append *late = ks_container_of(link, struct waiting_append, link);
 		bool appended;
 
 		link = link->next;
@@ -413,11 +432,29 @@ static void late_step_locked(struct database *database)
 			continue;
 		ks_list_remove(&late->link);
 		append_locked(database, &late->append, late->rows, &appended);
-		late_free(late);
+		waiting_free(late);
 	}
 }
 
 /* ---- how every call begins ---- */
+
+static enum sqlb_memory_fault ask(struct sqlb_conn *conn, const char *op)
+{
+	struct database *database = conn->database;
+	sqlb_memory_fault_fn *fault;
+	void *ctx;
+
+	ks_mutex_lock(&database->mutex);
+	fault = database->fault;
+	ctx = database->fault_ctx;
+	ks_mutex_unlock(&database->mutex);
+	return fault ? fault(ctx, op, conn) : SQLB_FAULT_NONE;
+}
+
+static bool is_cut_locked(const struct sqlb_conn *conn)
+{
+	return conn->connected && conn->cuts_seen != conn->database->cuts;
+}
 
 /*
  * Locks the database and lets a call begin, or leaves it unlocked and says why not. Calls that cannot do what a fault
@@ -428,21 +465,15 @@ KS_NO_TSA static enum sqlb_outcome begin(struct sqlb_conn *conn, const char *op,
 					 struct ks_err *err)
 {
 	struct database *database = conn->database;
-	sqlb_memory_fault_fn *ask;
-	void *ctx;
 	bool cut;
 
-	ks_mutex_lock(&database->mutex);
-	ask = database->fault;
-	ctx = database->fault_ctx;
-	ks_mutex_unlock(&database->mutex);
-	*fault = ask ? ask(ctx, op, conn) : SQLB_FAULT_NONE;
-
+	*fault = ask(conn, op);
 	ks_mutex_lock(&database->mutex);
 	late_step_locked(database);
-	cut = conn->connected && conn->cuts_seen != database->cuts;
+	cut = is_cut_locked(conn);
 	conn->connected = true;
-	conn->cuts_seen = database->cuts;
+	if (ks_list_empty(&conn->sent)) /* else append_receive has yet to see it */
+		conn->cuts_seen = database->cuts;
 	if (!cut && *fault != SQLB_FAULT_AWAY && *fault != SQLB_FAULT_BROKEN)
 		return SQLB_OK;
 	ks_mutex_unlock(&database->mutex);
@@ -477,6 +508,113 @@ static enum sqlb_outcome no_memory(struct ks_err *err)
 	return SQLB_AWAY;
 }
 
+/* ---- how appends end, and those on their way ---- */
+
+/* Tries 'waiting', or not, as the fault says, and takes it. */
+static enum sqlb_outcome append_end_locked(struct database *database, struct waiting_append *waiting,
+					   enum sqlb_memory_fault fault, bool *appended)
+{
+	enum sqlb_outcome outcome = SQLB_DOUBT;
+
+	*appended = false;
+	switch (fault) {
+	case SQLB_FAULT_DOUBT_LATE:
+		late_add_locked(database, waiting);
+		return SQLB_DOUBT;
+	case SQLB_FAULT_DOUBT_DONE:
+		append_locked(database, &waiting->append, waiting->rows, appended);
+		*appended = false;
+		break;
+	case SQLB_FAULT_DOUBT_LOST:
+		break;
+	case SQLB_FAULT_BROKEN:
+		outcome = SQLB_BROKEN;
+		break;
+	case SQLB_FAULT_CUT:
+	case SQLB_FAULT_AWAY:
+		outcome = SQLB_AWAY;
+		break;
+	case SQLB_FAULT_NONE:
+		outcome = append_locked(database, &waiting->append, waiting->rows, appended);
+		break;
+	}
+	waiting_free(waiting);
+	return outcome;
+}
+
+static enum sqlb_outcome append_outcome(const struct sqlb_conn *conn, enum sqlb_outcome outcome, const char *why,
+					struct ks_err *err)
+{
+	if (outcome != SQLB_OK && outcome != SQLB_CONFLICT)
+		ks_fail(err, outcome == SQLB_BROKEN ? KS_DATA_LOSS : KS_UNAVAILABLE, "memory://%s: append: %s",
+			conn->database->name, why);
+	return outcome;
+}
+
+static const char *why_of(enum sqlb_memory_fault fault)
+{
+	switch (fault) {
+	case SQLB_FAULT_NONE:
+		return "out of memory";
+	case SQLB_FAULT_AWAY:
+		return "injected: away";
+	case SQLB_FAULT_BROKEN:
+		return "injected: broken";
+	default:
+		return "injected: connection lost";
+	}
+}
+
+static bool loses_connection(enum sqlb_memory_fault fault)
+{
+	return fault != SQLB_FAULT_NONE && fault != SQLB_FAULT_AWAY && fault != SQLB_FAULT_BROKEN;
+}
+
+static struct waiting_append *sent_oldest(const struct sqlb_conn *conn)
+{
+	return ks_list_empty(&conn->sent) ? NULL : ks_container_of(conn->sent.next, struct waiting_append, link);
+}
+
+static int sent_count(const struct sqlb_conn *conn)
+{
+	int count = 0;
+
+	for (const struct ks_list *link = conn->sent.next; link != &conn->sent; link = link->next)
+		count++;
+	return count;
+}
+
+/*
+ * What becomes of the oldest one on its way when its connection was lost: by turns nothing, and a late try, if 'fault' does
+ * not choose. A cut connection led to a server whose log is not this one any more.
+ */
+static void sent_lose_locked(struct sqlb_conn *conn, enum sqlb_memory_fault fault)
+{
+	struct waiting_append *sent = sent_oldest(conn);
+	bool late = fault == SQLB_FAULT_NONE ? conn->database->behind++ % 2 == 1
+					     : fault == SQLB_FAULT_DOUBT_LATE || fault == SQLB_FAULT_DOUBT_DONE;
+
+	ks_list_remove(&sent->link);
+	if (late && !is_cut_locked(conn))
+		late_add_locked(conn->database, sent);
+	else
+		waiting_free(sent);
+}
+
+/* The connection is lost; there is a new one when nothing is left to be received from this one. */
+static void sent_lost_locked(struct sqlb_conn *conn)
+{
+	struct waiting_append *oldest = sent_oldest(conn);
+
+	if (oldest && oldest->told) { /* it was the last one */
+		sent_lose_locked(conn, SQLB_FAULT_DOUBT_LATE);
+		oldest = NULL;
+	}
+	conn->sent_are_lost = oldest != NULL;
+	if (!oldest)
+		conn->cuts_seen = conn->database->cuts;
+}
+
 /* ---- sqlb_ops, in the order of the vtable ---- */
 
 static enum ks_status memory_open(const char *url, const char *data_dir, struct sqlb_db **db, struct ks_err *err)
@@ -507,11 +645,18 @@ static enum sqlb_outcome memory_connect(struct sqlb_db *db, struct sqlb_conn **c
 	if (!*conn)
 		return no_memory(err);
 	(*conn)->database = db->database;
+	ks_list_init(&(*conn)->sent);
 	return SQLB_OK;
 }
 
 static void memory_disconnect(struct sqlb_conn *conn)
 {
+	if (!conn)
+		return;
+	ks_mutex_lock(&conn->database->mutex);
+	while (!ks_list_empty(&conn->sent))
+		sent_lose_locked(conn, SQLB_FAULT_NONE);
+	ks_mutex_unlock(&conn->database->mutex);
 	free(conn);
 }
 
@@ -548,13 +693,13 @@ static void check_rows(const struct sqlb_append *append)
 KS_NO_TSA static enum sqlb_outcome memory_append(struct sqlb_conn *conn, const struct sqlb_append *append,
 						 bool *appended, struct ks_err *err)
 {
-	struct database *database = conn->database;
 	enum sqlb_memory_fault fault;
 	enum sqlb_outcome outcome;
 	struct mem_row **rows = rows_copy(append->rows, append->row_count);
 
 	*appended = false;
 	check_rows(append);
+	KS_ASSERT(!sent_oldest(conn));
 	if (!rows)
 		return no_memory(err);
 	outcome = begin(conn, "append", &fault, err);
@@ -562,36 +707,91 @@ KS_NO_TSA static enum sqlb_outcome memory_append(struct sqlb_conn *conn, const s
 		rows_free(rows, append->row_count);
 		return outcome;
 	}
-	switch (fault) {
-	case SQLB_FAULT_DOUBT_LATE:
-		late_add_locked(database, append, rows);
-		rows = NULL;
-		outcome = SQLB_DOUBT;
-		break;
-	case SQLB_FAULT_DOUBT_DONE:
-		append_locked(database, append, rows, appended);
-		*appended = false;
-		outcome = SQLB_DOUBT;
-		break;
-	case SQLB_FAULT_DOUBT_LOST:
-		outcome = SQLB_DOUBT;
-		break;
-	case SQLB_FAULT_CUT:
-		outcome = SQLB_AWAY;
-		break;
-	case SQLB_FAULT_NONE:
-	case SQLB_FAULT_AWAY:
-	case SQLB_FAULT_BROKEN:
-		outcome = append_locked(database, append, rows, appended);
-		break;
+	outcome = append_end_locked(conn->database, waiting_new(append, rows), fault, appended);
+	ks_mutex_unlock(&conn->database->mutex);
+	return append_outcome(conn, outcome, why_of(fault), err);
+}
+
+/* Takes 'sent'. A fault that loses the connection leaves what is before it in doubt, and itself behind that. */
+static enum sqlb_outcome send_locked(struct sqlb_conn *conn, struct waiting_append *sent, enum sqlb_memory_fault fault)
+{
+	bool appended;
+
+	if (!loses_connection(fault)) {
+		ks_list_append(&conn->sent, &sent->link);
+		return SQLB_OK;
+	}
+	if (!sent_oldest(conn))
+		return append_end_locked(conn->database, sent, fault, &appended);
+	conn->sent_are_lost = true;
+	if (fault == SQLB_FAULT_DOUBT_LOST || fault == SQLB_FAULT_CUT) {
+		waiting_free(sent);
+	} else {
+		sent->told = true;
+		ks_list_append(&conn->sent, &sent->link);
+	}
+	return fault == SQLB_FAULT_CUT ? SQLB_AWAY : SQLB_DOUBT;
+}
+
+KS_NO_TSA static enum sqlb_outcome memory_append_send(struct sqlb_conn *conn, const struct sqlb_append *append,
+						      struct ks_err *err)
+{
+	struct database *database = conn->database;
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome;
+	struct mem_row **rows;
+
+	if (append->leases_expired_count) {
+		ks_fail(err, KS_UNIMPLEMENTED, "memory://%s: a guarded append is not sent ahead", database->name);
+		return SQLB_AWAY;
+	}
+	check_rows(append);
+	if (conn->sent_are_lost)
+		return append_outcome(conn, SQLB_AWAY, "connection lost", err);
+	KS_ASSERT(sent_count(conn) < SQLB_SENT_MAX);
+	rows = rows_copy(append->rows, append->row_count);
+	if (!rows)
+		return no_memory(err);
+	outcome = begin(conn, "append_send", &fault, err);
+	if (outcome != SQLB_OK) {
+		rows_free(rows, append->row_count);
+		return outcome;
+	}
+	outcome = send_locked(conn, waiting_new(append, rows), fault);
+	ks_mutex_unlock(&database->mutex);
+	return append_outcome(conn, outcome, why_of(fault), err);
+}
+
+KS_NO_TSA static enum sqlb_outcome memory_append_receive(struct sqlb_conn *conn, int wait_ms, bool *pending,
+							 bool *appended, struct ks_err *err)
+{
+	struct database *database = conn->database;
+	struct waiting_append *sent = sent_oldest(conn);
+	enum sqlb_memory_fault fault;
+	enum sqlb_outcome outcome = SQLB_DOUBT;
+	const char *why = "connection lost";
+
+	KS_ASSERT(sent);
+	*appended = false;
+	*pending = wait_ms >= 0 && !sent->looked_at && (wait_ms == 0 || ask(conn, "append_receive") != SQLB_FAULT_NONE);
+	sent->looked_at = true;
+	if (*pending)
+		return SQLB_OK;
+	fault = ask(conn, "append");
+	ks_mutex_lock(&database->mutex);
+	late_step_locked(database);
+	if (conn->sent_are_lost || is_cut_locked(conn)) {
+		sent_lose_locked(conn, fault);
+		sent_lost_locked(conn);
+	} else {
+		ks_list_remove(&sent->link);
+		outcome = append_end_locked(database, sent, fault, appended);
+		if (loses_connection(fault))
+			sent_lost_locked(conn);
+		why = why_of(fault);
 	}
 	ks_mutex_unlock(&database->mutex);
-	if (rows)
-		rows_free(rows, append->row_count);
-	if (outcome == SQLB_DOUBT || outcome == SQLB_AWAY)
-		ks_fail(err, KS_UNAVAILABLE, "memory://%s: append: %s", database->name,
-			fault == SQLB_FAULT_NONE ? "out of memory" : "injected: connection lost");
-	return outcome;
+	return append_outcome(conn, outcome, why, err);
 }
 
 /* All the rows at once: whoever needs bounded memory has another database. */
@@ -1101,6 +1301,8 @@ const struct sqlb_ops sqlb_memory_ops = {
 	.disconnect = memory_disconnect,
 	.migrate = memory_migrate,
 	.append = memory_append,
+	.append_send = memory_append_send,
+	.append_receive = memory_append_receive,
 	.load = memory_load,
 	.read_head = memory_read_head,
 	.read_rows = memory_read_rows,

@@ -20,7 +20,16 @@ enum sqlb_memory_fault {
 	SQLB_FAULT_CUT, /* reads: some rows are visited, then AWAY */
 };
 
-/* Asked before every operation of every connection; 'op' is the name of the slot in sqlb_ops, e.g. "append". */
+/*
+ * Asked before every operation of every connection; 'op' is the name of the slot in sqlb_ops, e.g. "append".
+ *
+ * An append that was sent is tried, or meets its fault, when it is received: then 'op' is "append", as without the two steps.
+ * DOUBT and CUT lose the connection, so what is on its way behind it is received with DOUBT, too: what then becomes of it
+ * its own fault says (LATE and DONE: it is tried late, but behind the first one; any other: nothing), and without a fault it
+ * is by turns nothing and a late try. The same goes for what is on its way at "append_send" with such a fault, and at
+ * disconnect. "append_receive" is asked of each one's first receive with wait_ms > 0: any fault makes that pending, as the
+ * first one with wait_ms 0 always is.
+ */
 typedef enum sqlb_memory_fault sqlb_memory_fault_fn(void *ctx, const char *op, struct sqlb_conn *conn);
 
 /* All of these open the named database if need be. */

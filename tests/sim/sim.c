@@ -133,7 +133,7 @@ static bool chance(struct sim *sim, unsigned ppm)
 static enum sqlb_memory_fault chaos(struct world *world, const char *op, int node)
 {
 	struct sim *sim = world->ctx;
-	bool append = strcmp(op, "append") == 0;
+	bool append = strcmp(op, "append") == 0 || strcmp(op, "append_send") == 0;
 
 	if (node < 0)
 		return SQLB_FAULT_NONE;

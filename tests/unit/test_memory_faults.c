@@ -72,6 +72,33 @@ static enum sqlb_outcome put(struct sqlb_conn *conn, int64_t position)
 	return outcome;
 }
 
+static enum sqlb_outcome send(struct sqlb_conn *conn, int64_t position)
+{
+	char key[] = "key";
+	struct sqlb_row row = {
+		.position = position, .rows = 1, .revision = position + 1, .batch = position, .key = ks_slice_str(key)};
+	struct sqlb_lease lease = {.id = position, .ttl_ms = 100};
+	struct sqlb_append append = {.rows = &row, .row_count = 1, .leases_new = &lease, .leases_new_count = 1};
+	enum sqlb_outcome outcome = ops->append_send(conn, &append, &err);
+
+	/* Nothing of it is needed any more. */
+	memset(key, 'x', sizeof(key));
+	memset(&row, 0xff, sizeof(row));
+	memset(&lease, 0xff, sizeof(lease));
+	memset(&append, 0xff, sizeof(append));
+	return outcome;
+}
+
+static enum sqlb_outcome receive(struct sqlb_conn *conn)
+{
+	bool pending = true, appended = true;
+	enum sqlb_outcome outcome = ops->append_receive(conn, -1, &pending, &appended, &err);
+
+	CU_ASSERT_FALSE(pending);
+	CU_ASSERT_EQUAL(appended, outcome == SQLB_OK);
+	return outcome;
+}
+
 static int64_t head(void)
 {
 	struct sqlb_head at = {.position = -1};
@@ -164,6 +191,210 @@ static void a_late_append_dies_with_its_database(void)
 	next("append", SQLB_FAULT_DOUBT_LATE);
 	CU_ASSERT_EQUAL(put(a, 1), SQLB_DOUBT);
 	tear_down(); /* the leak checker is the judge */
+}
+
+static bool see_key(void *ctx, const struct sqlb_row *row)
+{
+	++*(size_t *)ctx;
+	CU_ASSERT_TRUE(ks_slice_eq(row->key, ks_slice_str("key")));
+	return true;
+}
+
+static void two_that_were_sent_happen_in_order_when_they_are_received(void)
+{
+	size_t rows = 0;
+
+	set_up(0);
+	CU_ASSERT_EQUAL(send(a, 1), SQLB_OK);
+	CU_ASSERT_EQUAL(send(a, 2), SQLB_OK);
+	CU_ASSERT_EQUAL(head(), 0);
+	CU_ASSERT_EQUAL(receive(a), SQLB_OK);
+	CU_ASSERT_EQUAL(head(), 1);
+	CU_ASSERT_EQUAL(send(a, 3), SQLB_OK);
+	CU_ASSERT_EQUAL(receive(a), SQLB_OK);
+	CU_ASSERT_EQUAL(receive(a), SQLB_OK);
+	CU_ASSERT_EQUAL(head(), 3);
+	CU_ASSERT_TRUE(lease_exists(2));
+	sqlb_memory_visit(NAME, see_key, &rows);
+	CU_ASSERT_EQUAL(rows, 3);
+	tear_down();
+}
+
+static void a_first_look_is_pending_with_no_wait_and_else_as_the_script_says(void)
+{
+	bool pending = false, appended = true;
+
+	set_up(0);
+	for (int64_t position = 1; position <= 2; position++) {
+		CU_ASSERT_EQUAL(send(a, position), SQLB_OK);
+		CU_ASSERT_EQUAL(ops->append_receive(a, 0, &pending, &appended, &err), SQLB_OK);
+		CU_ASSERT_TRUE(pending);
+		CU_ASSERT_FALSE(appended);
+		CU_ASSERT_EQUAL(head(), position - 1);
+		CU_ASSERT_EQUAL(ops->append_receive(a, 0, &pending, &appended, &err), SQLB_OK);
+		CU_ASSERT_FALSE(pending);
+		CU_ASSERT_TRUE(appended);
+	}
+	CU_ASSERT_EQUAL(send(a, 3), SQLB_OK);
+	next("append_receive", SQLB_FAULT_AWAY);
+	CU_ASSERT_EQUAL(ops->append_receive(a, 5, &pending, &appended, &err), SQLB_OK);
+	CU_ASSERT_TRUE(pending);
+	CU_ASSERT_EQUAL(ops->append_receive(a, 5, &pending, &appended, &err), SQLB_OK);
+	CU_ASSERT_TRUE(!pending && appended);
+	CU_ASSERT_EQUAL(send(a, 4), SQLB_OK);
+	CU_ASSERT_EQUAL(ops->append_receive(a, 5, &pending, &appended, &err), SQLB_OK);
+	CU_ASSERT_TRUE(!pending && appended);
+	CU_ASSERT_EQUAL(head(), 4);
+	tear_down();
+}
+
+/* And one behind it is refused, as it would be by any database. */
+static void one_that_was_sent_can_be_away_or_broken(void)
+{
+	static const enum sqlb_memory_fault faults[] = {SQLB_FAULT_AWAY, SQLB_FAULT_BROKEN};
+
+	for (int i = 0; i < 2; i++) {
+		set_up(0);
+		next("append_send", faults[i]);
+		CU_ASSERT_EQUAL(send(a, 1), i ? SQLB_BROKEN : SQLB_AWAY);
+		CU_ASSERT_EQUAL(send(a, 1), SQLB_OK);
+		CU_ASSERT_EQUAL(send(a, 2), SQLB_OK);
+		next("append", faults[i]);
+		err.text[0] = '\0';
+		CU_ASSERT_EQUAL(receive(a), i ? SQLB_BROKEN : SQLB_AWAY);
+		CU_ASSERT_TRUE(strlen(err.text) > 0);
+		CU_ASSERT_EQUAL(receive(a), SQLB_CONFLICT);
+		CU_ASSERT_EQUAL(head(), 0);
+		CU_ASSERT_EQUAL(put(a, 1), SQLB_OK);
+		tear_down();
+	}
+}
+
+/*
+ * Two are on their way when 'first' happens to the first of them, which is answered with 'outcome'; the head after the calls
+ * that the late ones take, when the second meets 'second'.
+ */
+static int64_t head_after(enum sqlb_memory_fault first, enum sqlb_outcome outcome, enum sqlb_memory_fault second)
+{
+	int64_t position;
+
+	set_up(2);
+	CU_ASSERT_EQUAL(send(a, 1), SQLB_OK);
+	CU_ASSERT_EQUAL(send(a, 2), SQLB_OK);
+	next("append", first);
+	CU_ASSERT_EQUAL(receive(a), outcome);
+	CU_ASSERT_EQUAL(send(a, 3), SQLB_AWAY); /* not before the second is received */
+	next("append", second);
+	CU_ASSERT_EQUAL(receive(a), SQLB_DOUBT);
+	for (int i = 0; i < 4; i++)
+		position = head();
+	CU_ASSERT_EQUAL(put(a, position + 1), SQLB_OK); /* a new connection */
+	CU_ASSERT_EQUAL(lease_exists(1), position != 0 || head() == 1);
+	tear_down();
+	return position;
+}
+
+static void what_is_behind_a_lost_connection_is_in_doubt_and_happens_after_it_or_never(void)
+{
+	CU_ASSERT_EQUAL(head_after(SQLB_FAULT_DOUBT_DONE, SQLB_DOUBT, SQLB_FAULT_DOUBT_LATE), 2);
+	CU_ASSERT_EQUAL(head_after(SQLB_FAULT_DOUBT_DONE, SQLB_DOUBT, SQLB_FAULT_DOUBT_DONE), 2);
+	CU_ASSERT_EQUAL(head_after(SQLB_FAULT_DOUBT_DONE, SQLB_DOUBT, SQLB_FAULT_DOUBT_LOST), 1);
+	CU_ASSERT_EQUAL(head_after(SQLB_FAULT_DOUBT_DONE, SQLB_DOUBT, SQLB_FAULT_AWAY), 1);
+	CU_ASSERT_EQUAL(head_after(SQLB_FAULT_DOUBT_LATE, SQLB_DOUBT, SQLB_FAULT_DOUBT_LATE), 2);
+	CU_ASSERT_EQUAL(head_after(SQLB_FAULT_DOUBT_LATE, SQLB_DOUBT, SQLB_FAULT_DOUBT_LOST), 1);
+	CU_ASSERT_EQUAL(head_after(SQLB_FAULT_DOUBT_LOST, SQLB_DOUBT, SQLB_FAULT_DOUBT_LATE), 0);
+	CU_ASSERT_EQUAL(head_after(SQLB_FAULT_CUT, SQLB_AWAY, SQLB_FAULT_DOUBT_LATE), 0);
+}
+
+static void without_a_fault_it_happens_and_does_not_by_turns(void)
+{
+	int64_t position = 0;
+
+	set_up(1);
+	for (int round = 0; round < 4; round++) {
+		CU_ASSERT_EQUAL(send(a, position + 1), SQLB_OK);
+		CU_ASSERT_EQUAL(send(a, position + 2), SQLB_OK);
+		next("append", round % 4 < 2 ? SQLB_FAULT_DOUBT_LATE : SQLB_FAULT_DOUBT_DONE);
+		CU_ASSERT_EQUAL(receive(a), SQLB_DOUBT);
+		CU_ASSERT_EQUAL(receive(a), SQLB_DOUBT);
+		head();
+		head();
+		CU_ASSERT_EQUAL(head(), position + 1 + round % 2);
+		position = head();
+	}
+	tear_down();
+}
+
+static void a_send_that_loses_the_connection_leaves_both_in_doubt(void)
+{
+	static const enum sqlb_memory_fault faults[] = {SQLB_FAULT_DOUBT_LOST, SQLB_FAULT_DOUBT_LATE,
+							SQLB_FAULT_DOUBT_DONE, SQLB_FAULT_CUT};
+
+	for (int i = 0; i < 4; i++)
+		for (int late = 0; late < 2; late++) {
+			bool both = i == 1 || i == 2;
+
+			set_up(1);
+			CU_ASSERT_EQUAL(send(a, 1), SQLB_OK);
+			next("append_send", faults[i]);
+			CU_ASSERT_EQUAL(send(a, 2), faults[i] == SQLB_FAULT_CUT ? SQLB_AWAY : SQLB_DOUBT);
+			next("append", late ? SQLB_FAULT_DOUBT_LATE : SQLB_FAULT_DOUBT_LOST);
+			CU_ASSERT_EQUAL(receive(a), SQLB_DOUBT);
+			head();
+			head();
+			CU_ASSERT_EQUAL(head(), late ? 1 + both : 0);
+			CU_ASSERT_EQUAL(put(a, head() + 1), SQLB_OK);
+			tear_down();
+		}
+	set_up(0); /* with nothing before it */
+	next("append_send", SQLB_FAULT_DOUBT_DONE);
+	CU_ASSERT_EQUAL(send(a, 1), SQLB_DOUBT);
+	CU_ASSERT_EQUAL(send(a, 2), SQLB_OK);
+	CU_ASSERT_EQUAL(receive(a), SQLB_OK);
+	tear_down();
+}
+
+static void what_was_sent_to_a_log_that_lost_its_tail_is_in_doubt_and_gone(void)
+{
+	set_up(0);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_OK);
+	CU_ASSERT_EQUAL(send(a, 2), SQLB_OK);
+	sqlb_memory_lose_tail(NAME, 1);
+	CU_ASSERT_EQUAL(send(a, 3), SQLB_AWAY);
+	next("append", SQLB_FAULT_DOUBT_LATE);
+	CU_ASSERT_EQUAL(receive(a), SQLB_DOUBT);
+	CU_ASSERT_EQUAL(head(), 1);
+	CU_ASSERT_EQUAL(head(), 1);
+	CU_ASSERT_EQUAL(put(a, 2), SQLB_OK);
+	tear_down();
+}
+
+static void what_is_on_its_way_at_disconnect_happens_and_does_not_by_turns(void)
+{
+	set_up(0);
+	for (int round = 0; round < 2; round++) {
+		CU_ASSERT_EQUAL(send(a, 1), SQLB_OK);
+		ops->disconnect(a);
+		CU_ASSERT_EQUAL(ops->connect(db, &a, &err), SQLB_OK);
+		CU_ASSERT_EQUAL(head(), round);
+	}
+	CU_ASSERT_EQUAL(send(a, 2), SQLB_OK);
+	CU_ASSERT_EQUAL(send(a, 3), SQLB_OK);
+	tear_down(); /* the leak checker is the judge */
+}
+
+static void a_guarded_append_is_not_sent(void)
+{
+	const struct sqlb_row row = {.position = 1, .rows = 1};
+	const int64_t id = 1;
+	const struct sqlb_append append = {
+		.rows = &row, .row_count = 1, .leases_expired = &id, .leases_expired_count = 1};
+
+	set_up(0);
+	CU_ASSERT_EQUAL(ops->append_send(a, &append, &err), SQLB_AWAY);
+	CU_ASSERT_EQUAL(err.status, KS_UNIMPLEMENTED);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_OK);
+	tear_down();
 }
 
 static void a_cut_read_shows_some_rows_and_is_away(void)
@@ -329,6 +560,22 @@ int main(void)
 			{"doubt_late_conflicts_when_the_position_is_taken",
 			 doubt_late_conflicts_when_the_position_is_taken},
 			{"a_late_append_dies_with_its_database", a_late_append_dies_with_its_database},
+			{"two_that_were_sent_happen_in_order_when_they_are_received",
+			 two_that_were_sent_happen_in_order_when_they_are_received},
+			{"a_first_look_is_pending_with_no_wait_and_else_as_the_script_says",
+			 a_first_look_is_pending_with_no_wait_and_else_as_the_script_says},
+			{"one_that_was_sent_can_be_away_or_broken", one_that_was_sent_can_be_away_or_broken},
+			{"what_is_behind_a_lost_connection_is_in_doubt_and_happens_after_it_or_never",
+			 what_is_behind_a_lost_connection_is_in_doubt_and_happens_after_it_or_never},
+			{"without_a_fault_it_happens_and_does_not_by_turns",
+			 without_a_fault_it_happens_and_does_not_by_turns},
+			{"a_send_that_loses_the_connection_leaves_both_in_doubt",
+			 a_send_that_loses_the_connection_leaves_both_in_doubt},
+			{"what_was_sent_to_a_log_that_lost_its_tail_is_in_doubt_and_gone",
+			 what_was_sent_to_a_log_that_lost_its_tail_is_in_doubt_and_gone},
+			{"what_is_on_its_way_at_disconnect_happens_and_does_not_by_turns",
+			 what_is_on_its_way_at_disconnect_happens_and_does_not_by_turns},
+			{"a_guarded_append_is_not_sent", a_guarded_append_is_not_sent},
 			{"a_cut_read_shows_some_rows_and_is_away", a_cut_read_shows_some_rows_and_is_away},
 			{"a_lost_tail_cuts_each_connection_once", a_lost_tail_cuts_each_connection_once},
 			{"a_new_connection_is_not_cut_for_what_was_before",
