@@ -23,6 +23,9 @@
  * for. NOTIFY in the append's own would hold a lock of the whole server, for every database on it that
  * notifies, while the commit is flushed to disk. That it is sent after a conflict, too, does no harm: who wins
  * notifies as well.
+ *
+ * Where a session is ours alone, the next append may be sent before this one is answered, as a pipeline behind it. The
+ * server begins with it after this one's Sync, whatever came of this one: its own look at the head refuses it then.
  */
 #include <endian.h>
 #include <inttypes.h>
@@ -39,18 +42,6 @@ enum {
 };
 
 #define ROW_BYTES_MAX ((size_t)512 << 20)
-
-struct append_run {
-	struct sqlb_conn *conn;
-	const struct sqlb_append *append;
-	bool in_block;       /* BEGIN was sent: ends with COMMIT or ROLLBACK */
-	bool may_commit;     /* what makes the server commit was handed to libpq */
-	bool compound;       /* more than one statement in the pipeline */
-	size_t insert_index; /* of the first INSERT of rows among the statements of the pipeline */
-	size_t statements;   /* of the pipeline up to its Sync, as sent */
-	bool notifies;       /* another pipeline was sent behind it */
-	int64_t rows_taken;
-};
 
 /* One array column of rows, whose elements have 'size' bytes at 'offset' of the row. */
 static void put_numbers(struct ks_buf *buf, const struct sqlb_row *rows, size_t count, size_t offset, size_t size)
@@ -95,14 +86,14 @@ static void put_slices(struct ks_buf *buf, const struct sqlb_row *rows, size_t c
 }
 
 /* What must be before 'position'. */
-static void param_head(const struct append_run *run, struct sqlb_pg_params *params, int64_t position)
+static void param_head(const struct sqlb_pg_append_run *run, struct sqlb_pg_params *params, int64_t position)
 {
 	sqlb_pg_param_int8(params, position - 1);
 	sqlb_pg_param_int8(params, run->append->after_writer);
 	sqlb_pg_param_int8(params, run->append->after_batch);
 }
 
-static bool send_one_row(struct append_run *run, const struct sqlb_row *row)
+static bool send_one_row(struct sqlb_pg_append_run *run, const struct sqlb_row *row)
 {
 	struct sqlb_pg_params params = {0};
 
@@ -161,7 +152,7 @@ bool sqlb_pg_param_rows(struct sqlb_conn *conn, struct sqlb_pg_params *params, c
 	return true;
 }
 
-static bool send_rows(struct append_run *run, const struct sqlb_row *rows, size_t count)
+static bool send_rows(struct sqlb_pg_append_run *run, const struct sqlb_row *rows, size_t count)
 {
 	struct sqlb_pg_params params = {0};
 
@@ -188,7 +179,7 @@ static size_t chunk_of(const struct sqlb_row *rows, size_t count)
 	return taken;
 }
 
-static bool send_all_rows(struct append_run *run)
+static bool send_all_rows(struct sqlb_pg_append_run *run)
 {
 	size_t count;
 
@@ -209,7 +200,7 @@ static bool send_all_rows(struct append_run *run)
 	return true;
 }
 
-static bool send_leases_gone(struct append_run *run)
+static bool send_leases_gone(struct sqlb_pg_append_run *run)
 {
 	const struct sqlb_append *append = run->append;
 	struct ks_buf *buf = &run->conn->arrays;
@@ -227,7 +218,7 @@ static bool send_leases_gone(struct append_run *run)
 	return sqlb_pg_send(run->conn, SQLB_PG_LEASE_DROP, &params);
 }
 
-static bool send_leases_new(struct append_run *run)
+static bool send_leases_new(struct sqlb_pg_append_run *run)
 {
 	const struct sqlb_append *append = run->append;
 	struct ks_buf *buf = &run->conn->arrays;
@@ -245,13 +236,13 @@ static bool send_leases_new(struct append_run *run)
 	return sqlb_pg_send(run->conn, SQLB_PG_LEASE_PUT, &params);
 }
 
-static bool others_listen(const struct append_run *run)
+static bool others_listen(const struct sqlb_pg_append_run *run)
 {
 	return run->append->row_count > 0 && !run->conn->plain &&
 	       atomic_load_explicit(&run->conn->db->others, memory_order_relaxed) != 0;
 }
 
-static bool send_notify(struct append_run *run)
+static bool send_notify(struct sqlb_pg_append_run *run)
 {
 	struct sqlb_pg_params params = {0};
 	char position[24];
@@ -261,7 +252,7 @@ static bool send_notify(struct append_run *run)
 	return sqlb_pg_send(run->conn, SQLB_PG_NOTIFY, &params);
 }
 
-static bool send_check(struct append_run *run)
+static bool send_check(struct sqlb_pg_append_run *run)
 {
 	struct sqlb_pg_params params = {0};
 
@@ -273,7 +264,7 @@ static bool send_check(struct append_run *run)
 }
 
 /* Everything up to and with the Sync. False: the connection is lost; run->may_commit tells when. */
-static bool send_pipeline(struct append_run *run)
+static bool send_pipeline(struct sqlb_pg_append_run *run)
 {
 	const struct sqlb_append *append = run->append;
 	PGconn *pg = run->conn->pg;
@@ -315,9 +306,9 @@ static bool send_pipeline(struct append_run *run)
  * the INSERT was not answered: a backend that was asked to leave does so before the commit or after it, and
  * then the answer to the INSERT comes first.
  */
-static enum sqlb_outcome judge_append_error(struct append_run *run, size_t index, const PGresult *result,
-					    struct ks_err *err)
+static enum sqlb_outcome judge_append_error(struct sqlb_pg_append_run *run, const PGresult *result)
 {
+	size_t index = run->answered;
 	const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
 	const char *constraint = PQresultErrorField(result, PG_DIAG_CONSTRAINT_NAME);
 	bool inserted = run->may_commit && index >= run->statements - (run->in_block ? 1 : 0);
@@ -335,60 +326,100 @@ static enum sqlb_outcome judge_append_error(struct append_run *run, size_t index
 	if (run->conn->plain && inserted && !sqlb_pg_has_state(result, "40001") && !sqlb_pg_has_state(result, "23505"))
 		certain = false;
 	if (certain)
-		return sqlb_pg_judge(run->conn, result, err);
-	sqlb_pg_judge(run->conn, result, err);
+		return sqlb_pg_judge(run->conn, result, &run->err);
+	sqlb_pg_judge(run->conn, result, &run->err);
 	sqlb_pg_drop(run->conn);
 	return SQLB_DOUBT;
 }
 
-/* Reads the answers up to the Sync's. */
-static enum sqlb_outcome finish_pipeline(struct append_run *run, struct ks_err *err)
+/* Undone for the sake of another transaction: a fresh look, and again, instead of patience. */
+static enum sqlb_outcome undone_is_conflict(const struct sqlb_conn *conn, enum sqlb_outcome outcome)
+{
+	return outcome == SQLB_AWAY && conn->undone ? SQLB_CONFLICT : outcome;
+}
+
+static void take_answer(struct sqlb_pg_append_run *run, const PGresult *result)
+{
+	switch ((int)PQresultStatus(result)) {
+	case PGRES_PIPELINE_SYNC:
+		run->synced = true;
+		return;
+	case PGRES_COMMAND_OK:
+	case PGRES_TUPLES_OK:
+		if (run->answered >= run->insert_index && strncmp(PQcmdStatus((PGresult *)result), "INSERT", 6) == 0)
+			run->rows_taken += strtoll(PQcmdTuples((PGresult *)result), NULL, 10);
+		break;
+	case PGRES_PIPELINE_ABORTED:
+		break;
+	default:
+		if (run->outcome != SQLB_OK)
+			break;
+		run->conn->undone = false;
+		run->outcome = undone_is_conflict(run->conn, judge_append_error(run, result));
+		break;
+	}
+	run->answered++;
+}
+
+/* The answers up to the Sync's, as far as they are there by 'until_ms'. */
+static enum sqlb_pg_arrival read_answers(struct sqlb_pg_append_run *run, int64_t until_ms)
 {
 	struct sqlb_conn *conn = run->conn;
-	enum sqlb_outcome outcome = SQLB_OK;
-	bool synced = false;
-	size_t index = 0;
-	PGresult *result;
 
-	while (!synced) {
-		if (!sqlb_pg_next(conn, &result)) {
-			sqlb_pg_lost(conn, outcome == SQLB_OK ? err : NULL);
-			return outcome == SQLB_OK ? SQLB_DOUBT : outcome;
-		}
+	while (!run->synced) {
+		enum sqlb_pg_arrival arrival = sqlb_pg_await(conn, until_ms);
+		PGresult *result;
+
+		if (arrival != SQLB_PG_ARRIVED)
+			return arrival;
+		if (!sqlb_pg_next(conn, &result))
+			return SQLB_PG_LOST;
 		if (!result)
 			continue;
-		switch ((int)PQresultStatus(result)) {
-		case PGRES_PIPELINE_SYNC:
-			synced = true;
-			break;
-		case PGRES_COMMAND_OK:
-		case PGRES_TUPLES_OK:
-			if (index >= run->insert_index && strncmp(PQcmdStatus(result), "INSERT", 6) == 0)
-				run->rows_taken += strtoll(PQcmdTuples(result), NULL, 10);
-			index++;
-			break;
-		case PGRES_PIPELINE_ABORTED:
-			index++;
-			break;
-		default:
-			if (outcome == SQLB_OK)
-				outcome = judge_append_error(run, index, result, err);
-			index++;
-			break;
-		}
+		take_answer(run, result);
 		PQclear(result);
 		if (!conn->pg)
-			return outcome;
+			return SQLB_PG_LOST;
 	}
-	if (run->notifies)
-		conn->unread = SQLB_PG_UNREAD_PIPELINE;
-	else if (!PQexitPipelineMode(conn->pg))
-		sqlb_pg_drop(conn);
+	return SQLB_PG_ARRIVED;
+}
+
+/* Were all the rows taken, or none? */
+static enum sqlb_outcome check_rows_taken(struct sqlb_pg_append_run *run)
+{
+	if (run->rows_taken == 0 && run->row_count > 0 && !run->compound)
+		return SQLB_CONFLICT;
+	if (run->rows_taken != (int64_t)run->row_count)
+		return sqlb_pg_broken(run->conn, &run->err,
+				      "kineshim_log did not take all rows: has it a rule or a trigger?");
+	return SQLB_OK;
+}
+
+/* No more answers are read: what came of the append. */
+static enum sqlb_outcome conclude(struct sqlb_pg_append_run *run, enum sqlb_pg_arrival arrival, bool *appended,
+				  struct ks_err *err)
+{
+	struct sqlb_conn *conn = run->conn;
+	enum sqlb_outcome outcome = run->outcome;
+
+	if (arrival != SQLB_PG_ARRIVED) {
+		sqlb_pg_lost(conn, outcome == SQLB_OK ? &run->err : NULL);
+		outcome = outcome == SQLB_OK ? SQLB_DOUBT : outcome;
+	} else {
+		if (run->notifies)
+			conn->unread = SQLB_PG_UNREAD_PIPELINE;
+		else if (conn->sent_count == 0 && !PQexitPipelineMode(conn->pg))
+			sqlb_pg_drop(conn);
+		outcome = outcome == SQLB_OK ? check_rows_taken(run) : outcome;
+	}
+	*appended = outcome == SQLB_OK;
+	if (err && outcome != SQLB_OK && outcome != SQLB_CONFLICT)
+		*err = run->err;
 	return outcome;
 }
 
 /* BEGIN and the question whether all the leases are past their deadlines, with their rows locked. */
-static enum sqlb_outcome guard(struct append_run *run, bool *passed, struct ks_err *err)
+static enum sqlb_outcome guard(struct sqlb_pg_append_run *run, bool *passed, struct ks_err *err)
 {
 	const struct sqlb_append *append = run->append;
 	struct sqlb_conn *conn = run->conn;
@@ -398,7 +429,7 @@ static enum sqlb_outcome guard(struct append_run *run, bool *passed, struct ks_e
 
 	outcome = sqlb_pg_block_begin(conn, err);
 	if (outcome != SQLB_OK)
-		return outcome;
+		return undone_is_conflict(conn, outcome);
 	run->in_block = true;
 	ks_buf_reset(&conn->arrays);
 	sqlb_pg_int8_array(&conn->arrays, append->leases_expired, append->leases_expired_count, NULL, 0);
@@ -407,7 +438,7 @@ static enum sqlb_outcome guard(struct append_run *run, bool *passed, struct ks_e
 	if (outcome == SQLB_OK && !sqlb_pg_get_bool(result, 0, 0, passed))
 		outcome = sqlb_pg_broken(conn, err, "the guard of lease expiry has no answer");
 	PQclear(result);
-	return outcome;
+	return undone_is_conflict(conn, outcome);
 }
 
 static enum sqlb_outcome prepare_append(struct sqlb_conn *conn, const struct sqlb_append *append, struct ks_err *err)
@@ -429,10 +460,27 @@ static enum sqlb_outcome prepare_append(struct sqlb_conn *conn, const struct sql
 	return outcome;
 }
 
+/* Sends the pipeline; any other outcome than OK is the append's. */
+static enum sqlb_outcome send_append(struct sqlb_pg_append_run *run, struct ks_err *err)
+{
+	bool sent = send_pipeline(run);
+
+	run->deadline_ms = run->conn->deadline_ms;
+	if (sent)
+		return SQLB_OK;
+	sqlb_pg_lost(run->conn, err);
+	return run->may_commit ? SQLB_DOUBT : SQLB_AWAY;
+}
+
+static struct sqlb_pg_append_run run_of(struct sqlb_conn *conn, const struct sqlb_append *append)
+{
+	return (struct sqlb_pg_append_run){.conn = conn, .append = append, .row_count = append->row_count};
+}
+
 enum sqlb_outcome sqlb_pg_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
 				 struct ks_err *err)
 {
-	struct append_run run = {.conn = conn, .append = append};
+	struct sqlb_pg_append_run run = run_of(conn, append);
 	enum sqlb_outcome outcome;
 	bool passed = true;
 
@@ -442,34 +490,85 @@ enum sqlb_outcome sqlb_pg_append(struct sqlb_conn *conn, const struct sqlb_appen
 		outcome = prepare_append(conn, append, err);
 	if (outcome == SQLB_OK && append->leases_expired_count > 0)
 		outcome = guard(&run, &passed, err);
-	if (outcome == SQLB_OK && passed) {
-		if (send_pipeline(&run)) {
-			outcome = finish_pipeline(&run, err);
-		} else {
-			outcome = sqlb_pg_lost(conn, err);
-			if (run.may_commit)
-				outcome = SQLB_DOUBT;
-		}
-	}
+	if (outcome == SQLB_OK && passed)
+		outcome = send_append(&run, err);
+	if (outcome == SQLB_OK && passed)
+		outcome = conclude(&run, read_answers(&run, run.deadline_ms), appended, err);
 	/* Rolled back it is in any case; this only gets the connection out of the failed block. */
 	if (run.in_block && conn->pg && (outcome != SQLB_OK || !passed) &&
 	    sqlb_pg_block_end(conn, "ROLLBACK", NULL) != SQLB_OK)
 		sqlb_pg_drop(conn);
-	/* Undone for the sake of another transaction: a fresh look, and again, instead of patience. */
-	if (outcome == SQLB_AWAY && conn->undone)
-		return SQLB_CONFLICT;
-	if (outcome != SQLB_OK || !passed)
-		return outcome;
-	if (run.rows_taken == 0 && append->row_count > 0 && !run.compound)
-		return SQLB_CONFLICT;
-	if (run.rows_taken != (int64_t)append->row_count)
-		return sqlb_pg_broken(conn, err, "kineshim_log did not take all rows: has it a rule or a trigger?");
-	*appended = true;
-	if (run.in_block && conn->pg && others_listen(&run)) {
+	if (*appended && run.in_block && conn->pg && others_listen(&run)) {
 		if (send_notify(&run) && PQflush(conn->pg) >= 0)
 			conn->unread = SQLB_PG_UNREAD_STATEMENT;
 		else
 			sqlb_pg_drop(conn);
 	}
+	return outcome;
+}
+
+/* ---- in two steps ---- */
+
+/*
+ * One that is sent behind another, in the middle of whose answers the connection may be. A lost one is kept: the last words
+ * that were read of it may be the other's answer.
+ */
+static enum sqlb_outcome begin_behind(struct sqlb_conn *conn, struct ks_err *err)
+{
+	if (!conn->pg || !sqlb_pg_take_arrived(conn)) {
+		ks_fail(err, KS_UNAVAILABLE, "PostgreSQL: the connection was lost while an append was on its way");
+		return SQLB_AWAY;
+	}
+	sqlb_pg_more_time(conn, SQLB_PG_ANSWER_TIMEOUT_MS);
 	return SQLB_OK;
+}
+
+enum sqlb_outcome sqlb_pg_append_send(struct sqlb_conn *conn, const struct sqlb_append *append, struct ks_err *err)
+{
+	struct sqlb_pg_append_run *run = &conn->sent[(conn->oldest + conn->sent_count) % SQLB_SENT_MAX];
+	enum sqlb_outcome outcome;
+
+	KS_ASSERT(conn->sent_count < SQLB_SENT_MAX);
+	outcome = conn->sent_count ? begin_behind(conn, err) : sqlb_pg_begin(conn, SQLB_PG_ANSWER_TIMEOUT_MS, err);
+	if (outcome == SQLB_OK && (conn->pooled || conn->plain || append->leases_expired_count > 0)) {
+		ks_fail(err, KS_UNIMPLEMENTED,
+			"PostgreSQL: an append with a guard, or where no session lasts, is not sent ahead");
+		return SQLB_AWAY;
+	}
+	/* All is prepared when another one is on its way: this says nothing to the server then. */
+	if (outcome == SQLB_OK)
+		outcome = prepare_append(conn, append, err);
+	if (outcome != SQLB_OK)
+		return outcome;
+	*run = run_of(conn, append);
+	outcome = send_append(run, err);
+	run->append = NULL;
+	conn->sent_count += outcome == SQLB_OK;
+	return outcome;
+}
+
+enum sqlb_outcome sqlb_pg_append_receive(struct sqlb_conn *conn, int wait_ms, bool *pending, bool *appended,
+					 struct ks_err *err)
+{
+	struct sqlb_pg_append_run *run = &conn->sent[conn->oldest];
+	int64_t until_ms = wait_ms < 0 ? run->deadline_ms : sqlb_pg_now_ms() + wait_ms;
+	enum sqlb_pg_arrival arrival = SQLB_PG_LOST;
+
+	KS_ASSERT(conn->sent_count > 0);
+	*pending = *appended = false;
+	conn->deadline_ms = run->deadline_ms;
+	if (until_ms > run->deadline_ms)
+		until_ms = run->deadline_ms;
+	if (conn->pg) {
+		sqlb_pg_take_arrived(conn); /* when the connection has ended: its last words */
+		arrival = sqlb_pg_read_unread(conn, until_ms);
+	}
+	if (arrival == SQLB_PG_ARRIVED)
+		arrival = read_answers(run, until_ms);
+	*pending = arrival == SQLB_PG_NOT_YET && sqlb_pg_now_ms() < run->deadline_ms;
+	if (*pending)
+		return SQLB_OK;
+	conn->oldest = (conn->oldest + 1) % SQLB_SENT_MAX;
+	conn->sent_count--;
+	return conclude(run, arrival, appended, err);
 }

@@ -269,32 +269,31 @@ static enum sqlb_outcome connect_now(struct sqlb_conn *conn, struct ks_err *err)
 	return outcome;
 }
 
-static bool read_unread(struct sqlb_conn *conn)
+enum sqlb_pg_arrival sqlb_pg_read_unread(struct sqlb_conn *conn, int64_t until_ms)
 {
-	PGresult *result;
-
 	while (conn->unread != SQLB_PG_ALL_READ) {
+		enum sqlb_pg_arrival arrival = sqlb_pg_await(conn, until_ms);
+		PGresult *result;
 		bool synced;
 
+		if (arrival != SQLB_PG_ARRIVED)
+			return arrival;
 		if (!sqlb_pg_next(conn, &result))
-			return false;
+			return SQLB_PG_LOST;
 		synced = PQresultStatus(result) == PGRES_PIPELINE_SYNC;
-		if (synced && !PQexitPipelineMode(conn->pg))
-			return false;
 		if (synced || (!result && conn->unread == SQLB_PG_UNREAD_STATEMENT))
 			conn->unread = SQLB_PG_ALL_READ;
 		PQclear(result);
+		if (synced && conn->sent_count == 0 && !PQexitPipelineMode(conn->pg))
+			return SQLB_PG_LOST;
 	}
-	return true;
+	return SQLB_PG_ARRIVED;
 }
 
-/* Whatever came in while nobody looked: answers, notifications, or the end of the connection. */
-static bool still_alive(struct sqlb_conn *conn)
+bool sqlb_pg_take_arrived(struct sqlb_conn *conn)
 {
 	struct pollfd poll_fd = {.fd = PQsocket(conn->pg), .events = POLLIN};
 
-	if (!read_unread(conn))
-		return false;
 	if (poll_fd.fd < 0)
 		return false;
 	while (poll(&poll_fd, 1, 0) > 0)
@@ -303,10 +302,17 @@ static bool still_alive(struct sqlb_conn *conn)
 	return PQstatus(conn->pg) == CONNECTION_OK;
 }
 
+/* Whatever came in while nobody looked: answers, notifications, or the end of the connection. */
+static bool still_alive(struct sqlb_conn *conn)
+{
+	return sqlb_pg_read_unread(conn, conn->deadline_ms) == SQLB_PG_ARRIVED && sqlb_pg_take_arrived(conn);
+}
+
 enum sqlb_outcome sqlb_pg_begin(struct sqlb_conn *conn, int timeout_ms, struct ks_err *err)
 {
 	enum sqlb_outcome outcome = SQLB_OK;
 
+	KS_ASSERT(conn->sent_count == 0);
 	sqlb_pg_more_time(conn, timeout_ms);
 	conn->undone = false;
 	conn->state[0] = '\0';
@@ -403,18 +409,15 @@ enum sqlb_outcome sqlb_pg_judge(struct sqlb_conn *conn, const PGresult *result, 
 
 /* ---- sending and waiting ---- */
 
-/*
- * Waits until the socket can be read (or, when there is something to send, written). False: the deadline
- * passed.
- */
-static bool wait_for_socket(struct sqlb_conn *conn, bool to_write)
+/* Waits until the socket can be read (or, when there is something to send, written). False: not by 'until_ms'. */
+static bool wait_for_socket(struct sqlb_conn *conn, bool to_write, int64_t until_ms)
 {
 	struct pollfd poll_fd = {.fd = PQsocket(conn->pg), .events = (short)(to_write ? POLLIN | POLLOUT : POLLIN)};
 	int64_t left_ms;
 	int ready;
 
 	do {
-		left_ms = conn->deadline_ms - sqlb_pg_now_ms();
+		left_ms = until_ms - sqlb_pg_now_ms();
 		if (left_ms <= 0 || poll_fd.fd < 0)
 			return false;
 		ready = poll(&poll_fd, 1, left_ms > INT32_MAX ? INT32_MAX : (int)left_ms);
@@ -427,26 +430,35 @@ bool sqlb_pg_flush(struct sqlb_conn *conn)
 	int left;
 
 	while ((left = PQflush(conn->pg)) == 1)
-		if (!wait_for_socket(conn, true) || !PQconsumeInput(conn->pg))
+		if (!wait_for_socket(conn, true, conn->deadline_ms) || !PQconsumeInput(conn->pg))
 			return false;
 	return left == 0;
 }
 
-bool sqlb_pg_next(struct sqlb_conn *conn, PGresult **result)
+enum sqlb_pg_arrival sqlb_pg_await(struct sqlb_conn *conn, int64_t until_ms)
 {
 	bool readable = true;
 
-	*result = NULL;
 	while (PQisBusy(conn->pg)) {
 		int left = PQflush(conn->pg);
 
-		if (!readable || left < 0 || !wait_for_socket(conn, left == 1))
-			return false;
+		if (!readable || left < 0 || PQsocket(conn->pg) < 0)
+			return SQLB_PG_LOST;
+		if (!wait_for_socket(conn, left == 1, until_ms))
+			return SQLB_PG_NOT_YET;
 		/*
 		 * The last words of a server that hangs up have been read even when this fails: look once more.
 		 */
 		readable = PQconsumeInput(conn->pg) == 1;
 	}
+	return SQLB_PG_ARRIVED;
+}
+
+bool sqlb_pg_next(struct sqlb_conn *conn, PGresult **result)
+{
+	*result = NULL;
+	if (sqlb_pg_await(conn, conn->deadline_ms) != SQLB_PG_ARRIVED)
+		return false;
 	*result = PQgetResult(conn->pg);
 	return *result || PQstatus(conn->pg) == CONNECTION_OK;
 }
@@ -731,7 +743,7 @@ int sqlb_pg_get_copied(struct sqlb_conn *conn, char **data)
 	int size;
 
 	while ((size = PQgetCopyData(conn->pg, data, 1)) == 0)
-		if (!wait_for_socket(conn, false) || !PQconsumeInput(conn->pg))
+		if (!wait_for_socket(conn, false, conn->deadline_ms) || !PQconsumeInput(conn->pg))
 			return -2;
 	return size;
 }

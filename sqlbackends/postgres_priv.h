@@ -112,12 +112,39 @@ enum sqlb_pg_unread {
 	SQLB_PG_UNREAD_PIPELINE,  /* up to its Sync; the connection is in pipeline mode until then */
 };
 
+/* An append from its sending to its outcome. */
+struct sqlb_pg_append_run {
+	struct sqlb_conn *conn;
+	const struct sqlb_append *append; /* only while it is sent */
+	size_t row_count;
+	int64_t deadline_ms; /* of its answer, monotonic */
+	bool in_block;       /* BEGIN was sent: ends with COMMIT or ROLLBACK */
+	bool may_commit;     /* what makes the server commit was handed to libpq */
+	bool compound;       /* more than one statement in the pipeline */
+	size_t insert_index; /* of the first INSERT of rows among the statements of the pipeline */
+	size_t statements;   /* of the pipeline up to its Sync, as sent */
+	bool notifies;       /* another pipeline was sent behind it */
+
+	/* What has been answered. */
+	size_t answered; /* statements */
+	bool synced;
+	int64_t rows_taken;
+	enum sqlb_outcome outcome; /* what the first error means, with its text; OK: there was none */
+	struct ks_err err;
+};
+
 struct sqlb_conn {
 	struct sqlb_db *db;
 	PGconn *pg;          /* NULL: not connected */
 	int64_t deadline_ms; /* of the call that runs, monotonic */
 	bool prepared[SQLB_PG_STATEMENTS];
 	enum sqlb_pg_unread unread;
+	/*
+	 * Appends on their way, a ring from 'oldest' on. While there are any the connection is in pipeline mode, or lost
+	 * ('pg' is NULL), and what is unread comes before their answers.
+	 */
+	struct sqlb_pg_append_run sent[SQLB_SENT_MAX];
+	unsigned oldest, sent_count;
 	bool pooled;          /* nothing of the session lasts beyond a transaction */
 	bool plain;           /* the engine is not PostgreSQL itself: nothing lasts there either */
 	bool in_block;        /* inside BEGIN … COMMIT */
@@ -191,6 +218,16 @@ bool sqlb_pg_send(struct sqlb_conn *conn, enum sqlb_pg_statement statement, cons
 bool sqlb_pg_flush(struct sqlb_conn *conn);
 /* The next result, NULL between statements; false: the connection is lost or the deadline passed. */
 bool sqlb_pg_next(struct sqlb_conn *conn, PGresult **result);
+/*
+ * Waits until sqlb_pg_next need not wait; at 'until_ms' (monotonic) it gives up with NOT_YET. LOST: nothing more will come.
+ * Sends meanwhile what is still to be sent.
+ */
+enum sqlb_pg_arrival { SQLB_PG_ARRIVED, SQLB_PG_NOT_YET, SQLB_PG_LOST };
+enum sqlb_pg_arrival sqlb_pg_await(struct sqlb_conn *conn, int64_t until_ms);
+/* Reads what nobody waited for, and leaves pipeline mode after it when no append is on its way. */
+enum sqlb_pg_arrival sqlb_pg_read_unread(struct sqlb_conn *conn, int64_t until_ms);
+/* Takes what has come in already; false: the connection has ended. */
+bool sqlb_pg_take_arrived(struct sqlb_conn *conn);
 
 /* One prepared statement and its result, of the given number of columns. Only OK leaves a *result to clear. */
 enum sqlb_outcome sqlb_pg_query(struct sqlb_conn *conn, enum sqlb_pg_statement statement,
@@ -256,6 +293,9 @@ bool sqlb_pg_param_rows(struct sqlb_conn *conn, struct sqlb_pg_params *params, c
 
 enum sqlb_outcome sqlb_pg_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
 				 struct ks_err *err);
+enum sqlb_outcome sqlb_pg_append_send(struct sqlb_conn *conn, const struct sqlb_append *append, struct ks_err *err);
+enum sqlb_outcome sqlb_pg_append_receive(struct sqlb_conn *conn, int wait_ms, bool *pending, bool *appended,
+					 struct ks_err *err);
 enum sqlb_outcome sqlb_pg_load(struct sqlb_conn *conn, sqlb_next_fn *next, void *ctx, struct ks_err *err);
 enum sqlb_outcome sqlb_pg_read_head(struct sqlb_conn *conn, struct sqlb_head *head, struct ks_err *err);
 enum sqlb_outcome sqlb_pg_read_rows(struct sqlb_conn *conn, int64_t after, int64_t to, size_t max_bytes,

@@ -62,7 +62,8 @@ static void tear_down(void)
 
 static enum sqlb_outcome put(struct sqlb_conn *conn, int64_t position)
 {
-	const struct sqlb_row row = {.position = position, .rows = 1, .revision = position + 1, .batch = position};
+	const struct sqlb_row row = {
+		.position = position, .rows = 1, .revision = position + 1, .writer = 7, .batch = position};
 	const struct sqlb_lease lease = {.id = position, .ttl_ms = 100};
 	struct sqlb_append append = {.rows = &row, .row_count = 1, .leases_new = &lease, .leases_new_count = 1};
 	bool appended = true;
@@ -75,10 +76,19 @@ static enum sqlb_outcome put(struct sqlb_conn *conn, int64_t position)
 static enum sqlb_outcome send(struct sqlb_conn *conn, int64_t position)
 {
 	char key[] = "key";
-	struct sqlb_row row = {
-		.position = position, .rows = 1, .revision = position + 1, .batch = position, .key = ks_slice_str(key)};
+	struct sqlb_row row = {.position = position,
+			       .rows = 1,
+			       .revision = position + 1,
+			       .writer = 7,
+			       .batch = position,
+			       .key = ks_slice_str(key)};
 	struct sqlb_lease lease = {.id = position, .ttl_ms = 100};
-	struct sqlb_append append = {.rows = &row, .row_count = 1, .leases_new = &lease, .leases_new_count = 1};
+	struct sqlb_append append = {.after_writer = position > 1 ? 7 : 0,
+				     .after_batch = position - 1,
+				     .rows = &row,
+				     .row_count = 1,
+				     .leases_new = &lease,
+				     .leases_new_count = 1};
 	enum sqlb_outcome outcome = ops->append_send(conn, &append, &err);
 
 	/* Nothing of it is needed any more. */
@@ -304,6 +314,23 @@ static void what_is_behind_a_lost_connection_is_in_doubt_and_happens_after_it_or
 	CU_ASSERT_EQUAL(head_after(SQLB_FAULT_DOUBT_LATE, SQLB_DOUBT, SQLB_FAULT_DOUBT_LOST), 1);
 	CU_ASSERT_EQUAL(head_after(SQLB_FAULT_DOUBT_LOST, SQLB_DOUBT, SQLB_FAULT_DOUBT_LATE), 0);
 	CU_ASSERT_EQUAL(head_after(SQLB_FAULT_CUT, SQLB_AWAY, SQLB_FAULT_DOUBT_LATE), 0);
+}
+
+/* Whoever sends the first again has to reckon with that: the second follows what has its writer and batch. */
+static void what_is_behind_a_lost_one_follows_that_one_sent_again(void)
+{
+	set_up(2);
+	CU_ASSERT_EQUAL(send(a, 1), SQLB_OK);
+	CU_ASSERT_EQUAL(send(a, 2), SQLB_OK);
+	next("append", SQLB_FAULT_DOUBT_LOST);
+	CU_ASSERT_EQUAL(receive(a), SQLB_DOUBT);
+	next("append", SQLB_FAULT_DOUBT_LATE);
+	CU_ASSERT_EQUAL(receive(a), SQLB_DOUBT);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_OK);
+	CU_ASSERT_EQUAL(head(), 1);
+	CU_ASSERT_EQUAL(head(), 2);
+	CU_ASSERT_EQUAL(put(a, 2), SQLB_CONFLICT);
+	tear_down();
 }
 
 static void without_a_fault_it_happens_and_does_not_by_turns(void)
@@ -567,6 +594,8 @@ int main(void)
 			{"one_that_was_sent_can_be_away_or_broken", one_that_was_sent_can_be_away_or_broken},
 			{"what_is_behind_a_lost_connection_is_in_doubt_and_happens_after_it_or_never",
 			 what_is_behind_a_lost_connection_is_in_doubt_and_happens_after_it_or_never},
+			{"what_is_behind_a_lost_one_follows_that_one_sent_again",
+			 what_is_behind_a_lost_one_follows_that_one_sent_again},
 			{"without_a_fault_it_happens_and_does_not_by_turns",
 			 without_a_fault_it_happens_and_does_not_by_turns},
 			{"a_send_that_loses_the_connection_leaves_both_in_doubt",

@@ -325,7 +325,8 @@ static void end_session(unsigned *seed)
 	static PGconn *killer;
 	struct timespec pause = {0, (long)(rand_r(seed) % 60000) * 1000};
 
-	if (!killer) {
+	if (PQstatus(killer) != CONNECTION_OK) { /* none yet, or the server was restarted since */
+		PQfinish(killer);
 		killer = PQconnectdb(base_url);
 		PQclear(PQexec(killer, "SET client_min_messages = 'error'"));
 	}
@@ -425,7 +426,11 @@ static void check_tally(const struct tally *tally, int least, int disturbances)
 			       expected);
 }
 
-static void append_through_disturbance(void (*disturb)(unsigned *seed), int batches, int least_disturbances)
+/* 'append' appends as many entries as 'at_a_time', from a position on. */
+typedef bool append_fn(struct sqlb_conn *conn, int64_t position, struct tally *tally);
+
+static void append_through_disturbance(void (*disturb)(unsigned *seed), append_fn *append, int at_a_time, int batches,
+				       int least_disturbances)
 {
 	struct side side = begin();
 	struct disturber disturber = {.disturb = disturb};
@@ -433,9 +438,11 @@ static void append_through_disturbance(void (*disturb)(unsigned *seed), int batc
 
 	pthread_create(&disturber.thread, NULL, disturb_now_and_then, &disturber);
 	for (int64_t position = 1; position <= batches || atomic_load(&disturber.times) < least_disturbances;
-	     position++)
-		if (!append_until_settled(side.conn, position, &tally))
+	     position += at_a_time)
+		if (!append(side.conn, position, &tally)) {
+			CU_FAIL("an append came to something else");
 			break;
+		}
 	atomic_store(&disturber.stop, true);
 	pthread_join(disturber.thread, NULL);
 	PQfinish(raw);
@@ -446,7 +453,7 @@ static void append_through_disturbance(void (*disturb)(unsigned *seed), int batc
 }
 
 /* Here the server lives, and goes on with what it was asked, or is asked later. */
-static void connections_cut_during_appends_lose_and_double_nothing(void)
+static void through_cut_connections(append_fn *append, int at_a_time)
 {
 	struct side side = begin(), cut;
 	struct tally tally = {0};
@@ -459,9 +466,11 @@ static void connections_cut_during_appends_lose_and_double_nothing(void)
 	snprintf(through, sizeof(through), "postgres://kineshim@127.0.0.1:%d/kineshim?options=-csearch_path%%3D%s",
 		 port, schema_name);
 	cut = side_open(through);
-	for (int64_t position = 1; tally.doubts < 100 && position < 100000; position++)
-		if (!append_until_settled(cut.conn, position, &tally))
+	for (int64_t position = 1; tally.doubts < 100 && position < 100000; position += at_a_time)
+		if (!append(cut.conn, position, &tally)) {
+			CU_FAIL("an append came to something else");
 			break;
+		}
 	side_close(&cut);
 	cuts = cut_proxy_stop(proxy);
 	CU_ASSERT_TRUE(tally.landed > 0 && tally.doubts >= 100);
@@ -469,19 +478,24 @@ static void connections_cut_during_appends_lose_and_double_nothing(void)
 	end(&side);
 }
 
+static void connections_cut_during_appends_lose_and_double_nothing(void)
+{
+	through_cut_connections(append_until_settled, 1);
+}
+
 static void sessions_ended_during_appends_lose_and_double_nothing(void)
 {
-	append_through_disturbance(end_session, 1000, 100);
+	append_through_disturbance(end_session, append_until_settled, 1, 1000, 100);
 }
 
 static void crashes_of_the_server_during_appends_lose_and_double_nothing(void)
 {
-	append_through_disturbance(crash_server, 300, 4);
+	append_through_disturbance(crash_server, append_until_settled, 1, 300, 4);
 }
 
 static void restarts_of_the_server_during_appends_lose_and_double_nothing(void)
 {
-	append_through_disturbance(restart_server, 300, 4);
+	append_through_disturbance(restart_server, append_until_settled, 1, 300, 4);
 }
 
 static void a_session_that_ended_while_idle_is_replaced_without_doubt(void)
@@ -498,6 +512,256 @@ static void a_session_that_ended_while_idle_is_replaced_without_doubt(void)
 		OK(append_as(side.conn, position, 1, position));
 	}
 	end(&side);
+}
+
+/* ---- two appends on their way ---- */
+
+/* 'commit': raised by the COMMIT, not by the INSERT. */
+static void raise_at_insert(const char *state, bool commit)
+{
+	char text[300];
+
+	sql("DROP TRIGGER IF EXISTS refuse ON kineshim_log");
+	snprintf(text, sizeof(text),
+		 "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+		 "'BEGIN RAISE EXCEPTION USING ERRCODE = ''%s'', MESSAGE = ''raised''; END'",
+		 state);
+	sql(text);
+	snprintf(text, sizeof(text),
+		 "CREATE %s TRIGGER refuse AFTER INSERT ON kineshim_log %s FOR EACH ROW "
+		 "EXECUTE FUNCTION refuse()",
+		 commit ? "CONSTRAINT" : "", commit ? "DEFERRABLE INITIALLY DEFERRED" : "");
+	sql(text);
+}
+
+/* One of writer 42, whose batch is its position, behind another such. */
+static enum sqlb_outcome send_entry(struct sqlb_conn *conn, int64_t position)
+{
+	struct sqlb_row row = {.position = position,
+			       .rows = 1,
+			       .kind = 1,
+			       .revision = position + 1,
+			       .key = ks_slice_str("k"),
+			       .value = ks_slice_str("v"),
+			       .create_revision = 2,
+			       .version = position,
+			       .writer = 42,
+			       .batch = position};
+	struct sqlb_append append = {
+		.after_writer = position > 1 ? 42 : 0, .after_batch = position - 1, .rows = &row, .row_count = 1};
+
+	return ops->append_send(conn, &append, &err);
+}
+
+static enum sqlb_outcome receive_within(struct sqlb_conn *conn, int wait_ms, bool *pending)
+{
+	bool appended = true;
+	enum sqlb_outcome outcome;
+
+	err.text[0] = '\0';
+	outcome = ops->append_receive(conn, wait_ms, pending, &appended, &err);
+	CU_ASSERT_EQUAL(appended, outcome == SQLB_OK && !*pending);
+	if (outcome != SQLB_OK && outcome != SQLB_CONFLICT)
+		CU_ASSERT_NOT_EQUAL(err.text[0], '\0');
+	return outcome;
+}
+
+static enum sqlb_outcome receive(struct sqlb_conn *conn)
+{
+	bool pending = true;
+	enum sqlb_outcome outcome = receive_within(conn, -1, &pending);
+
+	CU_ASSERT_FALSE(pending);
+	return outcome;
+}
+
+static int64_t cpu_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* With a notification behind each, and without. */
+static void appends_on_their_way_are_pending_until_they_are_answered(void)
+{
+	struct sqlb_member self = {.id = 1, .name = ks_slice_str("self"), .client_urls = ks_slice_str("http://a")};
+	struct side side = begin();
+
+	OK(append_as(side.conn, 1, 42, 1)); /* all is prepared, which the lock would not let happen */
+	for (int64_t position = 2; position < 6; position += 2) {
+		int64_t start_ms, start_cpu_ms;
+		bool pending = false;
+
+		sql("BEGIN; LOCK TABLE kineshim_log IN SHARE MODE");
+		OK(send_entry(side.conn, position));
+		OK(send_entry(side.conn, position + 1));
+		OK(receive_within(side.conn, 0, &pending));
+		CU_ASSERT_TRUE(pending);
+		start_ms = now_ms();
+		start_cpu_ms = cpu_ms();
+		OK(receive_within(side.conn, 300, &pending));
+		CU_ASSERT_TRUE(pending);
+		CU_ASSERT_TRUE(now_ms() - start_ms >= 290);
+		CU_ASSERT_TRUE(cpu_ms() - start_cpu_ms < 100); /* it waits, and does not look again and again */
+		sql("COMMIT");
+		OK(receive(side.conn));
+		OK(receive(side.conn));
+		CU_ASSERT_EQUAL(count_rows(), position + 1);
+		OK(ops->member_beat(side.conn, &self, 60000, &err)); /* alone: nobody is notified */
+	}
+	OK(append_as(side.conn, 6, 42, 6));
+	end(&side);
+}
+
+/* Each has its own time, and what is behind a silent one is in doubt with it. */
+static void a_server_that_stops_answering_leaves_both_in_doubt(void)
+{
+	struct side side = begin();
+	struct sqlb_head head;
+	int64_t start_ms;
+	pid_t pid;
+
+	OK(append_as(side.conn, 1, 42, 1));
+	OK(ops->read_head(side.conn, &head, &err));
+	pid = backend_pid();
+	CU_ASSERT_TRUE_FATAL(pid > 1);
+	CU_ASSERT_EQUAL_FATAL(kill(pid, SIGSTOP), 0);
+	start_ms = now_ms();
+	OK(send_entry(side.conn, 2));
+	pause_ms(2000);
+	OK(send_entry(side.conn, 3));
+	CU_ASSERT_EQUAL(receive(side.conn), SQLB_DOUBT);
+	CU_ASSERT_TRUE(now_ms() - start_ms >= 9900 && now_ms() - start_ms < 11500);
+	CU_ASSERT_EQUAL(send_entry(side.conn, 4), SQLB_AWAY); /* not before both are received */
+	CU_ASSERT_EQUAL(receive(side.conn), SQLB_DOUBT);
+	CU_ASSERT_TRUE(now_ms() - start_ms < 11500);
+	kill(pid, SIGCONT);
+	/* Both, the first only, or none: whatever the session still did, or does now. */
+	for (int64_t position = 2; position <= 4; position++) {
+		enum sqlb_outcome outcome = append_as(side.conn, position, 42, position);
+
+		CU_ASSERT_TRUE(outcome == SQLB_OK || outcome == SQLB_CONFLICT);
+	}
+	CU_ASSERT_STRING_EQUAL(sql("SELECT count(*) || '/' || max(position) FROM kineshim_log WHERE batch = position"),
+			       "4/4");
+	end(&side);
+}
+
+static void an_error_in_the_first_of_two_decides_nothing_for_the_second_but_that_it_is_refused(void)
+{
+	static const struct {
+		const char *state;
+		enum sqlb_outcome first, second;
+	} cases[] = {
+		{"40001", SQLB_CONFLICT, SQLB_CONFLICT}, {"40P01", SQLB_CONFLICT, SQLB_CONFLICT},
+		{"53100", SQLB_AWAY, SQLB_CONFLICT},     {"40003", SQLB_DOUBT, SQLB_DOUBT},
+		{"25006", SQLB_AWAY, SQLB_DOUBT},        {"23514", SQLB_BROKEN, SQLB_DOUBT},
+	};
+	struct side side = begin();
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		for (int look = 0; look < 2; look++) {
+			bool pending = true;
+
+			raise_at_insert(cases[i].state, false);
+			OK(send_entry(side.conn, 1));
+			OK(send_entry(side.conn, 2));
+			if (look) /* and told when asked again */
+				pause_ms(20);
+			CU_ASSERT_EQUAL(receive_within(side.conn, look ? 0 : -1, &pending),
+					pending ? SQLB_OK : cases[i].first);
+			if (pending)
+				CU_ASSERT_EQUAL(receive(side.conn), cases[i].first);
+			CU_ASSERT_EQUAL(receive(side.conn), cases[i].second);
+			CU_ASSERT_EQUAL(count_rows(), 0);
+		}
+	sql("DROP TRIGGER refuse ON kineshim_log");
+	OK(send_entry(side.conn, 1));
+	OK(send_entry(side.conn, 2));
+	OK(receive(side.conn));
+	OK(receive(side.conn));
+	end(&side);
+}
+
+static void a_session_that_ends_with_two_on_their_way_gives_two_outcomes(void)
+{
+	struct side side = begin();
+	enum sqlb_outcome first, second;
+	char text[200];
+	int64_t rows;
+
+	OK(send_entry(side.conn, 1));
+	OK(receive(side.conn));
+	/* At once, before the first is answered; and when it is waiting for a lock. */
+	for (int round = 0; round < 2; round++) {
+		pid_t pid = backend_pid();
+
+		rows = count_rows();
+		if (round)
+			sql("BEGIN; LOCK TABLE kineshim_log IN SHARE MODE");
+		OK(send_entry(side.conn, rows + 1));
+		OK(send_entry(side.conn, rows + 2));
+		snprintf(text, sizeof(text), "SELECT pg_terminate_backend(%d, 5000)", pid);
+		CU_ASSERT_STRING_EQUAL(sql(text), "t");
+		first = receive(side.conn);
+		second = receive(side.conn);
+		if (round)
+			sql("COMMIT");
+		printf("# %s, %s, then %lld of 2 are there\n", sqlb_outcome_name(first), sqlb_outcome_name(second),
+		       (long long)(count_rows() - rows));
+		rows = count_rows() - rows;
+		CU_ASSERT_TRUE(first == SQLB_OK ? rows >= 1 : first == SQLB_DOUBT || (first == SQLB_AWAY && rows == 0));
+		CU_ASSERT_TRUE(second == SQLB_OK ? first == SQLB_OK && rows == 2 : second == SQLB_DOUBT);
+		if (round)
+			CU_ASSERT_EQUAL(rows, 0);
+		rows = count_rows();
+		OK(append_as(side.conn, rows + 1, 42, rows + 1)); /* a new session */
+	}
+	CU_ASSERT_STRING_EQUAL(sql("SELECT count(*) = max(position) FROM kineshim_log WHERE batch = position"), "t");
+	end(&side);
+}
+
+/* Sends two, and sends again what was not OK, one by one. False: something that must not happen. */
+static bool append_two_until_settled(struct sqlb_conn *conn, int64_t position, struct tally *tally)
+{
+	enum sqlb_outcome outcomes[2] = {SQLB_AWAY, SQLB_AWAY};
+	int sent = 0;
+
+	while (sent < 2 && (outcomes[sent] = send_entry(conn, position + sent)) == SQLB_OK)
+		sent++;
+	for (int i = 0; i < sent; i++)
+		outcomes[i] = receive(conn);
+	for (int i = 0; i < 2; i++) {
+		tally->doubts += outcomes[i] == SQLB_DOUBT;
+		tally->away += outcomes[i] == SQLB_AWAY;
+	}
+	if (outcomes[1] == SQLB_OK && outcomes[0] != SQLB_OK) {
+		printf("# the second without the first, which is %s\n", sqlb_outcome_name(outcomes[0]));
+		return false;
+	}
+	for (int i = 0; i < 2; i++)
+		if (outcomes[i] == SQLB_OK)
+			tally->done++;
+		else if (!append_until_settled(conn, position + i, tally))
+			return false;
+	return true;
+}
+
+static void connections_cut_with_two_on_their_way_lose_and_double_nothing(void)
+{
+	through_cut_connections(append_two_until_settled, 2);
+}
+
+static void sessions_ended_with_two_on_their_way_lose_and_double_nothing(void)
+{
+	append_through_disturbance(end_session, append_two_until_settled, 2, 1000, 100);
+}
+
+static void crashes_of_the_server_with_two_on_their_way_lose_and_double_nothing(void)
+{
+	append_through_disturbance(crash_server, append_two_until_settled, 2, 300, 4);
 }
 
 /* ---- reading all ---- */
@@ -683,24 +947,7 @@ static void a_trigger_that_swallows_rows_is_broken(void)
 	end(&side);
 }
 
-/* What engines of SERIALIZABLE transactions answer. 'commit': raised by the COMMIT, not by the INSERT. */
-static void raise_at_insert(const char *state, bool commit)
-{
-	char text[300];
-
-	sql("DROP TRIGGER IF EXISTS refuse ON kineshim_log");
-	snprintf(text, sizeof(text),
-		 "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
-		 "'BEGIN RAISE EXCEPTION USING ERRCODE = ''%s'', MESSAGE = ''raised''; END'",
-		 state);
-	sql(text);
-	snprintf(text, sizeof(text),
-		 "CREATE %s TRIGGER refuse AFTER INSERT ON kineshim_log %s FOR EACH ROW "
-		 "EXECUTE FUNCTION refuse()",
-		 commit ? "CONSTRAINT" : "", commit ? "DEFERRABLE INITIALLY DEFERRED" : "");
-	sql(text);
-}
-
+/* What engines of SERIALIZABLE transactions answer, among others. */
 static void an_append_undone_for_another_is_a_conflict_and_an_unknown_end_is_doubt(void)
 {
 	static const struct {
@@ -1179,6 +1426,19 @@ static const struct tap_test tests[] = {
 	 restarts_of_the_server_during_appends_lose_and_double_nothing},
 	{"a_session_that_ended_while_idle_is_replaced_without_doubt",
 	 a_session_that_ended_while_idle_is_replaced_without_doubt},
+	{"appends_on_their_way_are_pending_until_they_are_answered",
+	 appends_on_their_way_are_pending_until_they_are_answered},
+	{"a_server_that_stops_answering_leaves_both_in_doubt", a_server_that_stops_answering_leaves_both_in_doubt},
+	{"an_error_in_the_first_of_two_decides_nothing_for_the_second_but_that_it_is_refused",
+	 an_error_in_the_first_of_two_decides_nothing_for_the_second_but_that_it_is_refused},
+	{"a_session_that_ends_with_two_on_their_way_gives_two_outcomes",
+	 a_session_that_ends_with_two_on_their_way_gives_two_outcomes},
+	{"connections_cut_with_two_on_their_way_lose_and_double_nothing",
+	 connections_cut_with_two_on_their_way_lose_and_double_nothing},
+	{"sessions_ended_with_two_on_their_way_lose_and_double_nothing",
+	 sessions_ended_with_two_on_their_way_lose_and_double_nothing},
+	{"crashes_of_the_server_with_two_on_their_way_lose_and_double_nothing",
+	 crashes_of_the_server_with_two_on_their_way_lose_and_double_nothing},
 	{"a_read_of_all_whose_session_ends_is_away_and_none_is_taken_for_the_end",
 	 a_read_of_all_whose_session_ends_is_away_and_none_is_taken_for_the_end},
 	{"a_read_of_all_may_take_longer_than_a_statement", a_read_of_all_may_take_longer_than_a_statement},
