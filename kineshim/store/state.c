@@ -289,8 +289,8 @@ void ks_locs_move(struct ks_locs *to, struct ks_locs *from)
 	from->forgot = false;
 }
 
-/* The keys that live in the tail now live in the committed view. False when 'max' records were not enough. */
-static bool publish_keys(struct ks_state *state, size_t max)
+/* The keys that live in the tail up to 'end' now live in the committed view. False when 'max' records were not enough. */
+static bool publish_keys(struct ks_state *state, int64_t end, size_t max)
 {
 	struct ks_history_pos pos;
 	struct ks_record *record;
@@ -300,7 +300,7 @@ static bool publish_keys(struct ks_state *state, size_t max)
 		state->publish_sub = 0;
 	}
 	pos = ks_history_seek(&state->history, state->publish_revision, state->publish_sub);
-	while ((record = ks_history_next(&state->history, &pos)) != NULL) {
+	while ((record = ks_history_next(&state->history, &pos)) != NULL && record->revision <= end) {
 		if (max-- == 0) {
 			state->publish_revision = record->revision;
 			state->publish_sub = record->sub;
@@ -309,9 +309,8 @@ static bool publish_keys(struct ks_state *state, size_t max)
 		}
 		if (!record->toggles)
 			continue;
-		/* For a key that toggles again later this is what that later record says, too. */
-		ks_index_set_live(&state->index, record->key, KS_VIEW_COMMITTED,
-				  ks_record_live(ks_key_newest(record->key)));
+		/* A later record of the key may toggle it again. */
+		ks_index_set_live(&state->index, record->key, KS_VIEW_COMMITTED, ks_record_live(record));
 		record->toggles = false;
 	}
 	state->publishing = false;
@@ -320,7 +319,9 @@ static bool publish_keys(struct ks_state *state, size_t max)
 
 bool ks_state_publish(struct ks_state *state, size_t max)
 {
-	if (!state->direct && !publish_keys(state, max))
+	const struct ks_point *end = state->is_cut ? &state->cut : &state->tail;
+
+	if (!state->direct && !publish_keys(state, end->revision, max))
 		return false;
 	for (size_t i = 0; i < state->undo_count; i++) {
 		struct ks_lease *lease = state->undo[i].lease;
@@ -332,13 +333,14 @@ bool ks_state_publish(struct ks_state *state, size_t max)
 		ks_leases_remove(&state->leases, lease);
 	}
 	state->undo_count = 0;
-	if (state->committed.compact_loc.position != state->tail.compact_loc.position &&
+	if (state->committed.compact_loc.position != end->compact_loc.position &&
 	    state->committed.compact_loc.position)
 		ks_locs_add(&state->garbage, state->committed.compact_loc);
 	if (!state->direct) {
 		ks_state_publish_auth(state);
 		ks_state_publish_alarms(state);
 	}
-	state->committed = state->tail;
+	state->committed = *end;
+	state->is_cut = false;
 	return true;
 }

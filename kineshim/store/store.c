@@ -172,6 +172,35 @@ void ks_store_rollback(struct ks_store *store)
 				ks_state_undo_auth(state, ks_auth_ref(state->auth), 0);
 			ks_state_undo_alarms(state, ks_alarms_ref(state->alarms), 0);
 			state->tail = state->committed;
+			state->is_cut = false;
+		}
+		ks_unlock(store);
+	}
+}
+
+void ks_store_cut(struct ks_store *store)
+{
+	struct ks_state *state = store->state;
+
+	KS_ASSERT(!store->loading && !state->is_cut);
+	ks_lock_write(store);
+	state->cut = state->tail;
+	state->is_cut = true;
+	ks_unlock(store);
+}
+
+void ks_store_rollback_to_cut(struct ks_store *store)
+{
+	struct ks_state *state = store->state;
+	bool done = false;
+
+	KS_ASSERT(state->is_cut);
+	while (!done) {
+		ks_lock_write(store);
+		done = ks_state_undo_records(state, state->cut.revision, KS_LOCK_CHUNK);
+		if (done) {
+			state->tail = state->cut;
+			state->is_cut = false;
 		}
 		ks_unlock(store);
 	}

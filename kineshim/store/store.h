@@ -5,7 +5,7 @@
  *
  * Committed view and tail. Readers see the state as of the committed revision. One thread, the *writer*, evaluates
  * requests on the tentative tail in front of it: ks_store_eval and ks_store_apply extend the tail,
- * ks_store_publish makes all of it the committed view, ks_store_rollback throws it away. The tail is invisible to readers.
+ * ks_store_publish makes it the committed view, ks_store_rollback throws it away. The tail is invisible to readers.
  *
  * Threads: functions marked [writer] belong to the writer thread; all others may be called from any thread. Inside, one
  * read-write lock guards everything (writer preferred); it is held for a bounded number of keys at a time, never across a
@@ -242,6 +242,12 @@ struct ks_request {
 	};
 };
 
+/* A put, a delete or a transaction. */
+static inline bool ks_request_is_kv(const struct ks_request *request)
+{
+	return request->kind == KS_REQ_PUT || request->kind == KS_REQ_DELETE || request->kind == KS_REQ_TXN;
+}
+
 /* ---- results ---- */
 
 struct ks_range_result {
@@ -389,9 +395,17 @@ void ks_effects_fini(struct ks_effects *effects);
  * entry without puts and deletes may be equal). What an effect says of a key's version is believed.
  */
 enum ks_status ks_store_apply(struct ks_store *store, const struct ks_entry *entry, struct ks_err *err) KS_MUST_CHECK;
-/* Makes the tail the committed view and wakes the watch hub. */
+/* Makes the tail, up to its cut if there is one, the committed view and wakes the watch hub. */
 void ks_store_publish(struct ks_store *store);
+/* Throws the whole tail away. */
 void ks_store_rollback(struct ks_store *store);
+/*
+ * Cuts the tail where it ends: what is evaluated from now on lies behind the cut. The next ks_store_publish or ks_store_rollback takes the
+ * cut away, the former with everything before it; ks_store_rollback_to_cut does so with everything behind it. Behind a cut only
+ * puts, deletes and transactions are evaluated, and there is one cut at a time.
+ */
+void ks_store_cut(struct ks_store *store);
+void ks_store_rollback_to_cut(struct ks_store *store);
 /* Back to an empty store (a lost tail was noticed, or a reload): every watcher is cancelled, KS_UNAVAILABLE. */
 void ks_store_reset(struct ks_store *store);
 /* Loading many entries: between begin and end readers must be kept away; skips what only readers need (the hub, the lock

@@ -26,6 +26,9 @@ struct world {
 	unsigned compacting; /* percent of requests */
 	struct ks_store *a, *b;
 	struct model committed, tail;
+	struct model cut; /* the tail where it is cut … */
+	bool is_cut;
+	size_t cut_log; /* … and the log there */
 	struct saved_entry *log; /* by position - 1; the tail at its end */
 	size_t log_count, log_capacity;
 	size_t b_applied;
@@ -301,7 +304,9 @@ static struct ks_request request(void)
 	unsigned kind = (unsigned)rnd(100);
 
 	fresh_scratch();
-	if (chance(world.compacting)) {
+	if (world.is_cut)
+		kind = (unsigned)rnd(88); /* nothing else may lie behind a cut */
+	if (!world.is_cut && chance(world.compacting)) {
 		req.kind = KS_REQ_COMPACT;
 		req.compact_revision = world.tail.revision - (int64_t)rnd(20) + 1;
 	} else if (kind < 40) {
@@ -355,9 +360,12 @@ static void publish_step(void)
 {
 	struct ks_err err;
 
+	size_t end = world.is_cut ? world.cut_log : world.log_count;
+
 	ks_store_publish(world.a);
-	model_copy(&world.committed, &world.tail);
-	while (world.b_applied < world.log_count) {
+	model_copy(&world.committed, world.is_cut ? &world.cut : &world.tail);
+	world.is_cut = false;
+	while (world.b_applied < end) {
 		CHECK(ks_store_apply(world.b, &world.log[world.b_applied].entry, &err) == KS_OK);
 		world.b_applied++;
 	}
@@ -375,6 +383,22 @@ static void rollback_step(void)
 	ks_store_rollback(world.a);
 	drop_entries(world.b_applied);
 	model_copy(&world.tail, &world.committed);
+	world.is_cut = false;
+}
+
+/* Cuts the tail, or goes back to where it is cut. */
+static void cut_step(void)
+{
+	if (world.is_cut) {
+		ks_store_rollback_to_cut(world.a);
+		drop_entries(world.cut_log);
+		model_copy(&world.tail, &world.cut);
+	} else {
+		ks_store_cut(world.a);
+		model_copy(&world.cut, &world.tail);
+		world.cut_log = world.log_count;
+	}
+	world.is_cut = !world.is_cut;
 }
 
 static struct ks_store *either(void)
@@ -639,6 +663,8 @@ static void one_step(void)
 		publish_step();
 	else if (kind < 53)
 		rollback_step();
+	else if (kind < 56)
+		cut_step();
 	else if (kind < 70)
 		range_step();
 	else if (kind < 77)
@@ -737,6 +763,7 @@ static bool run_seed(uint64_t seed, unsigned steps)
 	world.random = seed;
 	model_init(&world.committed);
 	model_init(&world.tail);
+	model_init(&world.cut);
 	world.a = ks_store_new(&a, &err);
 	world.b = ks_store_new(&b, &err);
 	world.keys = seed % 4 == 0 ? 600 : seed % 4 == 1 ? 10 : 40;
@@ -758,6 +785,7 @@ static bool run_seed(uint64_t seed, unsigned steps)
 	drop_entries(0);
 	free(world.log);
 	model_fini(&world.committed);
+	model_fini(&world.cut);
 	model_fini(&world.tail);
 	return fault == NULL;
 }

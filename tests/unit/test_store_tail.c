@@ -118,6 +118,56 @@ static void rollback_restores_everything(void)
 	CU_ASSERT_EQUAL(sf_range_result.count, 91);
 }
 
+static void only_what_lies_before_a_cut_is_published(void)
+{
+	sf_put("a", "1");
+	sf_hold = true;
+	sf_put("b", "1");
+	sf_delete("a", NULL);
+	ks_store_cut(sf_store);
+	sf_put("a", "2");
+	sf_delete("b", NULL);
+	sf_put("c", "1");
+	ks_store_publish(sf_store);
+	CU_ASSERT(sf_revision() == 4 && ks_store_committed(sf_store).position == 3);
+	CU_ASSERT_STRING_EQUAL(sf_value("a", 0), "-");
+	CU_ASSERT_STRING_EQUAL(sf_value("b", 0), "1");
+	CU_ASSERT_STRING_EQUAL(sf_value("c", 0), "-");
+	sf_range(&(struct ks_range_req){.interval = sf_interval(SF_ALL, SF_ALL), .count_only = true});
+	CU_ASSERT_EQUAL(sf_range_result.count, 1);
+	ks_store_publish(sf_store);
+	CU_ASSERT(sf_revision() == 7 && ks_store_committed(sf_store).position == 6);
+	CU_ASSERT_STRING_EQUAL(sf_value("a", 0), "2");
+	CU_ASSERT_STRING_EQUAL(sf_value("b", 0), "-");
+	CU_ASSERT_STRING_EQUAL(sf_value("c", 0), "1");
+}
+
+static void rollback_to_a_cut_keeps_what_lies_before_it(void)
+{
+	uint32_t hash;
+
+	sf_grant(5);
+	sf_hold = true;
+	sf_put_lease("a", "1", 5);
+	sf_grant(6);
+	ks_store_cut(sf_store);
+	sf_put("a", "2");
+	sf_put("b", "1");
+	ks_store_rollback_to_cut(sf_store);
+	sf_put("c", "1");
+	CU_ASSERT(sf_effects.entry.position == 4 && sf_effects.entry.revision == 3);
+	ks_store_publish(sf_store);
+	hash = sf_hash(sf_store, 0);
+	CU_ASSERT_STRING_EQUAL(sf_value("a", 0), "1");
+	CU_ASSERT_STRING_EQUAL(sf_value("b", 0), "-");
+	CU_ASSERT_STRING_EQUAL(sf_value("c", 0), "1");
+	sf_put("d", "1");
+	ks_store_cut(sf_store);
+	sf_put("e", "1");
+	ks_store_rollback(sf_store);
+	CU_ASSERT_EQUAL(sf_hash(sf_store, 0), hash);
+}
+
 /* ---- entries of the log ---- */
 
 static void applied_entries_make_the_same_state(void)
@@ -471,6 +521,8 @@ static void readers_on_other_threads_see_whole_commits(void)
 SF_WITH_STORE(tail_is_invisible_until_published)
 SF_WITH_STORE(each_request_of_a_batch_has_its_own_revision_and_position)
 SF_WITH_STORE(failing_request_does_not_disturb_its_neighbours)
+SF_WITH_STORE(only_what_lies_before_a_cut_is_published)
+SF_WITH_STORE(rollback_to_a_cut_keeps_what_lies_before_it)
 SF_WITH_STORE(rollback_restores_everything)
 SF_WITH_STORE(applied_entries_make_the_same_state)
 SF_WITH_STORE(entry_that_does_not_follow_is_refused)
@@ -489,6 +541,8 @@ int main(void)
 					     SF_TEST(each_request_of_a_batch_has_its_own_revision_and_position),
 					     SF_TEST(failing_request_does_not_disturb_its_neighbours),
 					     SF_TEST(rollback_restores_everything),
+					     SF_TEST(only_what_lies_before_a_cut_is_published),
+					     SF_TEST(rollback_to_a_cut_keeps_what_lies_before_it),
 					     SF_TEST(applied_entries_make_the_same_state),
 					     SF_TEST(entry_that_does_not_follow_is_refused),
 					     SF_TEST(rows_out_of_order_are_refused),
