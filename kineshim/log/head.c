@@ -599,6 +599,8 @@ struct ks_bytes *ks_log_writer_fetch(void *ctx, struct ks_loc loc)
 	struct ks_err err = {0};
 	enum sqlb_outcome outcome;
 
+	/* While appends are on their way the connection is theirs. */
+	w->fetch_failed = w->fetch_failed || w->sent;
 	if (w->fetch_failed)
 		return NULL; /* one is enough to put the batch off */
 	outcome = log->ops->read_at(w->role.conn, &at, 1, take_one, &one, &err);

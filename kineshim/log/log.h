@@ -49,6 +49,11 @@ struct ks_log_config {
 	size_t max_batch_bytes;   /* default 4 MiB, at most SQLB_MAX_BYTES */
 	size_t max_batch_entries; /* default 4096 */
 	size_t max_queue_bytes;   /* default 256 MiB: over it new writes get UNK "etcdserver: too many requests" */
+	enum {
+		KS_LOG_AHEAD_FAR,    /* a second append is sent ahead where the database is far away, and nobody else writes */
+		KS_LOG_AHEAD_ALWAYS, /* whenever something waits, for tests */
+		KS_LOG_AHEAD_NEVER,
+	} ahead;
 	void (*ready)(void *ctx); /* on the writer thread */
 	void *ctx;
 };

@@ -83,6 +83,7 @@ struct ks_log_batch {
 	bool expired;                         /* revokes of expired leases, guarded by the lease table */
 	bool doubt; /* it was sent and the answer was lost: answered only when that is settled */
 	uint64_t proof_mark;
+	int64_t began_ms, began_ns; /* of its append: the log's clock, and that of the metrics */
 	struct sqlb_row *rows;
 	size_t row_room;
 	struct sqlb_lease *leases_new;
@@ -107,6 +108,9 @@ struct ks_log_writer {
 	enum ks_log_state state;
 	struct ks_log_applied applied;
 	struct ks_log_batch batch;
+	struct ks_log_batch ahead; /* sent behind the batch, or empty: the store's tail is cut between the two */
+	unsigned sent;             /* how many of the two are on their way, unanswered */
+	bool stays_behind;         /* nothing is sent ahead until the batch has its answer */
 	int64_t next_batch;
 	size_t batch_max;  /* entries; less than configured after a batch grew too large in evaluation */
 	bool expired_next; /* whose turn it is */
@@ -317,10 +321,42 @@ void ks_log_writer_abandon(struct ks_log *log);
 void ks_log_reader_abandon(struct ks_log *log);
 void ks_log_writer_fini(struct ks_log *log);
 void ks_log_writer_expire(struct ks_log *log);
-/* The writer's own bookkeeping after ks_store_publish (also replay.c). */
-/* The batch is not in the log: throws the tail away and puts the requests back, to be evaluated again. */
+/* The batch is not in the log: throws the tail away and puts the requests back, to be evaluated again; also those that were sent behind it. */
 void ks_log_writer_unwind(struct ks_log *log);
+/* What became of the batch's append; returns as a step does. */
+int64_t ks_log_writer_appended(struct ks_log *log, enum sqlb_outcome outcome, bool appended, struct ks_err *err);
+/* The writer's own bookkeeping after ks_store_publish (also replay.c). */
 void ks_log_writer_published(struct ks_log *log, struct ks_log_applied applied, uint64_t proof_mark);
+
+/* The way of a batch, step by step; 'batch' is the writer's or the one ahead. */
+
+/* role.mutex is held. Moves requests into an empty batch: at most 'max', and none behind one that is more than puts and deletes, if only_kv. */
+void ks_log_batch_fill(struct ks_log *log, struct ks_log_batch *batch, struct ks_list *from, size_t max, bool only_kv);
+void ks_log_batch_waited(struct ks_log *log, const struct ks_log_batch *batch); /* for the metric: it is full, and not empty */
+enum ks_log_evaluated {
+	KS_LOG_EVALUATED,
+	KS_LOG_LACKS_VALUE, /* it could not be read, ks_log_role_failed was called unless appends are on their way */
+	KS_LOG_TOO_LARGE,   /* the first *fitted requests may be appended together */
+};
+/* Into the store's tail. Unless it is evaluated, the caller rolls back and puts back. */
+enum ks_log_evaluated ks_log_batch_evaluate(struct ks_log *log, struct ks_log_batch *batch, size_t *fitted) KS_MUST_CHECK;
+/* Makes rows of it. False without memory. */
+bool ks_log_batch_encode(struct ks_log *log, struct ks_log_batch *batch) KS_MUST_CHECK;
+/* Its append begins, behind that writer's batch; what to append, borrowed from the batch. */
+struct sqlb_append ks_log_batch_begin(struct ks_log *log, struct ks_log_batch *batch, int64_t after_writer,
+				      int64_t after_batch);
+void ks_log_batch_ended(struct ks_log *log, const struct ks_log_batch *batch, enum sqlb_outcome outcome, bool appended);
+/* The writer's batch is in the log: publishes, answers; what was sent behind it takes its place. */
+void ks_log_batch_landed(struct ks_log *log);
+/* The requests go back to the front of the queue; the store was rolled back. */
+void ks_log_batch_put_back(struct ks_log *log, struct ks_log_batch *batch);
+
+/* ---- ahead.c ---- */
+
+/* Sends the writer's batch instead of appending it, if that may be good for something. False: append it. */
+bool ks_log_ahead_send(struct ks_log *log);
+/* While appends are on their way (writer.sent): sends another one, or takes an answer. Returns as a step does. */
+int64_t ks_log_ahead_step(struct ks_log *log);
 
 /* ---- head.c ---- */
 

@@ -3,7 +3,7 @@
  * The writer: gather → evaluate → append → publish → answer. It alone changes the store.
  *
  * Group commit. While one append is on its way requests gather; the next batch takes all of them, up to its limits. A lone
- * request waits for nobody.
+ * request waits for nobody. Where the database is far away a second append may be on its way behind the first (ahead.c).
  *
  * Answers that change nothing (a failed comparison, an error such as "lease not found", a delete of nothing) are
  * reads: they hold for the state they were evaluated on, and that state is proven to be the newest only by what
@@ -249,15 +249,12 @@ static void effects_clear(struct ks_log_batch *batch)
 		ks_effects_fini(&batch->effects[i]);
 }
 
-void ks_log_writer_unwind(struct ks_log *log)
+void ks_log_batch_put_back(struct ks_log *log, struct ks_log_batch *batch)
 {
 	struct ks_log_writer *w = &log->writer;
-	struct ks_log_batch *batch = &w->batch;
 	struct ks_list back;
 
-	KS_ASSERT(batch->count);
 	effects_clear(batch);
-	ks_store_rollback(log->store);
 	ks_list_init(&back);
 	for (size_t i = 0; i < batch->count; i++) {
 		struct ks_submit *submit = batch->submits[i];
@@ -280,24 +277,46 @@ void ks_log_writer_unwind(struct ks_log *log)
 	}
 	ks_mutex_unlock(&w->role.mutex);
 	batch_clear(batch);
+}
+
+void ks_log_writer_unwind(struct ks_log *log)
+{
+	struct ks_log_writer *w = &log->writer;
+
+	KS_ASSERT(w->batch.count);
+	ks_store_rollback(log->store);
+	/* The older ones come to stand before those that were behind them. */
+	if (w->ahead.count)
+		ks_log_batch_put_back(log, &w->ahead);
+	ks_log_batch_put_back(log, &w->batch);
 	if (atomic_load(&log->stopping))
 		ks_log_writer_fail_all(log, "etcdserver: server stopped");
 }
 
-/* Whether it landed will never be known, or does not matter any more. */
-static void batch_fail(struct ks_log *log, enum ks_status status, const char *text)
+static void fail_requests(struct ks_log_batch *batch, enum ks_status status, const char *text)
 {
-	struct ks_log_batch *batch = &log->writer.batch;
 	size_t count = batch->count;
 
 	effects_clear(batch);
-	ks_store_rollback(log->store);
 	for (size_t i = 0; i < count; i++)
 		if (batch->submits[i]->err.status == KS_OK)
 			ks_result_fini(&batch->submits[i]->result);
 	batch_clear(batch);
 	for (size_t i = 0; i < count; i++)
 		answer_error(batch->submits[i], status, text);
+}
+
+/* Whether it landed will never be known, or does not matter any more. What was in doubt behind it shares its fate. */
+static void batch_fail(struct ks_log *log, enum ks_status status, const char *text)
+{
+	struct ks_log_writer *w = &log->writer;
+
+	ks_store_rollback(log->store);
+	if (w->ahead.count && !w->ahead.doubt)
+		ks_log_batch_put_back(log, &w->ahead);
+	fail_requests(&w->batch, status, text);
+	if (w->ahead.count)
+		fail_requests(&w->ahead, status, text);
 }
 
 static bool nobody_waits(struct ks_log_writer *w)
@@ -330,8 +349,18 @@ static void batch_answer(struct ks_log *log)
 	}
 }
 
+/* What was sent behind the batch, which is done, takes its place. */
+static void take_place(struct ks_log_writer *w)
+{
+	struct ks_log_batch done = w->batch;
+
+	w->batch = w->ahead;
+	w->ahead = done;
+	atomic_store_explicit(&w->in_flight, w->batch.count, memory_order_relaxed);
+}
+
 /* The batch is in the log. */
-static void batch_landed(struct ks_log *log)
+void ks_log_batch_landed(struct ks_log *log)
 {
 	struct ks_log_writer *w = &log->writer;
 	struct ks_log_batch *batch = &w->batch;
@@ -349,27 +378,21 @@ static void batch_landed(struct ks_log *log)
 	if (batch->compaction.position)
 		ks_log_side_compact(log);
 	batch_answer(log);
+	if (w->ahead.count)
+		take_place(w);
 }
 
-static bool gather(struct ks_log *log)
+void ks_log_batch_fill(struct ks_log *log, struct ks_log_batch *batch, struct ks_list *from, size_t max, bool only_kv)
 {
 	struct ks_log_writer *w = &log->writer;
-	struct ks_log_batch *batch = &w->batch;
-	size_t bytes = 0, max;
-	struct ks_list *from;
+	size_t bytes = 0;
 
-	KS_ASSERT(batch->count == 0);
-	ks_mutex_lock(&w->role.mutex);
-	w->expired_next = !ks_list_empty(&w->expired) && (w->expired_next || ks_list_empty(&w->queue));
-	from = w->expired_next ? &w->expired : &w->queue;
-	batch->expired = w->expired_next;
-	max = w->alone ? 1 : w->batch_max;
-	if (batch->expired)
-		max = w->expired_alone ? 1 : EXPIRED_MAX;
 	while (!ks_list_empty(from) && batch->count < max && batch_room(batch)) {
 		struct ks_submit *submit = ks_container_of(from->next, struct ks_submit, link);
 
 		if (batch->count && bytes + submit->bytes > log->config.max_batch_bytes)
+			break;
+		if (only_kv && !ks_request_is_kv(&submit->request))
 			break;
 		bytes += submit->bytes;
 		if (!batch->expired) {
@@ -379,9 +402,32 @@ static bool gather(struct ks_log *log)
 		ks_list_remove(&submit->link);
 		batch->submits[batch->count++] = submit;
 	}
+}
+
+void ks_log_batch_waited(struct ks_log *log, const struct ks_log_batch *batch)
+{
+	KS_OBSERVE(WRITE_WAIT, (ks_clock_now(log->clock) - batch->submits[0]->since_ms) * 1000000);
+}
+
+static bool gather(struct ks_log *log)
+{
+	struct ks_log_writer *w = &log->writer;
+	struct ks_log_batch *batch = &w->batch;
+	struct ks_list *from;
+	size_t max;
+
+	KS_ASSERT(batch->count == 0);
+	ks_mutex_lock(&w->role.mutex);
+	w->expired_next = !ks_list_empty(&w->expired) && (w->expired_next || ks_list_empty(&w->queue));
+	from = w->expired_next ? &w->expired : &w->queue;
+	batch->expired = w->expired_next;
+	max = w->alone ? 1 : w->batch_max;
+	if (batch->expired)
+		max = w->expired_alone ? 1 : EXPIRED_MAX;
+	ks_log_batch_fill(log, batch, from, max, false);
 	ks_mutex_unlock(&w->role.mutex);
 	if (batch->count)
-		KS_OBSERVE(WRITE_WAIT, (ks_clock_now(log->clock) - batch->submits[0]->since_ms) * 1000000);
+		ks_log_batch_waited(log, batch);
 	atomic_store_explicit(&w->in_flight, batch->count, memory_order_relaxed);
 	w->expired_next = !w->expired_next; /* turns, so that neither clients nor leases starve */
 	if (batch->expired && w->expired_alone)
@@ -412,14 +458,11 @@ static int64_t count_evaluation(enum ks_request_kind kind, bool success, int64_t
 	return ended;
 }
 
-/* False: the requests went back to the queue. */
-static bool evaluate(struct ks_log *log, int64_t *wait_ms)
+enum ks_log_evaluated ks_log_batch_evaluate(struct ks_log *log, struct ks_log_batch *batch, size_t *fitted)
 {
 	struct ks_log_writer *w = &log->writer;
-	struct ks_log_batch *batch = &w->batch;
 	int64_t began = ks_metrics_now();
 
-	*wait_ms = 0;
 	drop_behind(batch, 0);
 	for (size_t i = 0; i < batch->count; i++) {
 		struct ks_submit *submit = batch->submits[i];
@@ -430,12 +473,8 @@ static bool evaluate(struct ks_log *log, int64_t *wait_ms)
 		status = ks_store_eval(log->store, &submit->request, &submit->result, effects, &submit->err);
 		submit->err.status = status;
 		began = count_evaluation(submit->request.kind, status == KS_OK, began);
-		if (w->fetch_failed) {
-			ks_log_writer_unwind(log);
-			*wait_ms = ks_log_role_pause(log, &w->role);
-			w->look = true;
-			return false;
-		}
+		if (w->fetch_failed)
+			return KS_LOG_LACKS_VALUE;
 		if (status != KS_OK || !effects->entry.effect_count)
 			continue;
 		batch->entry_count++;
@@ -446,18 +485,41 @@ static bool evaluate(struct ks_log *log, int64_t *wait_ms)
 			batch->compaction =
 				(struct ks_log_applied){batch->position, log->config.writer_id, batch->number};
 		if (batch->entry_count > 1 && (batch->row_count > SQLB_MAX_ROWS || batch->bytes > SQLB_MAX_BYTES)) {
-			/* Those before it fit: again without it. Revokes of leases with so many keys: one by one. */
-			if (batch->expired)
-				w->expired_alone = batch->count;
-			else
-				w->batch_max = i;
-			ks_log_writer_unwind(log);
-			return false;
+			*fitted = i;
+			return KS_LOG_TOO_LARGE;
 		}
 	}
-	if (!batch->expired)
-		w->batch_max = log->config.max_batch_entries;
-	return true;
+	return KS_LOG_EVALUATED;
+}
+
+/* False: the requests went back to the queue. */
+static bool evaluate(struct ks_log *log, int64_t *wait_ms)
+{
+	struct ks_log_writer *w = &log->writer;
+	struct ks_log_batch *batch = &w->batch;
+	size_t fitted = 0;
+
+	*wait_ms = 0;
+	switch (ks_log_batch_evaluate(log, batch, &fitted)) {
+	case KS_LOG_EVALUATED:
+		if (!batch->expired)
+			w->batch_max = log->config.max_batch_entries;
+		return true;
+	case KS_LOG_LACKS_VALUE:
+		ks_log_writer_unwind(log);
+		*wait_ms = ks_log_role_pause(log, &w->role);
+		w->look = true;
+		return false;
+	case KS_LOG_TOO_LARGE:
+		/* Those before it fit: again without it. Revokes of leases with so many keys: one by one. */
+		if (batch->expired)
+			w->expired_alone = batch->count;
+		else
+			w->batch_max = fitted;
+		ks_log_writer_unwind(log);
+		return false;
+	}
+	return false;
 }
 
 static bool encode_room(struct ks_log_batch *batch)
@@ -504,9 +566,8 @@ static void encode_lease(struct ks_log_batch *batch, const struct ks_request *re
 	}
 }
 
-static bool encode(struct ks_log *log)
+bool ks_log_batch_encode(struct ks_log *log, struct ks_log_batch *batch)
 {
-	struct ks_log_batch *batch = &log->writer.batch;
 	struct sqlb_row *row;
 
 	if (!encode_room(batch))
@@ -544,20 +605,17 @@ static void count_append(const struct ks_log_batch *batch, enum sqlb_outcome out
 	KS_COUNT(WAL_BYTES, batch->bytes);
 }
 
-static enum sqlb_outcome append(struct ks_log *log, bool *appended, struct ks_err *err)
+struct sqlb_append ks_log_batch_begin(struct ks_log *log, struct ks_log_batch *batch, int64_t after_writer,
+				      int64_t after_batch)
 {
-	struct ks_log_writer *w = &log->writer;
-	const struct ks_log_batch *batch = &w->batch;
 	struct sqlb_append request = {
-		.after_writer = w->applied.writer,
-		.after_batch = w->applied.batch,
+		.after_writer = after_writer,
+		.after_batch = after_batch,
 		.rows = batch->rows,
 		.row_count = batch->row_count,
 		.leases_new = batch->leases_new,
 		.leases_new_count = batch->leases_new_count,
 	};
-	int64_t began = ks_clock_now(log->clock), began_ns = ks_metrics_now();
-	enum sqlb_outcome outcome;
 
 	if (batch->expired) {
 		request.leases_expired = batch->leases_gone;
@@ -566,10 +624,28 @@ static enum sqlb_outcome append(struct ks_log *log, bool *appended, struct ks_er
 		request.leases_gone = batch->leases_gone;
 		request.leases_gone_count = batch->leases_gone_count;
 	}
+	batch->began_ms = ks_clock_now(log->clock);
+	batch->began_ns = ks_metrics_now();
+	return request;
+}
+
+void ks_log_batch_ended(struct ks_log *log, const struct ks_log_batch *batch, enum sqlb_outcome outcome, bool appended)
+{
+	struct ks_log_writer *w = &log->writer;
+
+	count_append(batch, outcome, appended, ks_metrics_now() - batch->began_ns);
+	w->append_us += ((ks_clock_now(log->clock) - batch->began_ms) * 1000 - w->append_us) / 8;
+}
+
+static enum sqlb_outcome append(struct ks_log *log, bool *appended, struct ks_err *err)
+{
+	struct ks_log_writer *w = &log->writer;
+	struct sqlb_append request = ks_log_batch_begin(log, &w->batch, w->applied.writer, w->applied.batch);
+	enum sqlb_outcome outcome;
+
 	*appended = false;
 	outcome = log->ops->append(w->role.conn, &request, appended, err);
-	count_append(batch, outcome, *appended, ks_metrics_now() - began_ns);
-	w->append_us += ((ks_clock_now(log->clock) - began) * 1000 - w->append_us) / 8;
+	ks_log_batch_ended(log, &w->batch, outcome, *appended);
 	return outcome;
 }
 
@@ -763,24 +839,21 @@ static void row_too_large(struct ks_log *log, const struct ks_err *err)
 	ks_log_writer_unwind(log);
 }
 
-static int64_t append_batch(struct ks_log *log)
+int64_t ks_log_writer_appended(struct ks_log *log, enum sqlb_outcome outcome, bool appended, struct ks_err *err)
 {
 	struct ks_log_writer *w = &log->writer;
-	struct ks_err err = {0};
-	bool appended;
-	enum sqlb_outcome outcome = append(log, &appended, &err);
 
 	switch (outcome) {
 	case SQLB_OK:
 		ks_log_role_fine(log, &w->role);
 		if (!appended && !w->batch.expired) {
-			ks_fail(&err, KS_INTERNAL, "the backend appended nothing and gave no reason");
+			ks_fail(err, KS_INTERNAL, "the backend appended nothing and gave no reason");
 			ks_log_writer_unwind(log);
 			w->look = true;
-			return ks_log_role_failed(log, &w->role, SQLB_AWAY, "append", &err);
+			return ks_log_role_failed(log, &w->role, SQLB_AWAY, "append", err);
 		}
 		if (appended)
-			batch_landed(log);
+			ks_log_batch_landed(log);
 		else
 			guard_refused(log);
 		return 0;
@@ -791,19 +864,28 @@ static int64_t append_batch(struct ks_log *log)
 	case SQLB_DOUBT:
 		w->batch.doubt = true;
 		go(w, KS_LOG_SETTLING);
-		return ks_log_role_failed(log, &w->role, SQLB_AWAY, "append (in doubt)", &err);
+		return ks_log_role_failed(log, &w->role, SQLB_AWAY, "append (in doubt)", err);
 	case SQLB_BROKEN:
-		if (err.status != KS_RESOURCE_EXHAUSTED || w->batch.expired)
+		if (err->status != KS_RESOURCE_EXHAUSTED || w->batch.expired)
 			break;
 		ks_log_role_fine(log, &w->role);
-		row_too_large(log, &err);
+		row_too_large(log, err);
 		return 0;
 	case SQLB_AWAY:
 		break;
 	}
 	ks_log_writer_unwind(log);
 	w->look = true;
-	return ks_log_role_failed(log, &w->role, outcome, "append", &err);
+	return ks_log_role_failed(log, &w->role, outcome, "append", err);
+}
+
+static int64_t append_batch(struct ks_log *log)
+{
+	struct ks_err err = {0};
+	bool appended;
+	enum sqlb_outcome outcome = append(log, &appended, &err);
+
+	return ks_log_writer_appended(log, outcome, appended, &err);
 }
 
 /*
@@ -914,12 +996,23 @@ static int64_t step_serving(struct ks_log *log)
 		return wait_ms;
 	if (!w->batch.entry_count)
 		return prove_batch(log);
-	if (!encode(log)) {
+	if (!ks_log_batch_encode(log, &w->batch)) {
 		batch_fail(log, KS_RESOURCE_EXHAUSTED, "etcdserver: out of memory");
 		return 0;
 	}
 	atomic_store(&log->tail.quiet_ms, ks_clock_now(log->clock) + APPEND_QUIET_MS);
-	return append_batch(log);
+	return ks_log_ahead_send(log) ? 0 : append_batch(log);
+}
+
+/* One batch is settled. What was sent behind it, and is in doubt too, is next. */
+static void settled(struct ks_log *log)
+{
+	struct ks_log_writer *w = &log->writer;
+
+	if (w->batch.count)
+		return;
+	go(w, KS_LOG_SERVING);
+	w->look = true; /* there may be more behind it */
 }
 
 /* Nothing is at our position: the very same rows again, or, when nothing of them was ever sent, the requests. */
@@ -941,10 +1034,10 @@ static int64_t settle_again(struct ks_log *log)
 	case SQLB_OK:
 		ks_log_role_fine(log, &w->role);
 		if (appended)
-			batch_landed(log);
+			ks_log_batch_landed(log);
 		else
 			guard_refused(log);
-		go(w, KS_LOG_SERVING);
+		settled(log);
 		return 0;
 	case SQLB_CONFLICT:
 		ks_log_role_fine(log, &w->role);
@@ -970,9 +1063,8 @@ static int64_t step_settling(struct ks_log *log)
 		lost(log);
 		return 0;
 	case KS_LOG_PULL_LANDED:
-		batch_landed(log);
-		go(w, KS_LOG_SERVING);
-		w->look = true; /* there may be more behind it */
+		ks_log_batch_landed(log);
+		settled(log);
 		return 0;
 	case KS_LOG_PULL_UNSURE:
 		ks_diag(KS_WARN, "log", "whether an append had landed cannot be found out, its rows have been trimmed");
@@ -1003,6 +1095,8 @@ int64_t ks_log_writer_step(struct ks_log *log)
 	struct ks_log_writer *w = &log->writer;
 	int64_t pause = ks_log_role_pause(log, &w->role);
 
+	if (w->sent)
+		return ks_log_ahead_step(log);
 	if (pause)
 		return pause;
 	switch (w->state) {
@@ -1020,19 +1114,26 @@ int64_t ks_log_writer_step(struct ks_log *log)
 
 void ks_log_writer_abandon(struct ks_log *log)
 {
+	/* Who is on the way still gets an answer. */
+	while (log->writer.sent)
+		(void)ks_log_ahead_step(log);
 	if (log->writer.batch.count)
 		batch_fail(log, KS_UNAVAILABLE, "etcdserver: server stopped");
 	ks_log_writer_fail_all(log, "etcdserver: server stopped");
 }
 
-void ks_log_writer_fini(struct ks_log *log)
+static void batch_free(struct ks_log_batch *batch)
 {
-	struct ks_log_batch *batch = &log->writer.batch;
-
-	ks_log_writer_abandon(log);
 	free(batch->submits);
 	free(batch->effects);
 	free(batch->rows);
 	free(batch->leases_new);
 	free(batch->leases_gone);
+}
+
+void ks_log_writer_fini(struct ks_log *log)
+{
+	ks_log_writer_abandon(log);
+	batch_free(&log->writer.batch);
+	batch_free(&log->writer.ahead);
 }
