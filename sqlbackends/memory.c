@@ -406,9 +406,13 @@ static struct waiting_append *waiting_new(const struct sqlb_append *append, stru
 	return waiting;
 }
 
-/* Takes 'late'. Never before those that are late already: they may be of the same session. */
+/* Takes 'late'; a server that is no more does not try it. Never before those that are late already: they may be of the same session. */
 static void late_add_locked(struct database *database, struct waiting_append *late)
 {
+	if (database->late_calls < 0) {
+		waiting_free(late);
+		return;
+	}
 	late->calls_left = database->late_calls;
 	if (!ks_list_empty(&database->late)) {
 		const struct waiting_append *last = ks_container_of(database->late.prev, struct waiting_append, link);

@@ -34,6 +34,7 @@ typedef enum sqlb_memory_fault sqlb_memory_fault_fn(void *ctx, const char *op, s
 
 /* All of these open the named database if need be. */
 void sqlb_memory_set_clock(const char *name, struct ks_clock *clock); /* default: the system clock */
+/* late_calls < 0: nothing is tried late, as if the server were no more. */
 void sqlb_memory_set_faults(const char *name, sqlb_memory_fault_fn *fault, void *ctx, int late_calls);
 /* An asynchronous replica was promoted: rows with position > keep are gone, and every connection is cut (AWAY once). */
 void sqlb_memory_lose_tail(const char *name, int64_t keep);

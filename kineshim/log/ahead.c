@@ -41,21 +41,28 @@ static bool may_send(struct ks_log *log)
 	return false;
 }
 
-bool ks_log_ahead_send(struct ks_log *log)
+bool ks_log_ahead_send(struct ks_log *log, int64_t *wait_ms)
 {
 	struct ks_log_writer *w = &log->writer;
 	struct ks_err err = {0};
 	struct sqlb_append request;
+	enum sqlb_outcome outcome;
 
 	KS_ASSERT(!w->sent && w->batch.count && !w->ahead.count);
 	if (!may_send(log))
 		return false;
 	request = ks_log_batch_begin(log, &w->batch, w->applied.writer, w->applied.batch);
-	/* When it cannot be sent it is appended in the usual way, which says why. */
-	if (log->ops->append_send(w->role.conn, &request, &err) != SQLB_OK)
+	outcome = log->ops->append_send(w->role.conn, &request, &err);
+	if (outcome == SQLB_AWAY && err.status == KS_UNIMPLEMENTED)
 		return false;
-	w->sent = 1;
+	*wait_ms = 0;
 	w->stays_behind = false;
+	if (outcome == SQLB_OK) {
+		w->sent = 1;
+	} else {
+		ks_log_batch_ended(log, &w->batch, outcome, false);
+		*wait_ms = ks_log_writer_appended(log, outcome, false, &err);
+	}
 	return true;
 }
 
@@ -98,6 +105,7 @@ static void send_ahead(struct ks_log *log)
 	struct ks_log_writer *w = &log->writer;
 	struct ks_log_batch *ahead = &w->ahead;
 	struct sqlb_append request;
+	enum sqlb_outcome outcome;
 	struct ks_err err = {0};
 	size_t fitted;
 
@@ -112,16 +120,20 @@ static void send_ahead(struct ks_log *log)
 	}
 	request = ks_log_batch_begin(log, ahead, log->config.writer_id, w->batch.number);
 	atomic_store(&log->tail.quiet_ms, ahead->began_ms + QUIET_MS);
-	if (log->ops->append_send(w->role.conn, &request, &err) != SQLB_OK) {
-		take_back(log); /* the batch's own answer will tell what is wrong */
+	outcome = log->ops->append_send(w->role.conn, &request, &err);
+	/* What is wrong the batch's own answer will tell. */
+	if (outcome != SQLB_OK && outcome != SQLB_DOUBT) {
+		take_back(log);
 		return;
 	}
-	w->sent = 2;
+	ahead->doubt = outcome == SQLB_DOUBT;
+	w->stays_behind = ahead->doubt;
+	w->sent += !ahead->doubt;
 	atomic_store_explicit(&w->in_flight, w->batch.count + ahead->count, memory_order_relaxed);
 }
 
-/* The batch has its outcome, and it is not in the log, or nobody knows. What becomes of that which is on its way behind it? */
-static void end_ahead(struct ks_log *log, enum sqlb_outcome of_batch)
+/* Takes the answer to what is on its way behind the batch, of which it is known that it did not land, or nothing. */
+static void receive_ahead(struct ks_log *log)
 {
 	struct ks_log_writer *w = &log->writer;
 	struct ks_err err = {0};
@@ -131,13 +143,18 @@ static void end_ahead(struct ks_log *log, enum sqlb_outcome of_batch)
 	w->sent = 0;
 	KS_ASSERT(!(outcome == SQLB_OK && pending));
 	ks_log_batch_ended(log, &w->ahead, outcome, appended);
-	if (of_batch == SQLB_DOUBT && (outcome == SQLB_DOUBT || outcome == SQLB_OK)) {
-		w->ahead.doubt = true;
-		return;
-	}
-	if (outcome == SQLB_OK && appended)
-		ks_panic(__FILE__, __LINE__, "an append went through behind one that did not");
-	take_back(log);
+	w->ahead.doubt = outcome == SQLB_DOUBT || (outcome == SQLB_OK && appended);
+}
+
+/* The batch has its outcome, and it is not in the log, or nobody knows. What becomes of that which was sent behind it? */
+static void end_ahead(struct ks_log *log, enum sqlb_outcome of_batch)
+{
+	struct ks_log_writer *w = &log->writer;
+
+	if (w->sent)
+		receive_ahead(log);
+	if (!w->ahead.doubt || of_batch != SQLB_DOUBT)
+		take_back(log);
 }
 
 int64_t ks_log_ahead_step(struct ks_log *log)
@@ -156,7 +173,7 @@ int64_t ks_log_ahead_step(struct ks_log *log)
 	w->sent--;
 	w->stays_behind = false;
 	ks_log_batch_ended(log, &w->batch, outcome, appended);
-	if (w->sent && !(outcome == SQLB_OK && appended))
+	if (w->ahead.count && !(outcome == SQLB_OK && appended))
 		end_ahead(log, outcome);
 	return ks_log_writer_appended(log, outcome, appended, &err);
 }

@@ -353,8 +353,8 @@ void ks_log_batch_put_back(struct ks_log *log, struct ks_log_batch *batch);
 
 /* ---- ahead.c ---- */
 
-/* Sends the writer's batch instead of appending it, if that may be good for something. False: append it. */
-bool ks_log_ahead_send(struct ks_log *log);
+/* Sends the writer's batch instead of appending it, if that may be good for something; *wait_ms as a step returns. False: append it. */
+bool ks_log_ahead_send(struct ks_log *log, int64_t *wait_ms);
 /* While appends are on their way (writer.sent): sends another one, or takes an answer. Returns as a step does. */
 int64_t ks_log_ahead_step(struct ks_log *log);
 

@@ -856,6 +856,8 @@ int64_t ks_log_writer_appended(struct ks_log *log, enum sqlb_outcome outcome, bo
 			ks_log_batch_landed(log);
 		else
 			guard_refused(log);
+		if (w->batch.doubt) /* it was sent behind this one */
+			go(w, KS_LOG_SETTLING);
 		return 0;
 	case SQLB_CONFLICT:
 		ks_log_role_fine(log, &w->role);
@@ -1001,7 +1003,7 @@ static int64_t step_serving(struct ks_log *log)
 		return 0;
 	}
 	atomic_store(&log->tail.quiet_ms, ks_clock_now(log->clock) + APPEND_QUIET_MS);
-	return ks_log_ahead_send(log) ? 0 : append_batch(log);
+	return ks_log_ahead_send(log, &wait_ms) ? wait_ms : append_batch(log);
 }
 
 /* One batch is settled. What was sent behind it, and is in doubt too, is next. */

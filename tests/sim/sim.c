@@ -274,13 +274,28 @@ static bool range_of(struct sim *sim, size_t node, int key, struct ks_range_resu
 }
 
 /* Is this instance's state one that the log had? (It may hold what the database lost.) */
+/*
+ * What the database lost and a node holds is in the log again: whoever appended it was in doubt, and appended the very same rows again behind
+ * the very same entry.
+ */
+static bool found_again(struct sim *sim, size_t node)
+{
+	const struct ks_log_applied *applied = &sim->world.nodes[node].log->writer.applied;
+	const struct truth_entry *entry;
+
+	if (applied->position < 1 || applied->position > truth_position(&sim->truth))
+		return false;
+	entry = &sim->truth.entries[applied->position - 1];
+	return entry->writer == applied->writer && entry->batch == applied->batch;
+}
+
 static bool readable(struct sim *sim, size_t node)
 {
 	const struct world_node *n = &sim->world.nodes[node];
 
 	if (!n->log || !atomic_load(&n->log->loaded))
 		return false;
-	if (sim->tainted[node] && n->log->reader.epoch != sim->epoch[node])
+	if (sim->tainted[node] && (n->log->reader.epoch != sim->epoch[node] || found_again(sim, node)))
 		sim->tainted[node] = false;
 	return !sim->tainted[node];
 }
@@ -917,6 +932,7 @@ static void choose_profile(struct sim *sim)
 		sim->world.config.value_cache_bytes = 1;
 	if (draw(sim, 3) == 0)
 		sim->world.config.max_batch_entries = 1 + draw(sim, 4);
+	sim->world.config.ahead = draw(sim, 4) ? KS_LOG_AHEAD_ALWAYS : KS_LOG_AHEAD_NEVER;
 }
 
 struct hash_chore {
@@ -1137,6 +1153,7 @@ static bool run(struct sim *sim, uint64_t seed, int64_t steps)
 {
 	struct ks_err err;
 	char url[64];
+	int late_calls;
 	bool good;
 
 	memset(sim, 0, sizeof(*sim));
@@ -1147,7 +1164,8 @@ static bool run(struct sim *sim, uint64_t seed, int64_t steps)
 		sim->world.ops.features &= ~(unsigned)SQLB_NOTIFIES;
 	sim->world.ctx = sim;
 	choose_profile(sim);
-	world_faults_on(&sim->world, 1 + (int)draw(sim, 30));
+	late_calls = 1 + (int)draw(sim, 30);
+	world_faults_on(&sim->world, sim->losses ? -1 : late_calls);
 	snprintf(url, sizeof(url), "memory://%s", sim->world.name);
 	KS_ASSERT(sqlb_memory_ops.open(url, NULL, &sim->db, &err) == KS_OK);
 	KS_ASSERT(sqlb_memory_ops.connect(sim->db, &sim->recorder, &err) == SQLB_OK);
