@@ -255,6 +255,8 @@
 	  "1 for the version of the program, the version of etcd that it shows, and the kind of database.") \
 	M(APPENDS, COUNTER, ALWAYS, OUTCOME, NONE, NONE, "kineshim_log_appends_total", \
 	  "Appends to the log by outcome.") \
+	M(APPENDS_AHEAD, COUNTER, ALWAYS, NONE, NONE, NONE, "kineshim_log_appends_ahead_total", \
+	  "Appends that were sent before the one in front of them was answered.") \
 	M(APPEND_TIME, HISTOGRAM, ALWAYS, NONE, NONE, US100, "kineshim_log_append_duration_seconds", \
 	  "How long an append took that succeeded.") \
 	M(APPEND_ENTRIES, HISTOGRAM, ALWAYS, NONE, NONE, COUNTS, "kineshim_log_append_entries", \

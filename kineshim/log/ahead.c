@@ -16,6 +16,7 @@
  * Only puts, deletes and transactions are sent ahead, since only records may lie behind a cut, and only where it pays: in the same machine room a
  * second append would just make two small ones of one.
  */
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "log/log_priv.h"
 
@@ -129,6 +130,7 @@ static void send_ahead(struct ks_log *log)
 	ahead->doubt = outcome == SQLB_DOUBT;
 	w->stays_behind = ahead->doubt;
 	w->sent += !ahead->doubt;
+	KS_COUNT(APPENDS_AHEAD, 1);
 	atomic_store_explicit(&w->in_flight, w->batch.count + ahead->count, memory_order_relaxed);
 }
 
