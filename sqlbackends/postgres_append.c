@@ -509,16 +509,11 @@ enum sqlb_outcome sqlb_pg_append(struct sqlb_conn *conn, const struct sqlb_appen
 
 /* ---- in two steps ---- */
 
-/*
- * One that is sent behind another, in the middle of whose answers the connection may be. A lost one is kept: the last words
- * that were read of it may be the other's answer.
- */
+/* One that is sent behind another, in the middle of whose answers the connection may be. */
 static enum sqlb_outcome begin_behind(struct sqlb_conn *conn, struct ks_err *err)
 {
-	if (!conn->pg || !sqlb_pg_take_arrived(conn)) {
-		ks_fail(err, KS_UNAVAILABLE, "PostgreSQL: the connection was lost while an append was on its way");
-		return SQLB_AWAY;
-	}
+	if (!conn->pg || !sqlb_pg_take_arrived(conn))
+		return sqlb_pg_lost(conn, err);
 	sqlb_pg_more_time(conn, SQLB_PG_ANSWER_TIMEOUT_MS);
 	return SQLB_OK;
 }
@@ -560,7 +555,8 @@ enum sqlb_outcome sqlb_pg_append_receive(struct sqlb_conn *conn, int wait_ms, bo
 	if (until_ms > run->deadline_ms)
 		until_ms = run->deadline_ms;
 	if (conn->pg) {
-		sqlb_pg_take_arrived(conn); /* when the connection has ended: its last words */
+		if (wait_ms == 0)
+			sqlb_pg_look(conn);
 		arrival = sqlb_pg_read_unread(conn, until_ms);
 	}
 	if (arrival == SQLB_PG_ARRIVED)

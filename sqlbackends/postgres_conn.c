@@ -290,16 +290,25 @@ enum sqlb_pg_arrival sqlb_pg_read_unread(struct sqlb_conn *conn, int64_t until_m
 	return SQLB_PG_ARRIVED;
 }
 
-bool sqlb_pg_take_arrived(struct sqlb_conn *conn)
+static bool is_readable(const struct sqlb_conn *conn)
 {
 	struct pollfd poll_fd = {.fd = PQsocket(conn->pg), .events = POLLIN};
 
-	if (poll_fd.fd < 0)
-		return false;
-	while (poll(&poll_fd, 1, 0) > 0)
+	return poll_fd.fd >= 0 && poll(&poll_fd, 1, 0) > 0;
+}
+
+bool sqlb_pg_take_arrived(struct sqlb_conn *conn)
+{
+	while (is_readable(conn))
 		if (!PQconsumeInput(conn->pg))
 			return false;
 	return PQstatus(conn->pg) == CONNECTION_OK;
+}
+
+void sqlb_pg_look(struct sqlb_conn *conn)
+{
+	if (is_readable(conn))
+		PQconsumeInput(conn->pg); /* sqlb_pg_await finds out what is wrong */
 }
 
 /* Whatever came in while nobody looked: answers, notifications, or the end of the connection. */

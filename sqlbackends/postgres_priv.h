@@ -226,8 +226,10 @@ enum sqlb_pg_arrival { SQLB_PG_ARRIVED, SQLB_PG_NOT_YET, SQLB_PG_LOST };
 enum sqlb_pg_arrival sqlb_pg_await(struct sqlb_conn *conn, int64_t until_ms);
 /* Reads what nobody waited for, and leaves pipeline mode after it when no append is on its way. */
 enum sqlb_pg_arrival sqlb_pg_read_unread(struct sqlb_conn *conn, int64_t until_ms);
-/* Takes what has come in already; false: the connection has ended. */
+/* Takes all that has come in already; false: the connection has ended (and libpq forgot what it was waiting for). */
 bool sqlb_pg_take_arrived(struct sqlb_conn *conn);
+/* Takes what can be read at once, so that sqlb_pg_await need not wait for it; not the end behind it. */
+void sqlb_pg_look(struct sqlb_conn *conn);
 
 /* One prepared statement and its result, of the given number of columns. Only OK leaves a *result to clear. */
 enum sqlb_outcome sqlb_pg_query(struct sqlb_conn *conn, enum sqlb_pg_statement statement,

@@ -333,6 +333,22 @@ static void what_is_behind_a_lost_one_follows_that_one_sent_again(void)
 	tear_down();
 }
 
+static void late_ones_of_a_session_keep_their_order(void)
+{
+	set_up(3);
+	CU_ASSERT_EQUAL(send(a, 1), SQLB_OK);
+	CU_ASSERT_EQUAL(send(a, 2), SQLB_OK);
+	next("append", SQLB_FAULT_DOUBT_LATE);
+	CU_ASSERT_EQUAL(receive(a), SQLB_DOUBT);
+	sqlb_memory_set_faults(NAME, play, &script, 0); /* from now on they come sooner */
+	next("append", SQLB_FAULT_DOUBT_LATE);
+	CU_ASSERT_EQUAL(receive(a), SQLB_DOUBT);
+	for (int i = 0; i < 3; i++)
+		head();
+	CU_ASSERT_EQUAL(head(), 2);
+	tear_down();
+}
+
 static void without_a_fault_it_happens_and_does_not_by_turns(void)
 {
 	int64_t position = 0;
@@ -596,6 +612,7 @@ int main(void)
 			 what_is_behind_a_lost_connection_is_in_doubt_and_happens_after_it_or_never},
 			{"what_is_behind_a_lost_one_follows_that_one_sent_again",
 			 what_is_behind_a_lost_one_follows_that_one_sent_again},
+			{"late_ones_of_a_session_keep_their_order", late_ones_of_a_session_keep_their_order},
 			{"without_a_fault_it_happens_and_does_not_by_turns",
 			 without_a_fault_it_happens_and_does_not_by_turns},
 			{"a_send_that_loses_the_connection_leaves_both_in_doubt",

@@ -723,6 +723,38 @@ static void a_session_that_ends_with_two_on_their_way_gives_two_outcomes(void)
 	end(&side);
 }
 
+/* It is answered, nobody has looked, and its session ends. */
+static void send_answer_and_end(struct sqlb_conn *conn, int64_t position)
+{
+	char text[200];
+
+	OK(send_entry(conn, position));
+	pause_ms(100);
+	snprintf(text, sizeof(text), "SELECT pg_terminate_backend(%d, 5000)", backend_pid());
+	CU_ASSERT_STRING_EQUAL(sql(text), "t");
+	CU_ASSERT_EQUAL(count_rows(), position);
+}
+
+static void an_answer_that_came_before_the_session_ended_counts(void)
+{
+	struct side side = begin();
+	bool pending = true;
+
+	OK(append_as(side.conn, 1, 42, 1));
+	send_answer_and_end(side.conn, 2);
+	OK(receive(side.conn));
+	send_answer_and_end(side.conn, 3);
+	OK(receive_within(side.conn, 0, &pending));
+	CU_ASSERT_FALSE(pending);
+	/* But not when one was to be sent behind it, which finds the end: it is certain then, and the first is not. */
+	send_answer_and_end(side.conn, 4);
+	CU_ASSERT_EQUAL(send_entry(side.conn, 5), SQLB_AWAY);
+	CU_ASSERT_EQUAL(receive(side.conn), SQLB_DOUBT);
+	OK(send_entry(side.conn, 5));
+	OK(receive(side.conn));
+	end(&side);
+}
+
 /* Sends two, and sends again what was not OK, one by one. False: something that must not happen. */
 static bool append_two_until_settled(struct sqlb_conn *conn, int64_t position, struct tally *tally)
 {
@@ -1433,6 +1465,7 @@ static const struct tap_test tests[] = {
 	 an_error_in_the_first_of_two_decides_nothing_for_the_second_but_that_it_is_refused},
 	{"a_session_that_ends_with_two_on_their_way_gives_two_outcomes",
 	 a_session_that_ends_with_two_on_their_way_gives_two_outcomes},
+	{"an_answer_that_came_before_the_session_ended_counts", an_answer_that_came_before_the_session_ended_counts},
 	{"connections_cut_with_two_on_their_way_lose_and_double_nothing",
 	 connections_cut_with_two_on_their_way_lose_and_double_nothing},
 	{"sessions_ended_with_two_on_their_way_lose_and_double_nothing",
