@@ -20,10 +20,30 @@
 #include "base/panic.h"
 #include "log/log_priv.h"
 
-#define FAR_US 2000     /* an append takes so long: the database is far away */
+#define FAR_MS 1        /* the quickest append lately took so long: the database is far away, and not just busy */
+#define LATELY_MS 2000
 #define QUIET_MS 50     /* the tail sees only our own entries meanwhile */
 #define LOOK_MS 1       /* between two looks whether something waits to be sent ahead */
 #define AS_LONG (-1)    /* as an append may take */
+
+void ks_log_ahead_took(struct ks_log *log, int64_t took_ms)
+{
+	struct ks_log_way *way = &log->writer.way;
+	int64_t now_ms = ks_clock_now(log->clock);
+
+	if (now_ms - way->since_ms >= LATELY_MS) {
+		way->before_ms = way->since_ms ? way->least_ms : 0;
+		way->least_ms = INT64_MAX;
+		way->since_ms = now_ms;
+	}
+	if (took_ms < way->least_ms)
+		way->least_ms = took_ms;
+}
+
+static bool is_far(const struct ks_log_way *way)
+{
+	return way->before_ms >= FAR_MS && way->least_ms >= FAR_MS;
+}
 
 static bool may_send(struct ks_log *log)
 {
@@ -33,7 +53,7 @@ static bool may_send(struct ks_log *log)
 		return false;
 	switch (log->config.ahead) {
 	case KS_LOG_AHEAD_FAR:
-		return w->append_us >= FAR_US && atomic_load(&log->live_members) <= 1;
+		return is_far(&w->way) && atomic_load(&log->live_members) <= 1;
 	case KS_LOG_AHEAD_ALWAYS:
 		return true;
 	case KS_LOG_AHEAD_NEVER:

@@ -91,6 +91,12 @@ struct ks_log_batch {
 	size_t leases_new_count, leases_gone_count, lease_room;
 };
 
+/* The quickest append of this span of time, and of the one before it: the way to the database, however busy both ends are. */
+struct ks_log_way {
+	int64_t least_ms, before_ms;
+	int64_t since_ms; /* 0: there was none yet */
+};
+
 struct ks_log_writer {
 	struct ks_log_role role;
 	/* under role.mutex */
@@ -111,6 +117,7 @@ struct ks_log_writer {
 	struct ks_log_batch ahead; /* sent behind the batch, or empty: the store's tail is cut between the two */
 	unsigned sent;             /* how many of the two are on their way, unanswered */
 	bool stays_behind;         /* nothing is sent ahead until the batch has its answer */
+	struct ks_log_way way;
 	int64_t next_batch;
 	size_t batch_max;  /* entries; less than configured after a batch grew too large in evaluation */
 	bool expired_next; /* whose turn it is */
@@ -355,6 +362,8 @@ void ks_log_batch_put_back(struct ks_log *log, struct ks_log_batch *batch);
 
 /* Sends the writer's batch instead of appending it, if that may be good for something; *wait_ms as a step returns. False: append it. */
 bool ks_log_ahead_send(struct ks_log *log, int64_t *wait_ms);
+/* How long an append took. */
+void ks_log_ahead_took(struct ks_log *log, int64_t took_ms);
 /* While appends are on their way (writer.sent): sends another one, or takes an answer. Returns as a step does. */
 int64_t ks_log_ahead_step(struct ks_log *log);
 

@@ -633,8 +633,11 @@ void ks_log_batch_ended(struct ks_log *log, const struct ks_log_batch *batch, en
 {
 	struct ks_log_writer *w = &log->writer;
 
+	int64_t took_ms = ks_clock_now(log->clock) - batch->began_ms;
+
 	count_append(batch, outcome, appended, ks_metrics_now() - batch->began_ns);
-	w->append_us += ((ks_clock_now(log->clock) - batch->began_ms) * 1000 - w->append_us) / 8;
+	w->append_us += (took_ms * 1000 - w->append_us) / 8;
+	ks_log_ahead_took(log, took_ms);
 }
 
 static enum sqlb_outcome append(struct ks_log *log, bool *appended, struct ks_err *err)
