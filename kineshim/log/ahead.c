@@ -21,7 +21,7 @@
 #include "log/log_priv.h"
 
 #define FAR_MS 1        /* the quickest append lately took so long: the database is far away, and not just busy */
-#define LATELY_MS 2000
+#define LATELY_MS 500
 #define QUIET_MS 50     /* the tail sees only our own entries meanwhile */
 #define LOOK_MS 1       /* between two looks whether something waits to be sent ahead */
 #define AS_LONG (-1)    /* as an append may take */
