@@ -23,7 +23,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "api/access.h"
 #include "api/api.h"
@@ -122,8 +121,8 @@ struct stream {
 	struct ks_list ready;
 	struct ks_task task;
 	bool posted;
-	bool tick;       /* the progress timer fired */
-	bool cursor_due; /* the cursor timer fired */
+	bool tick;             /* the progress timer fired */
+	bool cursor_due;       /* the cursor timer fired */
 	int64_t rest_until_us; /* no round begins before */
 	bool resting;          /* what was woken waits for the timer */
 	struct ks_timer rest_timer;
@@ -167,14 +166,6 @@ static void post_locked(struct stream *stream)
 	ks_call_post(stream->call, &stream->task);
 }
 
-static int64_t now_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
-
 /* A round begins soon, or when the rest is over. ready_lock is held. */
 static void begin_soon_locked(struct stream *stream)
 {
@@ -182,7 +173,7 @@ static void begin_soon_locked(struct stream *stream)
 
 	if (stream->posted || stream->resting || stream->closed)
 		return;
-	left_us = stream->rest_until_us ? stream->rest_until_us - now_us() : 0;
+	left_us = stream->rest_until_us ? stream->rest_until_us - ks_clock_us() : 0;
 	if (left_us <= 0) {
 		post_locked(stream);
 		return;
@@ -222,7 +213,7 @@ static void end_round(struct stream *stream)
 
 	if (!stream->round_began_us || !ks_list_empty(&stream->active) || ks_stream_queued(stream->call, NULL) > 0)
 		return;
-	now = now_us();
+	now = ks_clock_us();
 	rest_us = now - stream->round_began_us;
 	if (rest_us > REST_MAX_US)
 		rest_us = REST_MAX_US;
@@ -943,7 +934,7 @@ static void run_task(struct ks_task *task)
 
 	if (take_ready(stream, &tick, &cursor_due)) {
 		if (!stream->round_began_us && !ks_list_empty(&stream->active))
-			stream->round_began_us = now_us();
+			stream->round_began_us = ks_clock_us();
 		pump(stream);
 		end_round(stream);
 		if (tick && !stream->finishing)

@@ -15,6 +15,14 @@ static int64_t system_now_ms(struct ks_clock *clock)
 	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+int64_t ks_clock_us(void)
+{
+	struct timespec now;
+
+	KS_ASSERT(clock_gettime(CLOCK_MONOTONIC, &now) == 0);
+	return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
 static int64_t fake_now_ms(struct ks_clock *clock)
 {
 	return atomic_load(&clock->fake_ms);

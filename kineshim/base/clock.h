@@ -17,6 +17,8 @@ struct ks_clock {
 struct ks_clock *ks_clock_system(void);
 void ks_clock_init_fake(struct ks_clock *clock, int64_t start_ms);
 void ks_clock_advance(struct ks_clock *clock, int64_t ms);
+/* The system clock in microseconds, for spans that are too short to be set by tests. */
+int64_t ks_clock_us(void);
 
 static inline int64_t ks_clock_now(struct ks_clock *clock)
 {

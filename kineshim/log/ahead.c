@@ -20,11 +20,11 @@
 #include "base/panic.h"
 #include "log/log_priv.h"
 
-#define FAR_MS 1        /* the quickest append lately took so long: the database is far away, and not just busy */
+#define FAR_MS 1 /* the quickest append lately took so long: the database is far away, and not just busy */
 #define LATELY_MS 500
-#define QUIET_MS 50     /* the tail sees only our own entries meanwhile */
-#define LOOK_MS 1       /* between two looks whether something waits to be sent ahead */
-#define AS_LONG (-1)    /* as an append may take */
+#define QUIET_MS 50  /* the tail sees only our own entries meanwhile */
+#define LOOK_MS 1    /* between two looks whether something waits to be sent ahead */
+#define AS_LONG (-1) /* as an append may take */
 
 void ks_log_ahead_took(struct ks_log *log, int64_t took_ms)
 {

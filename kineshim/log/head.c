@@ -25,7 +25,7 @@
  */
 #define GATHER_PROOFS 24
 #define GATHER_US 300
-#define IDLE_PROBE_MS 1000    /* away, and nobody waits: is it back? */
+#define IDLE_PROBE_MS 1000 /* away, and nobody waits: is it back? */
 
 struct ks_log_fetch_slot {
 	struct ks_loc loc;

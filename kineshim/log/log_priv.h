@@ -339,14 +339,16 @@ void ks_log_writer_published(struct ks_log *log, struct ks_log_applied applied, 
 
 /* role.mutex is held. Moves requests into an empty batch: at most 'max', and none behind one that is more than puts and deletes, if only_kv. */
 void ks_log_batch_fill(struct ks_log *log, struct ks_log_batch *batch, struct ks_list *from, size_t max, bool only_kv);
-void ks_log_batch_waited(struct ks_log *log, const struct ks_log_batch *batch); /* for the metric: it is full, and not empty */
+void ks_log_batch_waited(struct ks_log *log,
+			 const struct ks_log_batch *batch); /* for the metric: it is full, and not empty */
 enum ks_log_evaluated {
 	KS_LOG_EVALUATED,
 	KS_LOG_LACKS_VALUE, /* it could not be read, ks_log_role_failed was called unless appends are on their way */
 	KS_LOG_TOO_LARGE,   /* the first *fitted requests may be appended together */
 };
 /* Into the store's tail. Unless it is evaluated, the caller rolls back and puts back. */
-enum ks_log_evaluated ks_log_batch_evaluate(struct ks_log *log, struct ks_log_batch *batch, size_t *fitted) KS_MUST_CHECK;
+enum ks_log_evaluated ks_log_batch_evaluate(struct ks_log *log, struct ks_log_batch *batch,
+					    size_t *fitted) KS_MUST_CHECK;
 /* Makes rows of it. False without memory. */
 bool ks_log_batch_encode(struct ks_log *log, struct ks_log_batch *batch) KS_MUST_CHECK;
 /* Its append begins, behind that writer's batch; what to append, borrowed from the batch. */

@@ -104,7 +104,7 @@ bool ks_rpc_queue_visit(struct rpc_queue *queue, struct ks_task *task)
 	bool visits;
 
 	if (current)
-		return false; /* another queue's thread, which has its own to do */
+		return false;                 /* another queue's thread, which has its own to do */
 	atomic_fetch_add(&queue->posting, 1); /* as for a post */
 	visits = ks_mutex_trylock(&queue->turn);
 	if (visits) {

@@ -17,8 +17,8 @@
 #include "net/rpc_priv.h"
 
 #include <stdlib.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/metrics.h"
 #include "base/panic.h"
 #include "net/rest.h"
@@ -188,14 +188,6 @@ static bool reading_paused(struct rpc_stream *stream)
 	return paused;
 }
 
-static int64_t now_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
-
 static bool rests(const struct rpc_stream *stream)
 {
 	return !ks_list_empty(&stream->resting);
@@ -212,7 +204,7 @@ static void receive_next(struct rpc_stream *stream)
 		return;
 	}
 	if (ops_of(stream)->rests)
-		stream->asked_us = now_us();
+		stream->asked_us = ks_clock_us();
 	op.data.recv_message.recv_message = &stream->incoming;
 	stream->receiving = true;
 	stream->batches++;
@@ -221,7 +213,7 @@ static void receive_next(struct rpc_stream *stream)
 
 static void rest_when_it_pays(struct rpc_stream *stream)
 {
-	int64_t now = ops_of(stream)->rests ? now_us() : 0;
+	int64_t now = ops_of(stream)->rests ? ks_clock_us() : 0;
 
 	if (!now || !ks_rest_begins(&stream->rest, now - stream->asked_us))
 		return;
@@ -231,7 +223,7 @@ static void rest_when_it_pays(struct rpc_stream *stream)
 
 gpr_timespec ks_rpc_end_rests(struct rpc_queue *queue, gpr_timespec never)
 {
-	int64_t now = ks_list_empty(&queue->resting) ? 0 : now_us();
+	int64_t now = ks_list_empty(&queue->resting) ? 0 : ks_clock_us();
 
 	while (!ks_list_empty(&queue->resting)) {
 		struct rpc_stream *stream = ks_container_of(queue->resting.next, struct rpc_stream, resting);

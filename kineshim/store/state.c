@@ -333,8 +333,7 @@ bool ks_state_publish(struct ks_state *state, size_t max)
 		ks_leases_remove(&state->leases, lease);
 	}
 	state->undo_count = 0;
-	if (state->committed.compact_loc.position != end->compact_loc.position &&
-	    state->committed.compact_loc.position)
+	if (state->committed.compact_loc.position != end->compact_loc.position && state->committed.compact_loc.position)
 		ks_locs_add(&state->garbage, state->committed.compact_loc);
 	if (!state->direct) {
 		ks_state_publish_auth(state);

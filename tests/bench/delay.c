@@ -206,8 +206,10 @@ static void turn(int listener, int target_port, int64_t delay_ns)
 
 		next_ns = pass_on(&connection->to_target, next_ns, &target_blocked);
 		next_ns = pass_on(&connection->to_client, next_ns, &client_blocked);
-		fds[1 + 2 * i] = (struct pollfd){connection->to_target.from, events(&connection->to_target, client_blocked), 0};
-		fds[2 + 2 * i] = (struct pollfd){connection->to_client.from, events(&connection->to_client, target_blocked), 0};
+		fds[1 + 2 * i] =
+			(struct pollfd){connection->to_target.from, events(&connection->to_target, client_blocked), 0};
+		fds[2 + 2 * i] =
+			(struct pollfd){connection->to_client.from, events(&connection->to_client, target_blocked), 0};
 		for (size_t j = 1 + 2 * i; j <= 2 + 2 * i; j++)
 			if (!fds[j].events)
 				fds[j].fd = -1; /* else poll reports its end again and again */

@@ -11,7 +11,7 @@
 
 static struct world w;
 static int sends, on_way, most_on_way;
-static int way_ms; /* what a round trip takes, by the log's clock */
+static int way_ms;             /* what a round trip takes, by the log's clock */
 static void (*with_two)(void); /* called once, when two are on their way */
 
 static enum sqlb_outcome counting_send(struct sqlb_conn *conn, const struct sqlb_append *append, struct ks_err *err)
@@ -76,7 +76,8 @@ static void finish_all(struct world_call *calls, size_t count)
 static int64_t revision_of(int number)
 {
 	char key[8];
-	struct ks_range_req request = {.interval.key = {(const uint8_t *)key, (size_t)snprintf(key, sizeof(key), "k%d", number)}};
+	struct ks_range_req request = {
+		.interval.key = {(const uint8_t *)key, (size_t)snprintf(key, sizeof(key), "k%d", number)}};
 	struct ks_range_result result;
 	struct ks_kv kv = {0};
 	int64_t revision;

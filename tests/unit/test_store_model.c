@@ -28,7 +28,7 @@ struct world {
 	struct model committed, tail;
 	struct model cut; /* the tail where it is cut … */
 	bool is_cut;
-	size_t cut_log; /* … and the log there */
+	size_t cut_log;          /* … and the log there */
 	struct saved_entry *log; /* by position - 1; the tail at its end */
 	size_t log_count, log_capacity;
 	size_t b_applied;
