@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <time.h>
+#include <unistd.h>
 
 /* ---- migrate ---- */
 
@@ -1083,8 +1084,14 @@ void sizes_follow_the_data_and_defragment_keeps_it(void)
 	CU_ASSERT_TRUE(full.allocated > before.allocated);
 	CU_ASSERT_TRUE(full.allocated >= full.in_use && full.in_use > 0);
 	OK(t.ops->trim(t.a, locs, count - 1, &t.err));
-	OK(t.ops->defragment(t.a, false, &t.err));
-	OK(t.ops->size(t.a, &after, &t.err));
+	/* A server may still be at the end of a session of an earlier test, whose snapshot needs the rows. */
+	for (int i = 0; i < 100; i++) {
+		OK(t.ops->defragment(t.a, false, &t.err));
+		OK(t.ops->size(t.a, &after, &t.err));
+		if (after.allocated < full.allocated)
+			break;
+		(void)usleep(50000);
+	}
 	CU_ASSERT_TRUE(after.allocated < full.allocated);
 	CU_ASSERT_EQUAL(read_all(t.b, NULL, 0).count, 2);
 	OK(append_entry(t.b, (int64_t)count + 2, 1));
