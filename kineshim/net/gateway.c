@@ -133,7 +133,8 @@ void ks_gateway_route(struct ks_http_request *request)
 			    "{\"error\":\"invalid grpc-timeout\",\"message\":\"invalid grpc-timeout\",\"code\":3}");
 			return;
 		}
-		request->deadline_ms = ks_http_now() + timeout_ms;
+		/* The clock shows whole milliseconds, and nobody's time is over early. */
+		request->deadline_ms = ks_http_now() + timeout_ms + 1;
 	}
 	if (method->stream)
 		ks_gateway_stream_route(request, method);

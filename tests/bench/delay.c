@@ -238,20 +238,22 @@ int main(int argc, char **argv)
 	const int on = 1;
 	struct sockaddr_in address;
 	int listener = socket(AF_INET, SOCK_STREAM, 0);
+	long listen_port, target_port;
 	double ms;
 
-	if (argc != 4 || (ms = strtod(argv[3], NULL)) < 0) {
+	if (argc != 4 || (listen_port = strtol(argv[1], NULL, 10)) <= 0 ||
+	    (target_port = strtol(argv[2], NULL, 10)) <= 0 || (ms = strtod(argv[3], NULL)) < 0) {
 		(void)fputs("usage: delay LISTEN_PORT TARGET_PORT MS\n", stderr);
 		return 2;
 	}
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL); /* a delay of a millisecond is none of 1.05 */
 	KS_ASSERT(listener >= 0 && setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) == 0);
-	address = loopback(atoi(argv[1]));
+	address = loopback((int)listen_port);
 	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) != 0 || listen(listener, 128) != 0) {
 		perror("delay: listen");
 		return 1;
 	}
 	for (;;)
-		turn(listener, atoi(argv[2]), (int64_t)(ms * 1e6));
+		turn(listener, (int)target_port, (int64_t)(ms * 1e6));
 }
