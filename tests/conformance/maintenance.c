@@ -287,7 +287,8 @@ static void quota(struct conf *conf)
 		conf->status = etcdc_put(conf->client, &request, &response, &err);
 		etcdc_free(response);
 	} while (conf->status == KS_OK && puts < 1000);
-	conf_check(conf, puts > 30 && puts < 400, "the quota is used up after about so much");
+	/* etcd looks at its size every 100 ms, in which a quick machine writes as much again. */
+	conf_check(conf, puts > 30 && puts < 1000, "the quota is used up after about so much");
 	etcdc_free(conf_call_quiet(conf, &etcdc_method_range, "key:'first'"));
 	conf->names.base = conf->revision;
 	PUT("key:'more' value:'1'");
