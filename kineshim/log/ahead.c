@@ -154,8 +154,8 @@ static void send_ahead(struct ks_log *log)
 	atomic_store_explicit(&w->in_flight, w->batch.count + ahead->count, memory_order_relaxed);
 }
 
-/* Takes the answer to what is on its way behind the batch, of which it is known that it did not land, or nothing. */
-static void receive_ahead(struct ks_log *log)
+/* Takes the answer to what is on its way behind a batch with this outcome, which is not that it landed. */
+static void receive_ahead(struct ks_log *log, enum sqlb_outcome of_batch)
 {
 	struct ks_log_writer *w = &log->writer;
 	struct ks_err err = {0};
@@ -165,6 +165,9 @@ static void receive_ahead(struct ks_log *log)
 	w->sent = 0;
 	KS_ASSERT(!(outcome == SQLB_OK && pending));
 	ks_log_batch_ended(log, &w->ahead, outcome, appended);
+	/* To put its requests back would do twice what they ask for. */
+	if (outcome == SQLB_OK && appended && of_batch != SQLB_DOUBT)
+		ks_panic(__FILE__, __LINE__, "an append went through behind one that did not");
 	w->ahead.doubt = outcome == SQLB_DOUBT || (outcome == SQLB_OK && appended);
 }
 
@@ -174,7 +177,7 @@ static void end_ahead(struct ks_log *log, enum sqlb_outcome of_batch)
 	struct ks_log_writer *w = &log->writer;
 
 	if (w->sent)
-		receive_ahead(log);
+		receive_ahead(log, of_batch);
 	if (!w->ahead.doubt || of_batch != SQLB_DOUBT)
 		take_back(log);
 }

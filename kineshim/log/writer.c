@@ -632,7 +632,6 @@ struct sqlb_append ks_log_batch_begin(struct ks_log *log, struct ks_log_batch *b
 void ks_log_batch_ended(struct ks_log *log, const struct ks_log_batch *batch, enum sqlb_outcome outcome, bool appended)
 {
 	struct ks_log_writer *w = &log->writer;
-
 	int64_t took_ms = ks_clock_now(log->clock) - batch->began_ms;
 
 	count_append(batch, outcome, appended, ks_metrics_now() - batch->began_ns);
