@@ -897,7 +897,8 @@ static void start_ticker(struct stream *stream)
  */
 static void cursor_tick(struct stream *stream)
 {
-	int64_t interval_ms = stream->api->cursor_interval_ms;
+	/* The clock shows whole milliseconds: with one more the silence was never shorter than it must be. */
+	int64_t interval_ms = stream->api->cursor_interval_ms + 1;
 	int64_t silent_ms = ks_clock_now(ks_clock_system()) - stream->told_ms, revision;
 	struct ks_out out;
 
