@@ -213,7 +213,7 @@ def main():
     print("\n".join(facts))
     if len(sys.argv) > 4:
         # What writers.py and the gateway's bench.py put there stays as it is.
-        kept = [m.group(0) for m in re.finditer(r"\n<!-- (several instances|proxy|agent|peers|growth) -->\n.*?<!-- /\1 -->\n",
+        kept = [m.group(0) for m in re.finditer(r"\n<!-- ([a-z ]+) -->\n.*?<!-- /\1 -->\n",
                                                 open(sys.argv[3], encoding="utf-8").read(), re.S)]
         with open(sys.argv[3], "w", encoding="utf-8") as file:
             file.write(page(rows, facts, results) + "".join(kept))
