@@ -171,8 +171,8 @@ struct ks_await {
 
 void ks_await_init(struct ks_await *await, struct ks_call *call, void (*then)(struct ks_await *await));
 void ks_await_done(struct ks_await *await);
-/* For an operation that completes alone, on a thread that has nothing else to do then: a brief 'then' may run inside (ks_call_run). */
-void ks_await_done_alone(struct ks_await *await);
+/* The same; alone: nothing else waits for the thread that calls, so a brief 'then' may run inside (ks_call_run). */
+void ks_await_done_by(struct ks_await *await, bool alone);
 void ks_await_go(struct ks_await *await); /* last thing the caller does: 'then' may have ended the call */
 
 /*

@@ -27,17 +27,14 @@ void ks_await_init(struct ks_await *await, struct ks_call *call, void (*then)(st
 
 void ks_await_done(struct ks_await *await)
 {
-	if (atomic_exchange_explicit(&await->state, AWAIT_DONE, memory_order_acq_rel) == AWAIT_WAITING)
-		ks_call_post(await->call, &await->task);
+	ks_await_done_by(await, false);
 }
 
-void ks_await_done_alone(struct ks_await *await)
+void ks_await_done_by(struct ks_await *await, bool alone)
 {
-	bool brief = await->brief;
-
 	if (atomic_exchange_explicit(&await->state, AWAIT_DONE, memory_order_acq_rel) != AWAIT_WAITING)
 		return;
-	if (brief)
+	if (alone && await->brief)
 		ks_call_run(await->call, &await->task);
 	else
 		ks_call_post(await->call, &await->task);

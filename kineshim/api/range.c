@@ -138,12 +138,7 @@ static void proved(struct ks_await *await)
 
 static void proof_done(struct ks_read_proof *proof)
 {
-	struct ks_await *await = &ks_container_of(proof, struct ks_read, proof)->await;
-
-	if (proof->alone)
-		ks_await_done_alone(await);
-	else
-		ks_await_done(await);
+	ks_await_done_by(&ks_container_of(proof, struct ks_read, proof)->await, proof->alone);
 }
 
 void ks_read_go(struct ks_read *read)

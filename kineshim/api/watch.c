@@ -206,6 +206,15 @@ static void wake(struct ks_watcher *watcher)
 	ks_mutex_unlock(&stream->ready_lock);
 }
 
+/* Streams of few watches have no rounds that others would wait behind, and need not look at the clock for each event. */
+static void begin_round(struct stream *stream)
+{
+	if (stream->round_began_us || stream->watch_count < ROUND_RESPONSES || ks_list_empty(&stream->active))
+		return;
+	stream->round_began_us = ks_clock_us();
+	stream->round_responses = 0;
+}
+
 /* All that was woken is read, and the transport has taken it: how long does the next round wait? */
 static void end_round(struct stream *stream)
 {
@@ -221,7 +230,6 @@ static void end_round(struct stream *stream)
 	stream->rest_until_us = stream->round_responses >= ROUND_RESPONSES ? now + rest_us : 0;
 	ks_mutex_unlock(&stream->ready_lock);
 	stream->round_began_us = 0;
-	stream->round_responses = 0;
 }
 
 /* ---- the watches of a stream ---- */
@@ -934,8 +942,7 @@ static void run_task(struct ks_task *task)
 	bool tick, cursor_due;
 
 	if (take_ready(stream, &tick, &cursor_due)) {
-		if (!stream->round_began_us && !ks_list_empty(&stream->active))
-			stream->round_began_us = ks_clock_us();
+		begin_round(stream);
 		pump(stream);
 		end_round(stream);
 		if (tick && !stream->finishing)

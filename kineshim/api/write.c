@@ -19,12 +19,7 @@ bool ks_write_fits(const struct ks_api *api, size_t size)
 
 static void submit_done(struct ks_submit *submit)
 {
-	struct ks_await *await = &ks_container_of(submit, struct ks_write, submit)->await;
-
-	if (submit->alone)
-		ks_await_done_alone(await);
-	else
-		ks_await_done(await);
+	ks_await_done_by(&ks_container_of(submit, struct ks_write, submit)->await, submit->alone);
 }
 
 static void fetch_done(struct ks_fetch *fetch)

@@ -309,10 +309,12 @@ static void gather_proofs(struct ks_log_reader *r)
 	const struct timespec pause = {.tv_nsec = GATHER_US * 1000};
 	bool come;
 
+	if (r->probed < GATHER_PROOFS)
+		return;
 	ks_mutex_lock(&r->role.mutex);
 	come = !ks_list_empty(&r->fresh);
 	ks_mutex_unlock(&r->role.mutex);
-	if (come && r->probed >= GATHER_PROOFS)
+	if (come)
 		(void)nanosleep(&pause, NULL); /* a signal that ends it does no harm */
 }
 

@@ -155,27 +155,39 @@ void ks_store_publish(struct ks_store *store)
 	ks_watch_hub_publish(store->hub, from, state->committed.revision);
 }
 
-void ks_store_rollback(struct ks_store *store)
+/* What the tail did besides records, which all lies before a cut. */
+static void undo_others(struct ks_state *state)
+{
+	ks_state_undo_leases(state, 0);
+	if (state->auth != state->auth_tail)
+		ks_state_undo_auth(state, ks_auth_ref(state->auth), 0);
+	ks_state_undo_alarms(state, ks_alarms_ref(state->alarms), 0);
+}
+
+/* Makes the tail end at 'end' again: the committed point, or the cut. */
+static void roll_back(struct ks_store *store, const struct ks_point *end)
 {
 	struct ks_state *state = store->state;
 	bool done = false;
 
-	if (store->loading)
-		return;
 	/* Nobody looks at the tail, so others may read between two chunks of it. */
 	while (!done) {
 		ks_lock_write(store);
-		done = ks_state_undo_records(state, state->committed.revision, KS_LOCK_CHUNK);
+		done = ks_state_undo_records(state, end->revision, KS_LOCK_CHUNK);
 		if (done) {
-			ks_state_undo_leases(state, 0);
-			if (state->auth != state->auth_tail)
-				ks_state_undo_auth(state, ks_auth_ref(state->auth), 0);
-			ks_state_undo_alarms(state, ks_alarms_ref(state->alarms), 0);
-			state->tail = state->committed;
+			if (end == &state->committed)
+				undo_others(state);
+			state->tail = *end;
 			state->is_cut = false;
 		}
 		ks_unlock(store);
 	}
+}
+
+void ks_store_rollback(struct ks_store *store)
+{
+	if (!store->loading)
+		roll_back(store, &store->state->committed);
 }
 
 void ks_store_cut(struct ks_store *store)
@@ -191,19 +203,8 @@ void ks_store_cut(struct ks_store *store)
 
 void ks_store_rollback_to_cut(struct ks_store *store)
 {
-	struct ks_state *state = store->state;
-	bool done = false;
-
-	KS_ASSERT(state->is_cut);
-	while (!done) {
-		ks_lock_write(store);
-		done = ks_state_undo_records(state, state->cut.revision, KS_LOCK_CHUNK);
-		if (done) {
-			state->tail = state->cut;
-			state->is_cut = false;
-		}
-		ks_unlock(store);
-	}
+	KS_ASSERT(store->state->is_cut);
+	roll_back(store, &store->state->cut);
 }
 
 void ks_store_reset(struct ks_store *store)

@@ -1061,6 +1061,22 @@ void cancel_ends_the_running_or_the_next_wait(void)
 
 /* ---- size ---- */
 
+/*
+ * Until the size is above 'than', or below it when it is defragmented, for five seconds at most: a backend that has to read everything for it answers
+ * with an older size for a while, and a server may still be at the end of an earlier test's session, whose snapshot needs the rows.
+ */
+static void await_size(struct sqlb_size *size, int64_t than, bool defragment)
+{
+	for (int i = 0; i < 100; i++) {
+		if (defragment)
+			OK(t.ops->defragment(t.a, false, &t.err));
+		OK(t.ops->size(t.a, size, &t.err));
+		if (defragment ? size->allocated < than : size->allocated > than)
+			return;
+		(void)usleep(50000);
+	}
+}
+
 void sizes_follow_the_data_and_defragment_keeps_it(void)
 {
 	const size_t count = 400;
@@ -1080,24 +1096,11 @@ void sizes_follow_the_data_and_defragment_keeps_it(void)
 		locs[i] = (struct sqlb_loc){(int64_t)i + 2, 0};
 	}
 	OK(append_rows(t.a, rows, count));
-	/* A backend that has to read everything for it answers with an older size for a while. */
-	for (int i = 0; i < 100; i++) {
-		OK(t.ops->size(t.a, &full, &t.err));
-		if (full.allocated > before.allocated)
-			break;
-		(void)usleep(50000);
-	}
+	await_size(&full, before.allocated, false);
 	CU_ASSERT_TRUE(full.allocated > before.allocated);
 	CU_ASSERT_TRUE(full.allocated >= full.in_use && full.in_use > 0);
 	OK(t.ops->trim(t.a, locs, count - 1, &t.err));
-	/* So again; and a server may still be at the end of a session of an earlier test, whose snapshot needs the rows. */
-	for (int i = 0; i < 100; i++) {
-		OK(t.ops->defragment(t.a, false, &t.err));
-		OK(t.ops->size(t.a, &after, &t.err));
-		if (after.allocated < full.allocated)
-			break;
-		(void)usleep(50000);
-	}
+	await_size(&after, full.allocated, true);
 	CU_ASSERT_TRUE(after.allocated < full.allocated);
 	CU_ASSERT_EQUAL(read_all(t.b, NULL, 0).count, 2);
 	OK(append_entry(t.b, (int64_t)count + 2, 1));
