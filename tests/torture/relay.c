@@ -236,13 +236,23 @@ static void begin(struct relay *relay, int client_fd, int target_fd)
 	pthread_attr_destroy(&detached);
 }
 
+static bool has_room(struct relay *relay)
+{
+	bool has;
+
+	pthread_mutex_lock(&relay->mutex);
+	has = relay->count < MAX_CONNECTIONS;
+	pthread_mutex_unlock(&relay->mutex);
+	return has;
+}
+
 static void take(struct relay *relay, int client_fd)
 {
 	struct sockaddr_in address = loopback(relay->target_port);
 	int target_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	/* A target that is down refuses at once on loopback; one that is stopped accepts in its backlog. */
-	if (target_fd < 0 || relay->count >= MAX_CONNECTIONS || atomic_load(&relay->mode) == RELAY_REFUSE ||
+	if (target_fd < 0 || !has_room(relay) || atomic_load(&relay->mode) == RELAY_REFUSE ||
 	    connect(target_fd, (struct sockaddr *)&address, sizeof(address)) != 0) {
 		if (target_fd >= 0)
 			close(target_fd);
