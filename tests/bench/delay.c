@@ -4,7 +4,6 @@
  * only, so a round trip takes MS longer. Order is kept; what is on its way is not limited. One thread that only sleeps and copies, so that what
  * is measured keeps its processors; it ends with a signal.
  */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
@@ -21,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/panic.h"
+#include "tests/lib/loopback.h"
 
 #define PIECE (256 * 1024)
 #define CONNECTIONS 1000
@@ -125,12 +125,6 @@ static void begin_way(struct way *way, int from, int to, int64_t delay_ns)
 {
 	*way = (struct way){.from = from, .to = to, .delay_ns = delay_ns};
 	way->last = &way->first;
-}
-
-static struct sockaddr_in loopback(int port)
-{
-	return (struct sockaddr_in){
-		.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 }
 
 static void make_quick(int fd)

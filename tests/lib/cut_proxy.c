@@ -2,7 +2,6 @@
 /* One thread accepts, one more for each connection moves its bytes. See cut_proxy.h. */
 #include "tests/lib/cut_proxy.h"
 
-#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -13,6 +12,8 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "tests/lib/loopback.h"
 
 #define MAX_CONNECTIONS 8192
 #define AFTERMATH_MS 30 /* how long the server's side is kept after a cut, so that it can do what it was asked */
@@ -51,12 +52,6 @@ static void pause_ms(long ms)
 	struct timespec pause = {ms / 1000, ms % 1000 * 1000000};
 
 	nanosleep(&pause, NULL);
-}
-
-static struct sockaddr_in local_address(int port)
-{
-	return (struct sockaddr_in){
-		.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 }
 
 static bool send_all(int fd, const char *data, size_t size)
@@ -107,7 +102,7 @@ static void *carry(void *arg)
 {
 	struct connection *connection = arg;
 	struct cut_proxy *proxy = connection->proxy;
-	struct sockaddr_in address = local_address(proxy->target_port);
+	struct sockaddr_in address = loopback(proxy->target_port);
 	int64_t cut_at_ms = now_ms() + rand_r(&connection->seed) % proxy->life_ms;
 	int server_fd = socket(AF_INET, SOCK_STREAM, 0);
 	char *data = malloc(1 << 16);
@@ -174,7 +169,7 @@ static void *accept_all(void *arg)
 struct cut_proxy *cut_proxy_start(int target_port, int life_ms, unsigned seed, int *port)
 {
 	struct cut_proxy *proxy = calloc(1, sizeof(*proxy));
-	struct sockaddr_in address = local_address(0);
+	struct sockaddr_in address = loopback(0);
 	socklen_t size = sizeof(address);
 
 	if (!proxy)

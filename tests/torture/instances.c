@@ -2,7 +2,6 @@
 /* The processes of kineshim, and the relays before and behind each. See torture.h. */
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/panic.h"
+#include "tests/lib/loopback.h"
 #include "tests/torture/torture.h"
 
 #define STOP_MS 30000
@@ -25,9 +25,7 @@ static int free_port(void)
 
 	for (unsigned try = 0; try < 2000; try++) {
 		int port = 20000 + (int)(((unsigned)getpid() * 131u + offset++ * 7u) % 12000u);
-		struct sockaddr_in address = {.sin_family = AF_INET,
-					      .sin_port = htons((uint16_t)port),
-					      .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+		struct sockaddr_in address = loopback(port);
 		int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 		bool taken;
 

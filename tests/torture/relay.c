@@ -3,7 +3,6 @@
 #include "tests/torture/relay.h"
 
 #include <errno.h>
-#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -16,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/panic.h"
+#include "tests/lib/loopback.h"
 
 #define TICK_MS 50 /* how late a thread notices that it should do something else */
 #define PIECE (16 * 1024)
@@ -53,12 +53,6 @@ struct relay {
 static void pause_ms(long ms)
 {
 	nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
-}
-
-static struct sockaddr_in loopback(int port)
-{
-	return (struct sockaddr_in){
-		.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 }
 
 static bool holds(const struct direction *direction)
