@@ -244,21 +244,6 @@ local function match_wildcard(node, req, matched)
     return item
 end
 
--- By wildcards that take at most `limit` bytes of the host's end, the longest first.
-local function match_shorter_wildcards(self, req, matched, limit)
-    while limit >= 0 do
-        local node = self.wildcards:find(req.host, limit)
-        if not node then
-            return nil
-        end
-        local item = match_wildcard(node, req, matched)
-        if item then
-            return item
-        end
-        limit = #node.key - 1
-    end
-end
-
 -- The most likely way has no loop (router/paths.lua says why).
 local function match_hosts(self, req, matched)
     local host = req.host
@@ -275,7 +260,7 @@ local function match_hosts(self, req, matched)
     if not node then
         return nil
     end
-    return match_wildcard(node, req, matched) or match_shorter_wildcards(self, req, matched, #node.key - 1)
+    return match_wildcard(node, req, matched) or wildcards:shorter(host, #node.key - 1, match_wildcard, req, matched)
 end
 
 function Router:match(req, matched)

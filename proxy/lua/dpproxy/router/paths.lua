@@ -161,19 +161,8 @@ local function first_of(list, req, matched, guard)
     end
 end
 
--- Found anew for each shorter prefix: requests seldom need more than one, and a predicate may yield meanwhile.
-local function match_shorter(self, req, matched, limit)
-    while limit >= 0 do
-        local node = self.prefixes:find(req.uri, limit)
-        if not node then
-            return nil
-        end
-        local item = first_of(node.value, req, matched, self.guard)
-        if item then
-            return item
-        end
-        limit = #node.key - 1
-    end
+local function match_prefix(node, req, matched, guard)
+    return first_of(node.value, req, matched, guard)
 end
 
 function Paths:match(req, matched)
@@ -189,11 +178,7 @@ function Paths:match(req, matched)
     if not node then
         return nil
     end
-    local item = first_of(node.value, req, matched, guard)
-    if item then
-        return item
-    end
-    return match_shorter(self, req, matched, #node.key - 1)
+    return match_prefix(node, req, matched, guard) or self.prefixes:shorter(uri, #node.key - 1, match_prefix, req, matched, guard)
 end
 
 return M

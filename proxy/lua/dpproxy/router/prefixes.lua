@@ -3,6 +3,7 @@
 --
 --   new(backwards) -> p
 --   p:find(text, limit) -> node | nil      the longest string of at most `limit` bytes; node: {key =, value =}
+--   p:shorter(text, limit, try, a, b, c)   those strings, the longest first, until try(node, a, b, c) returns something
 --   p:get(key) -> node | nil ; p:add(key, value) -> node ; p:remove(key)
 local bit = require("bit")
 local ffi = require("ffi")
@@ -69,6 +70,21 @@ function Prefixes:find(text, limit)
         end
     end
     return best
+end
+
+-- For what comes behind the first: found anew each time, for few need more than one, and `try` may yield.
+function Prefixes:shorter(text, limit, try, a, b, c)
+    while limit >= 0 do
+        local node = self:find(text, limit)
+        if not node then
+            return nil
+        end
+        local result = try(node, a, b, c)
+        if result ~= nil then
+            return result
+        end
+        limit = #node.key - 1
+    end
 end
 
 function Prefixes:get(key)
