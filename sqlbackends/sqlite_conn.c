@@ -363,12 +363,15 @@ enum sqlb_outcome sqlb_lite_end_write(struct sqlb_conn *conn, int rc, const char
 	return outcome;
 }
 
-/* The end of a transaction that may be repeated at will. */
+enum sqlb_outcome sqlb_lite_end_side_turn(struct sqlb_conn *conn, enum sqlb_outcome outcome)
+{
+	sqlb_lite_give_turn(conn->db);
+	return outcome == SQLB_DOUBT ? SQLB_AWAY : outcome;
+}
+
 enum sqlb_outcome sqlb_lite_end_side(struct sqlb_conn *conn, int rc, const char *op, struct ks_err *err)
 {
-	enum sqlb_outcome outcome = sqlb_lite_end_write(conn, rc, op, err);
-
-	return outcome == SQLB_DOUBT ? SQLB_AWAY : outcome;
+	return sqlb_lite_end_side_turn(conn, sqlb_lite_commit(conn, rc, op, err));
 }
 
 /* The end of a single reading statement or of a transaction of several. */

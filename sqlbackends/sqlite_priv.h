@@ -130,6 +130,8 @@ enum sqlb_outcome sqlb_lite_commit(struct sqlb_conn *conn, int rc, const char *o
 enum sqlb_outcome sqlb_lite_end_write(struct sqlb_conn *conn, int rc, const char *op, struct ks_err *err);
 /* The same for what may be repeated at will: no DOUBT. */
 enum sqlb_outcome sqlb_lite_end_side(struct sqlb_conn *conn, int rc, const char *op, struct ks_err *err);
+/* The second half of that, behind sqlb_lite_commit. */
+enum sqlb_outcome sqlb_lite_end_side_turn(struct sqlb_conn *conn, enum sqlb_outcome outcome) KS_MUST_CHECK;
 /* Whether the file is still the one that was there first; not when it is not known. */
 bool sqlb_lite_file_moved(struct sqlb_conn *conn);
 enum sqlb_outcome sqlb_lite_moved(struct sqlb_conn *conn, struct ks_err *err);

@@ -36,13 +36,11 @@ enum sqlb_outcome sqlb_lite_lease_touch(struct sqlb_conn *conn, struct sqlb_leas
 	return outcome;
 }
 
-/* The turn ends with it. */
-static enum sqlb_outcome side_of(struct sqlb_conn *conn, enum sqlb_outcome outcome)
+static enum sqlb_outcome end_leases(struct sqlb_conn *conn, enum sqlb_outcome outcome)
 {
 	if (outcome == SQLB_DOUBT)
 		sqlb_lite_leases_doubt(conn->db);
-	sqlb_lite_give_turn(conn->db);
-	return outcome == SQLB_DOUBT ? SQLB_AWAY : outcome;
+	return sqlb_lite_end_side_turn(conn, outcome);
 }
 
 enum sqlb_outcome sqlb_lite_lease_ensure(struct sqlb_conn *conn, const struct sqlb_lease *leases, size_t count,
@@ -62,7 +60,7 @@ enum sqlb_outcome sqlb_lite_lease_ensure(struct sqlb_conn *conn, const struct sq
 	outcome = sqlb_lite_commit(conn, rc, "lease_ensure", err);
 	if (outcome == SQLB_OK)
 		sqlb_lite_leases_ensure(conn->db, leases, count, now);
-	return side_of(conn, outcome);
+	return end_leases(conn, outcome);
 }
 
 enum sqlb_outcome sqlb_lite_lease_refresh_all(struct sqlb_conn *conn, struct ks_err *err)
@@ -121,7 +119,7 @@ enum sqlb_outcome sqlb_lite_lease_drop(struct sqlb_conn *conn, const int64_t *id
 	outcome = sqlb_lite_commit(conn, rc, "lease_drop", err);
 	if (outcome == SQLB_OK)
 		sqlb_lite_leases_drop(conn->db, ids, count);
-	return side_of(conn, outcome);
+	return end_leases(conn, outcome);
 }
 
 /* ---- duty and members ---- */
