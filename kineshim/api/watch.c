@@ -52,11 +52,15 @@
 #define MAX_WATCHES 1000000
 #define MIN_PROGRESS_MS 100
 /*
- * A round is what one wake-up makes a stream send. After one with so many responses the next waits as long as that one took, up to this:
- * a response costs nearly the same with one event and with several, and no event comes more than twice as late for it.
+ * A round is what one wake-up makes a stream send. After one with so many responses the next may wait as long as that one took, up to this: a
+ * response costs nearly the same with one revision and with several. It waits where such responses came lately: a writer that waits for its events, or
+ * puts now and then, would only get them later. Since rests themselves let a writer get ahead, there is a trial now and then.
  */
 #define ROUND_RESPONSES 64
 #define REST_MAX_US 2000
+#define RESTS_WHERE_JOINED 8 /* after a round of responses with several revisions */
+#define RESTS_OF_TRIAL 4
+#define REST_TRIAL 256 /* rounds without a rest */
 
 struct watch {
 	struct ks_watcher watcher; /* first: the hub hands it back */
@@ -112,6 +116,9 @@ struct stream {
 	/* The round that is being sent. */
 	int64_t round_began_us; /* 0: none is */
 	size_t round_responses;
+	size_t round_joined;        /* of them those with several revisions */
+	unsigned rests_left;        /* before it is certain that they do not pay */
+	unsigned rounds_since_rest; /* with many responses */
 	/* Through JSON only: what was told last, and when. */
 	bool tells_cursor;
 	int64_t told_revision, told_ms;
@@ -212,7 +219,23 @@ static void begin_round(struct stream *stream)
 	if (stream->round_began_us || stream->watch_count < ROUND_RESPONSES || ks_list_empty(&stream->active))
 		return;
 	stream->round_began_us = ks_clock_us();
-	stream->round_responses = 0;
+	stream->round_responses = stream->round_joined = 0;
+}
+
+/* Does the next round wait? This one says whether there is more than one revision to wait for. */
+static bool rests_next(struct stream *stream)
+{
+	if (stream->round_responses < ROUND_RESPONSES)
+		return false;
+	if (stream->round_joined * 2 > stream->round_responses)
+		stream->rests_left = RESTS_WHERE_JOINED;
+	else if (++stream->rounds_since_rest >= REST_TRIAL)
+		stream->rests_left = RESTS_OF_TRIAL;
+	if (stream->rests_left == 0)
+		return false;
+	stream->rests_left--;
+	stream->rounds_since_rest = 0;
+	return true;
 }
 
 /* All that was woken is read, and the transport has taken it: how long does the next round wait? */
@@ -226,8 +249,10 @@ static void end_round(struct stream *stream)
 	rest_us = now - stream->round_began_us;
 	if (rest_us > REST_MAX_US)
 		rest_us = REST_MAX_US;
+	if (!rests_next(stream))
+		rest_us = 0;
 	ks_mutex_lock(&stream->ready_lock);
-	stream->rest_until_us = stream->round_responses >= ROUND_RESPONSES ? now + rest_us : 0;
+	stream->rest_until_us = rest_us ? now + rest_us : 0;
 	ks_mutex_unlock(&stream->ready_lock);
 	stream->round_began_us = 0;
 }
@@ -468,6 +493,8 @@ static void send_batch(struct stream *stream, const struct batch *batch)
 
 	if (!batch->count)
 		return;
+	if (batch->events[0].revision != batch->events[batch->count - 1].revision)
+		stream->round_joined += batch->watch_count;
 	ks_buf_init(&encoded.header, 1024);
 	ks_api_write_header(stream->api, &encoded.header, 1, batch->header_revision);
 	encode_once(&encoded, batch);
