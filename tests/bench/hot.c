@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The hot paths without network and database, for counting instructions (hot.py runs it under callgrind): requests go as bytes
- * through decoding, validation, the store and encoding. usage: hot put|update|get|range|event COUNT
+ * through decoding, validation, the store and encoding. usage: hot put|update|get|range|event|batch|json COUNT
  *
  *	put     of 256 bytes over 1,000 keys        update   the same in Kubernetes' shape, of one key
  *	get     linearizable, one of 1,000 keys     range    100 keys
  *	event   a put, and its event to one watcher
+ *	batch   64 puts through the log's writer to the memory backend: gathered, evaluated, appended, published
+ *	json    what the gateway does for a put of 256 bytes, and for a response of 10 keys
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -15,11 +17,15 @@
 #include "api/api.h"
 #include "base/diag.h"
 #include "base/panic.h"
+#include "net/json.h"
 #include "proto/rpc.pb-c.h"
 #include "tests/lib/fake_call.h"
 #include "tests/lib/fake_committer.h"
+#include "tests/sim/world.h"
 
 #define KEYS 1000
+#define BATCH 64
+#define JSON_KEYS 10
 #define KEY_ROOM 64
 #define VALUE_SIZE 256
 
@@ -27,7 +33,7 @@ static int64_t revision;
 
 static struct ks_slice pack(const ProtobufCMessage *message)
 {
-	static uint8_t bytes[4096];
+	static uint8_t bytes[8192];
 
 	KS_ASSERT(protobuf_c_message_get_packed_size(message) <= sizeof(bytes));
 	return ks_slice_of(bytes, protobuf_c_message_pack(message, bytes));
@@ -88,6 +94,16 @@ static void update(int number)
 	revision++;
 }
 
+/* The first one makes the key. */
+static void open_update(void)
+{
+	int64_t newest = revision;
+
+	revision = 0;
+	update(0);
+	revision = newest + 2; /* the store begins at 1 */
+}
+
 static void get(int number)
 {
 	Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
@@ -128,6 +144,11 @@ static void open_watch(void)
 	free(data);
 }
 
+static void close_watch(void)
+{
+	fake_stream_close(watch);
+}
+
 static void event(int number)
 {
 	uint8_t *data;
@@ -139,26 +160,137 @@ static void event(int number)
 	free(data);
 }
 
-static const struct {
+/* ---- the log's writer ---- */
+
+static struct world world;
+
+static void open_log(void)
+{
+	world_init(&world, 1);
+	world_start_all(&world);
+}
+
+static void close_log(void)
+{
+	world_fini(&world);
+}
+
+static void batch(int number)
+{
+	static struct world_call calls[BATCH];
+
+	for (int i = 0; i < BATCH; i++) {
+		char key[KEY_ROOM];
+
+		(void)key_of(number * BATCH + i, key);
+		world_put(&world, 0, &calls[i], key, "value");
+	}
+	for (int i = 0; i < BATCH; i++)
+		KS_ASSERT(world_finish(&world, &calls[i]) == KS_OK);
+}
+
+/* ---- the gateway ---- */
+
+static struct ks_buf put_text; /* as a client writes it */
+static struct ks_out ranged;
+
+static void open_json(void)
+{
+	static uint8_t value[VALUE_SIZE];
+	static Mvccpb__KeyValue kvs[JSON_KEYS];
+	Mvccpb__KeyValue *all[JSON_KEYS];
+	Etcdserverpb__PutRequest request = ETCDSERVERPB__PUT_REQUEST__INIT;
+	Etcdserverpb__ResponseHeader header = ETCDSERVERPB__RESPONSE_HEADER__INIT;
+	Etcdserverpb__RangeResponse response = ETCDSERVERPB__RANGE_RESPONSE__INIT;
+	struct ks_json_writer *writer;
+	struct ks_slice bytes;
+	struct ks_out wire;
+	char key[KEY_ROOM];
+
+	request.key = key_of(7, key);
+	request.value = (ProtobufCBinaryData){sizeof(value), value};
+	bytes = pack(&request.base);
+	ks_out_init(&wire, SIZE_MAX);
+	ks_buf_append(&wire.buf, bytes.data, bytes.size);
+	ks_buf_init(&put_text, SIZE_MAX);
+	writer = ks_json_writer_new(&etcdserverpb__put_request__descriptor, &wire);
+	KS_ASSERT(writer && ks_json_write(writer, &put_text, SIZE_MAX) == KS_JSON_DONE);
+	ks_json_writer_free(writer);
+
+	for (int i = 0; i < JSON_KEYS; i++) {
+		mvccpb__key_value__init(&kvs[i]);
+		kvs[i].key = request.key;
+		kvs[i].value = request.value;
+		kvs[i].create_revision = kvs[i].mod_revision = 1234567 + i;
+		kvs[i].version = 1;
+		all[i] = &kvs[i];
+	}
+	header.cluster_id = header.member_id = UINT64_MAX / 3;
+	header.revision = 7654321;
+	response.header = &header;
+	response.n_kvs = JSON_KEYS;
+	response.kvs = all;
+	response.count = JSON_KEYS;
+	bytes = pack(&response.base);
+	ks_out_init(&ranged, SIZE_MAX);
+	ks_buf_append(&ranged.buf, bytes.data, bytes.size);
+}
+
+static void close_json(void)
+{
+	ks_buf_fini(&put_text);
+	ks_out_fini(&ranged);
+}
+
+static void json(int number)
+{
+	struct ks_slice text = {put_text.data, put_text.size};
+	struct ks_json_writer *writer;
+	struct ks_buf buf;
+	struct ks_err err;
+
+	(void)number;
+	ks_buf_init(&buf, 65536);
+	KS_ASSERT(ks_json_to_wire(&etcdserverpb__put_request__descriptor, text, &buf, &err) == KS_OK);
+	KS_ASSERT(buf.size > VALUE_SIZE);
+	ks_buf_fini(&buf);
+	ks_buf_init(&buf, 65536);
+	writer = ks_json_writer_borrow(&etcdserverpb__range_response__descriptor, &ranged);
+	KS_ASSERT(writer && ks_json_write(writer, &buf, 65536) == KS_JSON_DONE);
+	KS_ASSERT(buf.size > (size_t)JSON_KEYS * VALUE_SIZE);
+	ks_json_writer_free(writer);
+	ks_buf_fini(&buf);
+}
+
+/* ---- all of them ---- */
+
+struct path {
 	const char *name;
 	void (*run)(int number);
-} paths[] = {{"put", put}, {"update", update}, {"get", get}, {"range", range}, {"event", event}};
+	void (*open)(void); /* behind 1,000 puts */
+	void (*close)(void);
+};
 
-static void measure(void (*run)(int number), int count)
+static const struct path paths[] = {
+	{"put", put, NULL, NULL},
+	{"update", update, open_update, NULL},
+	{"get", get, NULL, NULL},
+	{"range", range, NULL, NULL},
+	{"event", event, open_watch, close_watch},
+	{"batch", batch, open_log, close_log},
+	{"json", json, open_json, close_json},
+};
+
+static void measure(const struct path *path, int count)
 {
 	for (int i = 0; i < KEYS; i++)
 		put(i);
-	if (run == event)
-		open_watch();
-	if (run == update)
-		revision = 0;
-	for (int i = 0; i < count; i++) {
-		run(i);
-		if (run == update && i == 0)
-			revision = KEYS + 2;
-	}
-	if (run == event)
-		fake_stream_close(watch);
+	if (path->open)
+		path->open();
+	for (int i = 0; i < count; i++)
+		path->run(i);
+	if (path->close)
+		path->close();
 }
 
 int main(int argc, char **argv)
@@ -171,13 +303,13 @@ int main(int argc, char **argv)
 	struct ks_api *api;
 	size_t method_count;
 	int count = argc > 2 ? (int)strtol(argv[2], NULL, 10) : 0;
-	void (*run)(int number) = NULL;
+	const struct path *path = NULL;
 
 	for (size_t i = 0; argc > 1 && i < sizeof(paths) / sizeof(*paths); i++)
 		if (strcmp(argv[1], paths[i].name) == 0)
-			run = paths[i].run;
-	if (!run || count < 1) {
-		(void)fputs("usage: hot put|update|get|range|event COUNT\n", stderr);
+			path = &paths[i];
+	if (!path || count < 1) {
+		(void)fputs("usage: hot put|update|get|range|event|batch|json COUNT\n", stderr);
 		return 2;
 	}
 	ks_diag_setup(KS_ERROR, KS_DIAG_TEXT);
@@ -196,7 +328,7 @@ int main(int argc, char **argv)
 	KS_ASSERT(api);
 	methods = ks_api_methods(&method_count);
 	fake_rpc_start(methods, method_count, api, NULL, NULL);
-	measure(run, count);
+	measure(path, count);
 	fake_rpc_stop();
 	ks_api_stop(api);
 	fake_committer_fini(&committer);
