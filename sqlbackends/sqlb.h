@@ -44,7 +44,7 @@
 #define SQLB_MAX_ROWS 16384
 #define SQLB_MAX_BYTES (16u << 20)
 /* Appends that may be on their way over one connection (append_send). */
-#define SQLB_SENT_MAX 2
+#define SQLB_SENT_MAX 4
 
 enum sqlb_outcome { SQLB_OK, SQLB_CONFLICT, SQLB_DOUBT, SQLB_AWAY, SQLB_BROKEN };
 

@@ -1,24 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Two appends on their way. A round trip to a database in another place takes milliseconds; with one append at a time each request waits for the
- * rest of the one before it, and then for its own. Here the next batch is evaluated and sent while the one before it is not answered yet:
+ * Several appends on their way. A round trip to a database in another place takes milliseconds; with one append at a time each request waits for
+ * the rest of the one before it, and then for its own. Here the next batches are evaluated and sent while those before are not answered yet:
  *
- *	store:   committed | the batch's part of the tail | cut | what was sent ahead
- *	log:     … N | N+1 … M, on their way               |     | M+1 …, on their way
+ *	store:   committed | the batch's part of the tail | cut | ahead[0]'s      | cut | ahead[1]'s …
+ *	log:     … N | N+1 … M, on their way               |     | M+1 …, on their way |     | …
  *
- * What is sent ahead goes through only behind the batch, because it names the batch as the entry before it. So there are three ends:
+ * Each goes through only behind the one before it, because it names that one as the entry that it follows. Answers come in this order, so the
+ * batch's is always the next. There are three ends:
  *
- *	the batch landed         it is published up to the cut, and what was sent ahead takes its place
- *	it never will            nothing that was sent ahead will either: all goes back to the queue
- *	nobody knows (DOUBT)     what was sent ahead is in doubt, too. The batch is settled first, by the same rows at the same
- *	                         positions; when it landed, what was sent ahead is settled in the same way
+ *	it landed                it is published up to the first cut, and ahead[0] takes its place
+ *	it never will            nothing that was sent ahead will either: when all their answers are in, everything goes back to the queue
+ *	nobody knows (DOUBT)     those behind it are in doubt, too, up to the first of which the database says that it will not be there. The
+ *	                         batch is settled by the same rows at the same positions; when it landed, the next one is, in the same way
  *
- * Only puts, deletes and transactions are sent ahead, since only records may lie behind a cut, and only where it pays: in the same machine room a
- * second append would just make two small ones of one.
+ * Only puts, deletes and transactions are sent ahead, since only records may lie behind a cut, and only where it pays: in the same machine room
+ * several appends would just make small ones of one.
  */
 #include "base/metrics.h"
 #include "base/panic.h"
 #include "log/log_priv.h"
+
+_Static_assert(SQLB_SENT_MAX - 1 <= KS_STORE_CUTS, "the store has not as many cuts");
 
 #define FAR_MS 1 /* the quickest append lately took so long: the database is far away, and not just busy */
 #define LATELY_MS 500
@@ -69,7 +72,7 @@ bool ks_log_ahead_send(struct ks_log *log, int64_t *wait_ms)
 	struct sqlb_append request;
 	enum sqlb_outcome outcome;
 
-	KS_ASSERT(!w->sent && w->batch.count && !w->ahead.count);
+	KS_ASSERT(!w->sent && w->batch.count && !w->ahead_count);
 	if (!may_send(log))
 		return false;
 	request = ks_log_batch_begin(log, &w->batch, w->applied.writer, w->applied.batch);
@@ -87,44 +90,63 @@ bool ks_log_ahead_send(struct ks_log *log, int64_t *wait_ms)
 	return true;
 }
 
-/* Appends that follow each other at once would share what waits in tiny pieces. */
-static bool time_has_come(struct ks_log *log)
+static const struct ks_log_batch *newest(const struct ks_log_writer *w)
+{
+	return w->ahead_count ? &w->ahead[w->ahead_count - 1] : &w->batch;
+}
+
+/* In how many milliseconds the next one may go: appends that follow each other at once would share what waits in tiny pieces. */
+static int64_t due_in(struct ks_log *log)
+{
+	const struct ks_log_writer *w = &log->writer;
+	int64_t apart_ms = w->append_us / 1000 / SQLB_SENT_MAX;
+
+	if (log->config.ahead == KS_LOG_AHEAD_ALWAYS)
+		return 0;
+	return newest(w)->began_ms + (apart_ms ? apart_ms : 1) - ks_clock_now(log->clock);
+}
+
+static bool may_send_more(struct ks_log *log)
 {
 	const struct ks_log_writer *w = &log->writer;
 
-	return log->config.ahead == KS_LOG_AHEAD_ALWAYS ||
-	       2000 * (ks_clock_now(log->clock) - w->batch.began_ms) >= w->append_us;
+	return w->sent < SQLB_SENT_MAX && !w->stays_behind && !w->look && !w->alone && !atomic_load(&log->stopping);
 }
 
-/* What waits in the queue becomes the batch ahead; false when it is not the moment for it. */
+/* What waits in the queue becomes the newest batch ahead; false when there is nothing. */
 static bool fill_ahead(struct ks_log *log)
 {
 	struct ks_log_writer *w = &log->writer;
+	struct ks_log_batch *ahead = &w->ahead[w->ahead_count];
 
-	if (w->stays_behind || w->look || w->alone || atomic_load(&log->stopping) || !time_has_come(log))
-		return false;
 	ks_mutex_lock(&w->role.mutex);
 	/* A look needs the connection; and leases that expire must not wait for clients for ever. */
 	if (!w->verify && ks_list_empty(&w->expired))
-		ks_log_batch_fill(log, &w->ahead, &w->queue, w->batch_max, true);
+		ks_log_batch_fill(log, ahead, &w->queue, w->batch_max, true);
 	ks_mutex_unlock(&w->role.mutex);
-	if (w->ahead.count)
-		ks_log_batch_waited(log, &w->ahead);
-	return w->ahead.count > 0;
+	if (!ahead->count)
+		return false;
+	ks_log_batch_waited(log, ahead);
+	return true;
 }
 
-/* Nothing of it was sent, or it is certain that it will not be in the log. */
-static void take_back(struct ks_log *log)
+/* All but the first 'kept' of those ahead: nothing of them was sent, or it is certain that they will not be in the log. */
+static void take_back(struct ks_log *log, size_t kept)
 {
-	ks_store_rollback_to_cut(log->store);
-	ks_log_batch_put_back(log, &log->writer.ahead);
-	log->writer.stays_behind = true;
+	struct ks_log_writer *w = &log->writer;
+
+	while (w->ahead_count > kept) {
+		ks_store_rollback_to_cut(log->store);
+		ks_log_batch_put_back(log, &w->ahead[--w->ahead_count]);
+	}
+	ks_log_batch_count_in_flight(w);
 }
 
 static void send_ahead(struct ks_log *log)
 {
 	struct ks_log_writer *w = &log->writer;
-	struct ks_log_batch *ahead = &w->ahead;
+	int64_t after_batch = newest(w)->number;
+	struct ks_log_batch *ahead = &w->ahead[w->ahead_count++];
 	struct sqlb_append request;
 	enum sqlb_outcome outcome;
 	struct ks_err err = {0};
@@ -134,71 +156,81 @@ static void send_ahead(struct ks_log *log)
 	ahead->proof_mark = ks_log_proof_mark(log);
 	ks_store_cut(log->store);
 	/* Without an entry its answers would need a look at a head that is still to come. Whatever is wrong, it is seen to when its turn comes. */
-	if (ks_log_batch_evaluate(log, ahead, &fitted) != KS_LOG_EVALUATED || !ahead->entry_count ||
-	    !ks_log_batch_encode(log, ahead)) {
-		take_back(log);
+	w->stays_behind = ks_log_batch_evaluate(log, ahead, &fitted) != KS_LOG_EVALUATED || !ahead->entry_count ||
+			  !ks_log_batch_encode(log, ahead);
+	if (w->stays_behind) {
+		take_back(log, w->ahead_count - 1);
 		return;
 	}
-	request = ks_log_batch_begin(log, ahead, log->config.writer_id, w->batch.number);
+	request = ks_log_batch_begin(log, ahead, log->config.writer_id, after_batch);
 	atomic_store(&log->tail.quiet_ms, ahead->began_ms + QUIET_MS);
 	outcome = log->ops->append_send(w->role.conn, &request, &err);
-	/* What is wrong the batch's own answer will tell. */
+	w->stays_behind = outcome != SQLB_OK;
+	/* What is wrong those before it will be told. */
 	if (outcome != SQLB_OK && outcome != SQLB_DOUBT) {
-		take_back(log);
+		take_back(log, w->ahead_count - 1);
 		return;
 	}
 	ahead->doubt = outcome == SQLB_DOUBT;
-	w->stays_behind = ahead->doubt;
 	w->sent += !ahead->doubt;
 	KS_COUNT(APPENDS_AHEAD, 1);
-	atomic_store_explicit(&w->in_flight, w->batch.count + ahead->count, memory_order_relaxed);
+	ks_log_batch_count_in_flight(w);
 }
 
-/* Takes the answer to what is on its way behind a batch with this outcome, which is not that it landed. */
-static void receive_ahead(struct ks_log *log, enum sqlb_outcome of_batch)
+/* Takes the answer to one that was sent behind another, which is not in the log or (may_be) in doubt. */
+static void receive_ahead(struct ks_log *log, struct ks_log_batch *ahead, bool may_be)
 {
 	struct ks_log_writer *w = &log->writer;
 	struct ks_err err = {0};
 	bool pending, appended = false;
 	enum sqlb_outcome outcome = log->ops->append_receive(w->role.conn, AS_LONG, &pending, &appended, &err);
 
-	w->sent = 0;
+	w->sent--;
 	KS_ASSERT(!(outcome == SQLB_OK && pending));
-	ks_log_batch_ended(log, &w->ahead, outcome, appended);
+	ks_log_batch_ended(log, ahead, outcome, appended);
 	/* To put its requests back would do twice what they ask for. */
-	if (outcome == SQLB_OK && appended && of_batch != SQLB_DOUBT)
+	if (outcome == SQLB_OK && appended && !may_be)
 		ks_panic(__FILE__, __LINE__, "an append went through behind one that did not");
-	w->ahead.doubt = outcome == SQLB_DOUBT || (outcome == SQLB_OK && appended);
+	ahead->doubt = outcome == SQLB_DOUBT || (outcome == SQLB_OK && appended);
 }
 
-/* The batch has its outcome, and it is not in the log, or nobody knows. What becomes of that which was sent behind it? */
-static void end_ahead(struct ks_log *log, enum sqlb_outcome of_batch)
+/* The batch has its outcome, and it is not in the log or (may_be) in doubt. What becomes of those behind it? */
+static void end_ahead(struct ks_log *log, bool may_be)
 {
 	struct ks_log_writer *w = &log->writer;
+	size_t kept = 0;
 
-	if (w->sent)
-		receive_ahead(log, of_batch);
-	if (!w->ahead.doubt || of_batch != SQLB_DOUBT)
-		take_back(log);
+	for (size_t i = 0; i < w->ahead_count; i++) {
+		if (w->sent)
+			receive_ahead(log, &w->ahead[i], may_be);
+		may_be = may_be && w->ahead[i].doubt;
+		kept += may_be;
+	}
+	take_back(log, kept);
 }
 
 int64_t ks_log_ahead_step(struct ks_log *log)
 {
 	struct ks_log_writer *w = &log->writer;
 	struct ks_err err = {0};
-	bool pending = false, appended = false, waits;
+	bool pending = false, appended = false;
+	int64_t wait_ms = AS_LONG;
 	enum sqlb_outcome outcome;
 
-	if (w->sent == 1 && fill_ahead(log))
-		send_ahead(log);
-	waits = w->sent == SQLB_SENT_MAX || w->stays_behind || atomic_load(&log->stopping);
-	outcome = log->ops->append_receive(w->role.conn, waits ? AS_LONG : LOOK_MS, &pending, &appended, &err);
+	if (may_send_more(log)) {
+		wait_ms = due_in(log);
+		if (wait_ms <= 0 && fill_ahead(log)) {
+			send_ahead(log);
+			return 0;
+		}
+		wait_ms = wait_ms > LOOK_MS ? wait_ms : LOOK_MS;
+	}
+	outcome = log->ops->append_receive(w->role.conn, (int)wait_ms, &pending, &appended, &err);
 	if (outcome == SQLB_OK && pending)
 		return 0;
 	w->sent--;
-	w->stays_behind = false;
 	ks_log_batch_ended(log, &w->batch, outcome, appended);
-	if (w->ahead.count && !(outcome == SQLB_OK && appended))
-		end_ahead(log, outcome);
+	if (outcome != SQLB_OK || !appended)
+		end_ahead(log, outcome == SQLB_DOUBT);
 	return ks_log_writer_appended(log, outcome, appended, &err);
 }

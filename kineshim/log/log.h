@@ -50,7 +50,7 @@ struct ks_log_config {
 	size_t max_batch_entries; /* default 4096 */
 	size_t max_queue_bytes;   /* default 256 MiB: over it new writes get UNK "etcdserver: too many requests" */
 	enum {
-		KS_LOG_AHEAD_FAR, /* a second append is sent ahead where the database is far away, and nobody else writes */
+		KS_LOG_AHEAD_FAR,    /* appends are sent ahead where the database is far away, and nobody else writes */
 		KS_LOG_AHEAD_ALWAYS, /* whenever something waits, for tests */
 		KS_LOG_AHEAD_NEVER,
 	} ahead;

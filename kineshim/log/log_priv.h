@@ -114,9 +114,11 @@ struct ks_log_writer {
 	enum ks_log_state state;
 	struct ks_log_applied applied;
 	struct ks_log_batch batch;
-	struct ks_log_batch ahead; /* sent behind the batch, or empty: the store's tail is cut between the two */
-	unsigned sent;             /* how many of the two are on their way, unanswered */
-	bool stays_behind;         /* nothing is sent ahead until the batch has its answer */
+	/* Sent behind the batch, in this order; the store's tail is cut before each. While nothing is on its way all are in doubt. */
+	struct ks_log_batch ahead[SQLB_SENT_MAX - 1];
+	size_t ahead_count;
+	size_t sent;       /* how many of them all are on their way, unanswered */
+	bool stays_behind; /* nothing more is sent until they all have their answers */
 	struct ks_log_way way;
 	int64_t next_batch;
 	size_t batch_max;  /* entries; less than configured after a batch grew too large in evaluation */
@@ -132,7 +134,7 @@ struct ks_log_writer {
 	int64_t pause_until_ms;
 	int64_t append_us; /* moving average */
 	uint64_t random;
-	_Atomic size_t in_flight; /* requests of the batch, for gauges */
+	_Atomic size_t in_flight; /* requests of the batch and of those ahead, for gauges */
 };
 
 struct ks_log_tail {
@@ -335,7 +337,7 @@ int64_t ks_log_writer_appended(struct ks_log *log, enum sqlb_outcome outcome, bo
 /* The writer's own bookkeeping after ks_store_publish (also replay.c). */
 void ks_log_writer_published(struct ks_log *log, struct ks_log_applied applied, uint64_t proof_mark);
 
-/* The way of a batch, step by step; 'batch' is the writer's or the one ahead. */
+/* The way of a batch, step by step; 'batch' is the writer's or one ahead. */
 
 /* role.mutex is held. Moves requests into an empty batch: at most 'max', and none behind one that is more than puts and deletes, if only_kv. */
 void ks_log_batch_fill(struct ks_log *log, struct ks_log_batch *batch, struct ks_list *from, size_t max, bool only_kv);
@@ -359,6 +361,8 @@ void ks_log_batch_ended(struct ks_log *log, const struct ks_log_batch *batch, en
 void ks_log_batch_landed(struct ks_log *log);
 /* The requests go back to the front of the queue; the store was rolled back. */
 void ks_log_batch_put_back(struct ks_log *log, struct ks_log_batch *batch);
+/* A batch was made, or ended: for the gauge. */
+void ks_log_batch_count_in_flight(struct ks_log_writer *w);
 
 /* ---- ahead.c ---- */
 

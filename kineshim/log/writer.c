@@ -3,7 +3,7 @@
  * The writer: gather → evaluate → append → publish → answer. It alone changes the store.
  *
  * Group commit. While one append is on its way requests gather; the next batch takes all of them, up to its limits. A lone
- * request waits for nobody. Where the database is far away a second append may be on its way behind the first (ahead.c).
+ * request waits for nobody. Where the database is far away more appends may be on their way behind the first (ahead.c).
  *
  * Answers that change nothing (a failed comparison, an error such as "lease not found", a delete of nothing) are
  * reads: they hold for the state they were evaluated on, and that state is proven to be the newest only by what
@@ -243,6 +243,15 @@ static void batch_clear(struct ks_log_batch *batch)
 	batch->compaction = (struct ks_log_applied){0};
 }
 
+void ks_log_batch_count_in_flight(struct ks_log_writer *w)
+{
+	size_t count = w->batch.count;
+
+	for (size_t i = 0; i < w->ahead_count; i++)
+		count += w->ahead[i].count;
+	atomic_store_explicit(&w->in_flight, count, memory_order_relaxed);
+}
+
 static void effects_clear(struct ks_log_batch *batch)
 {
 	for (size_t i = 0; i < batch->count; i++)
@@ -286,9 +295,10 @@ void ks_log_writer_unwind(struct ks_log *log)
 	KS_ASSERT(w->batch.count);
 	ks_store_rollback(log->store);
 	/* The older ones come to stand before those that were behind them. */
-	if (w->ahead.count)
-		ks_log_batch_put_back(log, &w->ahead);
+	while (w->ahead_count)
+		ks_log_batch_put_back(log, &w->ahead[--w->ahead_count]);
 	ks_log_batch_put_back(log, &w->batch);
+	ks_log_batch_count_in_flight(w);
 	if (atomic_load(&log->stopping))
 		ks_log_writer_fail_all(log, "etcdserver: server stopped");
 }
@@ -311,12 +321,13 @@ static void batch_fail(struct ks_log *log, enum ks_status status, const char *te
 {
 	struct ks_log_writer *w = &log->writer;
 
+	KS_ASSERT(!w->sent);
 	ks_store_rollback(log->store);
-	if (w->ahead.count && !w->ahead.doubt)
-		ks_log_batch_put_back(log, &w->ahead);
 	fail_requests(&w->batch, status, text);
-	if (w->ahead.count)
-		fail_requests(&w->ahead, status, text);
+	for (size_t i = 0; i < w->ahead_count; i++)
+		fail_requests(&w->ahead[i], status, text);
+	w->ahead_count = 0;
+	ks_log_batch_count_in_flight(w);
 }
 
 static bool nobody_waits(struct ks_log_writer *w)
@@ -337,7 +348,7 @@ static void batch_answer(struct ks_log *log)
 
 	effects_clear(batch);
 	batch_clear(batch);
-	atomic_store_explicit(&log->writer.in_flight, 0, memory_order_relaxed);
+	ks_log_batch_count_in_flight(&log->writer);
 	for (size_t i = 0; i < count; i++) {
 		struct ks_submit *submit = batch->submits[i];
 
@@ -349,14 +360,14 @@ static void batch_answer(struct ks_log *log)
 	}
 }
 
-/* What was sent behind the batch, which is done, takes its place. */
+/* The first that was sent behind the batch, which is done, takes its place. */
 static void take_place(struct ks_log_writer *w)
 {
 	struct ks_log_batch done = w->batch;
 
-	w->batch = w->ahead;
-	w->ahead = done;
-	atomic_store_explicit(&w->in_flight, w->batch.count, memory_order_relaxed);
+	w->batch = w->ahead[0];
+	memmove(&w->ahead[0], &w->ahead[1], --w->ahead_count * sizeof(w->ahead[0]));
+	w->ahead[w->ahead_count] = done; /* for its arrays */
 }
 
 /* The batch is in the log. */
@@ -378,7 +389,7 @@ void ks_log_batch_landed(struct ks_log *log)
 	if (batch->compaction.position)
 		ks_log_side_compact(log);
 	batch_answer(log);
-	if (w->ahead.count)
+	if (w->ahead_count)
 		take_place(w);
 }
 
@@ -428,7 +439,7 @@ static bool gather(struct ks_log *log)
 	ks_mutex_unlock(&w->role.mutex);
 	if (batch->count)
 		ks_log_batch_waited(log, batch);
-	atomic_store_explicit(&w->in_flight, batch->count, memory_order_relaxed);
+	ks_log_batch_count_in_flight(w);
 	w->expired_next = !w->expired_next; /* turns, so that neither clients nor leases starve */
 	if (batch->expired && w->expired_alone)
 		w->expired_alone--;
@@ -1139,5 +1150,6 @@ void ks_log_writer_fini(struct ks_log *log)
 {
 	ks_log_writer_abandon(log);
 	batch_free(&log->writer.batch);
-	batch_free(&log->writer.ahead);
+	for (size_t i = 0; i < SQLB_SENT_MAX - 1; i++)
+		batch_free(&log->writer.ahead[i]);
 }

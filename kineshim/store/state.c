@@ -4,6 +4,7 @@
  * the way back. See store_priv.h.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/panic.h"
 #include "store/alarm_priv.h"
@@ -319,7 +320,7 @@ static bool publish_keys(struct ks_state *state, int64_t end, size_t max)
 
 bool ks_state_publish(struct ks_state *state, size_t max)
 {
-	const struct ks_point *end = state->is_cut ? &state->cut : &state->tail;
+	const struct ks_point *end = state->cut_count ? &state->cuts[0] : &state->tail;
 
 	if (!state->direct && !publish_keys(state, end->revision, max))
 		return false;
@@ -340,6 +341,7 @@ bool ks_state_publish(struct ks_state *state, size_t max)
 		ks_state_publish_alarms(state);
 	}
 	state->committed = *end;
-	state->is_cut = false;
+	if (state->cut_count)
+		memmove(&state->cuts[0], &state->cuts[1], --state->cut_count * sizeof(state->cuts[0]));
 	return true;
 }

@@ -164,7 +164,7 @@ static void undo_others(struct ks_state *state)
 	ks_state_undo_alarms(state, ks_alarms_ref(state->alarms), 0);
 }
 
-/* Makes the tail end at 'end' again: the committed point, or the cut. */
+/* Makes the tail end at 'end' again: the committed point, or a cut, which goes with all behind it. */
 static void roll_back(struct ks_store *store, const struct ks_point *end)
 {
 	struct ks_state *state = store->state;
@@ -178,7 +178,7 @@ static void roll_back(struct ks_store *store, const struct ks_point *end)
 			if (end == &state->committed)
 				undo_others(state);
 			state->tail = *end;
-			state->is_cut = false;
+			state->cut_count = end == &state->committed ? 0 : (size_t)(end - state->cuts);
 		}
 		ks_unlock(store);
 	}
@@ -194,17 +194,18 @@ void ks_store_cut(struct ks_store *store)
 {
 	struct ks_state *state = store->state;
 
-	KS_ASSERT(!store->loading && !state->is_cut);
+	KS_ASSERT(!store->loading && state->cut_count < KS_STORE_CUTS);
 	ks_lock_write(store);
-	state->cut = state->tail;
-	state->is_cut = true;
+	state->cuts[state->cut_count++] = state->tail;
 	ks_unlock(store);
 }
 
 void ks_store_rollback_to_cut(struct ks_store *store)
 {
-	KS_ASSERT(store->state->is_cut);
-	roll_back(store, &store->state->cut);
+	struct ks_state *state = store->state;
+
+	KS_ASSERT(state->cut_count);
+	roll_back(store, &state->cuts[state->cut_count - 1]);
 }
 
 void ks_store_reset(struct ks_store *store)

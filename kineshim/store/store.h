@@ -395,15 +395,16 @@ void ks_effects_fini(struct ks_effects *effects);
  * entry without puts and deletes may be equal). What an effect says of a key's version is believed.
  */
 enum ks_status ks_store_apply(struct ks_store *store, const struct ks_entry *entry, struct ks_err *err) KS_MUST_CHECK;
-/* Makes the tail, up to its cut if there is one, the committed view and wakes the watch hub. */
+/* Makes the tail, up to its first cut if there is one, the committed view and wakes the watch hub. */
 void ks_store_publish(struct ks_store *store);
 /* Throws the whole tail away. */
 void ks_store_rollback(struct ks_store *store);
 /*
- * Cuts the tail where it ends: what is evaluated from now on lies behind the cut. The next ks_store_publish or ks_store_rollback takes the
- * cut away, the former with everything before it; ks_store_rollback_to_cut does so with everything behind it. Behind a cut only
- * puts, deletes and transactions are evaluated, and there is one cut at a time.
+ * Cuts the tail where it ends: what is evaluated from now on lies behind the cut. There may be KS_STORE_CUTS of them. ks_store_publish takes the
+ * first one away, with what lies before it; ks_store_rollback_to_cut the last one, with what lies behind it; ks_store_rollback all. Behind
+ * a cut only puts, deletes and transactions are evaluated.
  */
+#define KS_STORE_CUTS 3
 void ks_store_cut(struct ks_store *store);
 void ks_store_rollback_to_cut(struct ks_store *store);
 /* Back to an empty store (a lost tail was noticed, or a reload): every watcher is cancelled, KS_UNAVAILABLE. */

@@ -47,8 +47,9 @@ struct ks_state {
 	struct ks_leases leases;
 	struct ks_point committed;
 	struct ks_point tail;
-	struct ks_point cut; /* the part of the tail that is published next ends here … */
-	bool is_cut;         /* … if there is a cut; only records lie behind it */
+	/* Of the tail, in order: the part that is published next ends at the first, if there is one; only records lie behind it. */
+	struct ks_point cuts[KS_STORE_CUTS];
+	size_t cut_count;
 	struct ks_lease_undo *undo; /* what the tail did to leases, in order */
 	size_t undo_count, undo_capacity;
 	/* Users and roles (auth_priv.h): committed, and with what the tail did; the same version while it did nothing. While loading

@@ -800,7 +800,7 @@ enum ks_status ks_store_eval(struct ks_store *store, const struct ks_request *re
 	enum ks_status status;
 
 	KS_ASSERT(!store->loading && !store->jump);
-	KS_ASSERT(!state->is_cut || ks_request_is_kv(req));
+	KS_ASSERT(!state->cut_count || ks_request_is_kv(req));
 	*effects = (struct ks_effects){0};
 	ks_lock_write(store);
 	for (;;) {

@@ -105,6 +105,67 @@ struct sim {
 
 static bool verbose;
 
+/* What became of the appends that were sent, by their place among those on their way when the first of these was answered. */
+enum { SENT_OUTCOMES = SQLB_BROKEN + 1, SENT_WAYS = 16 };
+static size_t met[SQLB_SENT_MAX][SENT_OUTCOMES];
+static size_t depths[SQLB_SENT_MAX + 1]; /* how often so many were on their way at an answer */
+
+/* Of a connection: how many are on their way, and at which place the next answer is. */
+static struct way {
+	const struct sqlb_conn *conn;
+	size_t sent, place;
+} ways[SENT_WAYS];
+
+static struct way *way_of(const struct sqlb_conn *conn)
+{
+	struct way *way = &ways[0];
+
+	for (size_t i = 0; i < SENT_WAYS; i++) {
+		if (ways[i].conn == conn)
+			return &ways[i];
+		if (!ways[i].sent)
+			way = &ways[i];
+	}
+	*way = (struct way){.conn = conn};
+	return way;
+}
+
+static enum sqlb_outcome noting_send(struct sqlb_conn *conn, const struct sqlb_append *append, struct ks_err *err)
+{
+	struct way *way = way_of(conn);
+	enum sqlb_outcome outcome = sqlb_memory_ops.append_send(conn, append, err);
+
+	way->sent += outcome == SQLB_OK;
+	return outcome;
+}
+
+static enum sqlb_outcome noting_receive(struct sqlb_conn *conn, int wait_ms, bool *pending, bool *appended,
+					struct ks_err *err)
+{
+	struct way *way = way_of(conn);
+	enum sqlb_outcome outcome = sqlb_memory_ops.append_receive(conn, wait_ms, pending, appended, err);
+
+	if (outcome == SQLB_OK && *pending)
+		return outcome;
+	if (way->place == 0)
+		depths[way->sent]++;
+	met[way->place][outcome]++;
+	way->sent--;
+	/* One that landed leaves its place to the next. */
+	way->place = way->sent && outcome != SQLB_OK ? way->place + 1 : 0;
+	return outcome;
+}
+
+static void show_met(void)
+{
+	for (size_t i = 1; i <= SQLB_SENT_MAX; i++)
+		printf("# %zu on their way: %zu\n", i, depths[i]);
+	for (size_t i = 0; i < SQLB_SENT_MAX; i++)
+		for (int outcome = 0; outcome < SENT_OUTCOMES; outcome++)
+			printf("# number %zu %s: %zu\n", i + 1, sqlb_outcome_name((enum sqlb_outcome)outcome),
+			       met[i][outcome]);
+}
+
 static bool fail(struct sim *sim, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static bool fail(struct sim *sim, const char *fmt, ...)
 {
@@ -137,6 +198,9 @@ static enum sqlb_memory_fault chaos(struct world *world, const char *op, int nod
 
 	if (node < 0)
 		return SQLB_FAULT_NONE;
+	/* No fault, but an answer that takes its time: others come to be sent behind it. */
+	if (strcmp(op, "append_receive") == 0)
+		return draw(sim, 4) ? SQLB_FAULT_AWAY : SQLB_FAULT_NONE;
 	if (strcmp(op, "trim") == 0)
 		sim->trimmed_at = truth_position(&sim->truth);
 	if (ks_clock_now(&world->clock) < sim->cut_off_until_ms[node])
@@ -153,7 +217,7 @@ static enum sqlb_memory_fault chaos(struct world *world, const char *op, int nod
 		case 1:
 			return SQLB_FAULT_DOUBT_LOST;
 		case 2:
-			return SQLB_FAULT_AWAY;
+			return draw(sim, 16) ? SQLB_FAULT_AWAY : SQLB_FAULT_BROKEN;
 		default:
 			return SQLB_FAULT_DOUBT_LATE;
 		}
@@ -1162,6 +1226,8 @@ static bool run(struct sim *sim, uint64_t seed, int64_t steps)
 	world_init(&sim->world, 2 + draw(sim, 2));
 	if (sim->seed & 1) /* a database that does not tell of changes */
 		sim->world.ops.features &= ~(unsigned)SQLB_NOTIFIES;
+	sim->world.ops.append_send = noting_send;
+	sim->world.ops.append_receive = noting_receive;
 	sim->world.ctx = sim;
 	choose_profile(sim);
 	late_calls = 1 + (int)draw(sim, 30);
@@ -1239,6 +1305,7 @@ int main(int argc, char **argv)
 			fprintf(stderr, "# %s\n# repeat with: sim --seed %" PRIu64 " --steps %ld --runs 1 --verbose\n",
 				sim->failure, seed + (uint64_t)done, steps);
 	}
+	show_met();
 	printf("1..1\n%sok 1 - sim: %ld runs of %ld steps from seed %" PRIu64 "\n", good ? "" : "not ", done, steps,
 	       seed);
 	free(sim);

@@ -68,13 +68,13 @@ bool see(void *ctx, const struct sqlb_row *row);
 struct seen read_all(struct sqlb_conn *conn, const struct sqlb_row *expected, size_t count);
 
 /* Those that need append_send are named here, so that backend.c leaves them out where there is none. */
-#define TESTS_OF_SENDING(X)                                            \
-	X(an_append_that_was_sent_is_an_append)                        \
-	X(two_appends_on_their_way_land_in_order)                      \
-	X(of_two_on_their_way_none_is_there_when_the_first_is_refused) \
-	X(an_append_on_its_way_is_pending_until_it_is_answered)        \
-	X(large_appends_can_be_on_their_way)                           \
-	X(an_append_with_a_guard_is_not_sent)                          \
+#define TESTS_OF_SENDING(X)                                              \
+	X(an_append_that_was_sent_is_an_append)                          \
+	X(appends_on_their_way_land_in_order)                            \
+	X(of_those_on_their_way_none_is_there_when_the_first_is_refused) \
+	X(an_append_on_its_way_is_pending_until_it_is_answered)          \
+	X(large_appends_can_be_on_their_way)                             \
+	X(an_append_with_a_guard_is_not_sent)                            \
 	X(a_connection_may_end_with_appends_on_their_way)
 
 #define TESTS(X)                                                    \

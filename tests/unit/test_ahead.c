@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Two appends on their way (log/ahead.c): who waits for whom, and what becomes of both when the first one has a conflict, is lost, or nobody
+ * Several appends on their way (log/ahead.c): who waits for whom, and what becomes of all when one of them has a conflict, is lost, or nobody
  * knows. tests/sim/sim does the same by the thousand.
  */
 #include <stdio.h>
@@ -9,10 +9,14 @@
 #include "tests/lib/tap.h"
 #include "tests/sim/world.h"
 
+#define MOST SQLB_SENT_MAX
+
 static struct world w;
-static int sends, on_way, most_on_way;
-static int way_ms;             /* what a round trip takes, by the log's clock */
-static void (*with_two)(void); /* called once, when two are on their way */
+static int sends, receives, on_way, most_on_way;
+static int way_ms;                /* what a round trip takes, by the log's clock */
+static void (*with_all)(void);    /* called once, when as many as can be are on their way */
+static void (*after_first)(void); /* called once, behind the first answer */
+static int refused_at; /* this answer, which is that the append is in doubt and lost, is made a certain one */
 
 static enum sqlb_outcome counting_send(struct sqlb_conn *conn, const struct sqlb_append *append, struct ks_err *err)
 {
@@ -26,21 +30,33 @@ static enum sqlb_outcome counting_send(struct sqlb_conn *conn, const struct sqlb
 	return SQLB_OK;
 }
 
+static void call_once(void (**hook)(void))
+{
+	void (*now)(void) = *hook;
+
+	*hook = NULL;
+	if (now)
+		now();
+}
+
 static enum sqlb_outcome counting_receive(struct sqlb_conn *conn, int wait_ms, bool *pending, bool *appended,
 					  struct ks_err *err)
 {
-	void (*hook)(void) = on_way == 2 ? with_two : NULL;
 	enum sqlb_outcome outcome;
 
-	if (hook) {
-		with_two = NULL;
-		hook();
-	}
+	if (on_way == MOST)
+		call_once(&with_all);
 	outcome = sqlb_memory_ops.append_receive(conn, wait_ms, pending, appended, err);
 	if (outcome == SQLB_OK && *pending)
 		return outcome;
 	on_way--;
 	ks_clock_advance(&w.clock, way_ms);
+	if (++receives == 1)
+		call_once(&after_first);
+	if (receives == refused_at) {
+		CU_ASSERT_EQUAL(outcome, SQLB_DOUBT);
+		outcome = SQLB_CONFLICT;
+	}
 	return outcome;
 }
 
@@ -61,9 +77,10 @@ static void begin(size_t nodes)
 	w.ops.append_receive = counting_receive;
 	w.ops.append = slow_append;
 	way_ms = 0;
-	with_two = NULL;
+	with_all = after_first = NULL;
+	refused_at = 0;
 	world_start_all(&w);
-	sends = on_way = most_on_way = 0;
+	sends = receives = on_way = most_on_way = 0;
 }
 
 static void finish_all(struct world_call *calls, size_t count)
@@ -90,50 +107,66 @@ static int64_t revision_of(int number)
 	return kv.mod_revision;
 }
 
-static void requests_land_in_their_order(void)
+static void put_keys(struct world_call *calls, int count)
 {
-	struct world_call calls[6];
 	char key[8];
 
-	begin(1);
-	for (int i = 0; i < 6; i++) {
+	for (int i = 0; i < count; i++) {
 		snprintf(key, sizeof(key), "k%d", i);
 		world_put(&w, 0, &calls[i], key, "v");
 	}
-	finish_all(calls, 6);
-	for (int i = 0; i < 6; i++)
+}
+
+static void requests_land_in_their_order(void)
+{
+	struct world_call calls[3 * MOST];
+
+	begin(1);
+	put_keys(calls, 3 * MOST);
+	finish_all(calls, 3 * MOST);
+	for (int i = 0; i < 3 * MOST; i++)
 		CU_ASSERT_EQUAL(revision_of(i), 2 + i);
-	CU_ASSERT_EQUAL(sends, 6);
-	CU_ASSERT_EQUAL(most_on_way, 2);
+	CU_ASSERT_EQUAL(sends, 3 * MOST);
+	CU_ASSERT_EQUAL(most_on_way, MOST);
 	CU_ASSERT_EQUAL(on_way, 0);
-	CU_ASSERT_EQUAL(world_rows(&w), 7);
+	CU_ASSERT_EQUAL(world_rows(&w), 3 * MOST + 1);
 	world_fini(&w);
 }
 
-static struct world_call seen[2];
+static struct world_call seen[MOST];
 static bool looked;
 
 static void nothing_is_there(void)
 {
-	CU_ASSERT_EQUAL(seen[0].done + seen[1].done, 0);
+	for (int i = 0; i < MOST; i++)
+		CU_ASSERT_EQUAL(seen[i].done, 0);
 	CU_ASSERT_EQUAL(world_revision(&w, 0), 1);
 	CU_ASSERT_EQUAL(world_rows(&w), 1);
+	CU_ASSERT_EQUAL(atomic_load(&w.nodes[0].log->writer.in_flight), MOST);
 	looked = true;
 }
 
+/* Each is seen, and answered, when its own answer is there, and what was sent behind it is not. */
 static void nobody_sees_what_is_on_its_way(void)
 {
+	char value[8];
+
 	begin(1);
 	looked = false;
-	with_two = nothing_is_there;
-	world_put(&w, 0, &seen[0], "a", "1");
-	world_put(&w, 0, &seen[1], "a", "2");
-	CU_ASSERT_EQUAL(world_finish(&w, &seen[0]), KS_OK);
-	CU_ASSERT_EQUAL(seen[1].done, 0);
-	CU_ASSERT_EQUAL(world_revision(&w, 0), 2);
-	CU_ASSERT_STRING_EQUAL(world_value(&w, 0, "a"), "1");
-	CU_ASSERT_EQUAL(world_finish(&w, &seen[1]), KS_OK);
-	CU_ASSERT_STRING_EQUAL(world_value(&w, 0, "a"), "2");
+	with_all = nothing_is_there;
+	for (int i = 0; i < MOST; i++) {
+		snprintf(value, sizeof(value), "%d", i);
+		world_put(&w, 0, &seen[i], "a", value);
+	}
+	for (int i = 0; i < MOST; i++) {
+		snprintf(value, sizeof(value), "%d", i);
+		CU_ASSERT_EQUAL(world_finish(&w, &seen[i]), KS_OK);
+		CU_ASSERT_EQUAL(world_revision(&w, 0), 2 + i);
+		CU_ASSERT_STRING_EQUAL(world_value(&w, 0, "a"), value);
+		for (int later = i + 1; later < MOST; later++)
+			CU_ASSERT_EQUAL(seen[later].done, 0);
+		CU_ASSERT_EQUAL(atomic_load(&w.nodes[0].log->writer.in_flight), MOST - 1 - i);
+	}
 	CU_ASSERT(looked);
 	world_fini(&w);
 }
@@ -148,60 +181,127 @@ static void the_other_one_is_faster(void)
 	CU_ASSERT_EQUAL(world_rows(&w), 2);
 }
 
-static void a_conflict_of_the_first_is_one_of_both(void)
+/* Ours come behind theirs, all of them once, in their order. */
+static void finish_behind_theirs(struct world_call *mine, int count)
 {
-	struct world_call mine[2];
+	finish_all(mine, (size_t)count);
+	CU_ASSERT_EQUAL(world_finish(&w, &theirs), KS_OK);
+	CU_ASSERT_EQUAL(world_revision(&w, 0), 2 + count);
+	for (int i = 0; i < count; i++)
+		CU_ASSERT_EQUAL(revision_of(i), 3 + i);
+	CU_ASSERT_EQUAL(world_rows(&w), 2 + count);
+	world_fini(&w);
+}
+
+static void a_conflict_of_the_first_is_one_of_all(void)
+{
+	struct world_call mine[MOST + 1];
 
 	begin(2);
-	with_two = the_other_one_is_faster;
-	world_put(&w, 0, &mine[0], "a", "1");
-	world_put(&w, 0, &mine[1], "a", "2");
-	finish_all(mine, 2);
-	CU_ASSERT_EQUAL(world_finish(&w, &theirs), KS_OK);
-	CU_ASSERT_EQUAL(world_revision(&w, 0), 4);
-	CU_ASSERT_STRING_EQUAL(world_value(&w, 0, "a"), "2");
-	CU_ASSERT_EQUAL(world_rows(&w), 4);
-	world_fini(&w);
+	with_all = the_other_one_is_faster;
+	put_keys(mine, MOST + 1);
+	finish_behind_theirs(mine, MOST + 1);
 }
 
-/* Whatever becomes of either: all four are in the log, once, in their order. */
-static void one_fault(enum sqlb_memory_fault fault, int at, int times)
+static void a_foreign_entry_where_the_first_is_in_doubt_decides_for_all(void)
 {
-	struct world_call calls[4];
-	char key[8];
+	struct world_call mine[MOST + 1];
+
+	begin(2);
+	world_fault(&w, "append", 0, 1, MOST, SQLB_FAULT_DOUBT_LOST);
+	after_first = the_other_one_is_faster;
+	put_keys(mine, MOST + 1);
+	finish_behind_theirs(mine, MOST + 1);
+}
+
+/* A driver may know of one behind a doubtful one that it will not be there: nor will those behind it. */
+static void what_is_refused_behind_one_in_doubt_goes_back_with_all_behind_it(void)
+{
+	static const enum sqlb_memory_fault faults[] = {SQLB_FAULT_DOUBT_DONE, SQLB_FAULT_DOUBT_LOST,
+							SQLB_FAULT_DOUBT_LATE};
+
+	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
+		for (int at = 2; at <= MOST; at++) {
+			struct world_call calls[MOST + 1];
+
+			begin(1);
+			refused_at = at;
+			world_fault(&w, "append", 0, 1, at - 1, faults[i]);
+			world_fault(&w, "append", 0, at, 1, SQLB_FAULT_DOUBT_LOST);
+			world_fault(&w, "append", 0, at + 1, MOST - at, SQLB_FAULT_DOUBT_LATE);
+			put_keys(calls, MOST + 1);
+			finish_all(calls, MOST + 1);
+			for (int k = 0; k <= MOST; k++)
+				CU_ASSERT_EQUAL(revision_of(k), 2 + k);
+			world_run(&w, 2000);
+			CU_ASSERT_EQUAL(world_rows(&w), MOST + 2);
+			world_fini(&w);
+		}
+}
+
+/* What 'one' and 'other' (at 0: none) do to the appends with these numbers leaves all requests in the log, once, in their order. */
+static void meet_faults(const struct world_fault *one, const struct world_fault *other)
+{
+	enum { COUNT = 2 * MOST };
+	struct world_call calls[COUNT];
+	unsigned before = CU_get_number_of_failures();
 
 	begin(1);
-	world_fault(&w, "append", 0, at, times, fault);
-	for (int i = 0; i < 4; i++) {
-		snprintf(key, sizeof(key), "k%d", i);
-		world_put(&w, 0, &calls[i], key, "v");
-	}
-	finish_all(calls, 4);
-	for (int i = 0; i < 4; i++)
+	world_fault(&w, one->op, 0, one->at, one->times, one->fault);
+	if (other->at)
+		world_fault(&w, other->op, 0, other->at, other->times, other->fault);
+	put_keys(calls, COUNT);
+	finish_all(calls, COUNT);
+	for (int i = 0; i < COUNT; i++)
 		CU_ASSERT_EQUAL(revision_of(i), 2 + i);
 	world_run(&w, 2000); /* late ones come to nothing */
-	CU_ASSERT_EQUAL(world_rows(&w), 5);
-	CU_ASSERT_EQUAL(world_revision(&w, 0), 5);
-	CU_ASSERT_EQUAL(most_on_way, 2);
+	CU_ASSERT_EQUAL(world_rows(&w), COUNT + 1);
+	CU_ASSERT_EQUAL(world_revision(&w, 0), COUNT + 1);
+	CU_ASSERT_EQUAL(most_on_way, MOST);
+	CU_ASSERT_EQUAL(atomic_load(&w.nodes[0].log->writer.in_flight), 0);
 	world_fini(&w);
+	if (CU_get_number_of_failures() > before)
+		printf("# fault %d at %s %d, %d times, and %d at %d\n", (int)one->fault, one->op, one->at, one->times,
+		       (int)other->fault, other->at);
 }
+
+static const enum sqlb_memory_fault lossy[] = {SQLB_FAULT_AWAY, SQLB_FAULT_DOUBT_DONE, SQLB_FAULT_DOUBT_LOST,
+					       SQLB_FAULT_DOUBT_LATE, SQLB_FAULT_CUT};
+#define LOSSY (sizeof(lossy) / sizeof(lossy[0]))
 
 static void every_fault_at_every_append_leaves_each_request_once(void)
 {
-	static const enum sqlb_memory_fault faults[] = {SQLB_FAULT_AWAY, SQLB_FAULT_DOUBT_DONE, SQLB_FAULT_DOUBT_LOST,
-							SQLB_FAULT_DOUBT_LATE};
+	for (size_t i = 0; i < LOSSY; i++)
+		for (int at = 1; at <= MOST + 1; at++)
+			for (int times = 1; times <= MOST + 1; times++)
+				meet_faults(
+					&(struct world_fault){
+						.op = "append", .at = at, .times = times, .fault = lossy[i]},
+					&(struct world_fault){.at = 0});
+}
 
-	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++) {
-		for (int at = 1; at <= 4; at++) {
-			for (int times = 1; times <= 3; times++) {
-				unsigned before = CU_get_number_of_failures();
+static void every_two_faults_leave_each_request_once(void)
+{
+	for (size_t i = 0; i < LOSSY * LOSSY; i++)
+		for (int at = 1; at <= MOST; at++)
+			for (int other = at + 1; other <= MOST + 2; other++)
+				meet_faults(
+					&(struct world_fault){
+						.op = "append", .at = at, .times = 1, .fault = lossy[i / LOSSY]},
+					&(struct world_fault){
+						.op = "append", .at = other, .times = 1, .fault = lossy[i % LOSSY]});
+}
 
-				one_fault(faults[i], at, times);
-				if (CU_get_number_of_failures() > before)
-					printf("# fault %d at append %d, %d times\n", (int)faults[i], at, times);
-			}
-		}
-	}
+static void every_fault_of_a_send_and_of_an_append_leaves_each_request_once(void)
+{
+	for (size_t i = 0; i < LOSSY * LOSSY; i++)
+		for (int send = 1; send <= MOST + 1; send++)
+			for (int at = 0; at <= MOST; at++)
+				meet_faults(
+					&(struct world_fault){
+						.op = "append_send", .at = send, .times = 1, .fault = lossy[i / LOSSY]},
+					&(struct world_fault){
+						.op = "append", .at = at, .times = 1, .fault = lossy[i % LOSSY]});
 }
 
 static void only_puts_deletes_and_transactions_go_ahead(void)
@@ -240,23 +340,22 @@ static void a_request_without_an_entry_is_not_sent_ahead(void)
 
 static void stop_answers_who_is_on_the_way(void)
 {
-	struct world_call calls[3];
+	struct world_call calls[MOST + 1];
 
 	begin(1);
-	for (int i = 0; i < 3; i++)
-		world_put(&w, 0, &calls[i], "a", "1");
-	for (int i = 0; i < 2; i++)
+	put_keys(calls, MOST + 1);
+	for (int i = 0; i < MOST + 1; i++)
 		(void)world_step_role(&w, 0, KS_LOG_WRITER);
-	CU_ASSERT_EQUAL(sends, 2);
-	CU_ASSERT_EQUAL(on_way, 1); /* the first has its answer */
+	CU_ASSERT_EQUAL(sends, MOST);
+	CU_ASSERT_EQUAL(on_way, MOST - 1); /* the first has its answer */
 	world_stop(&w, 0);
 	CU_ASSERT_EQUAL(on_way, 0);
-	for (int i = 0; i < 3; i++)
+	for (int i = 0; i < MOST + 1; i++)
 		CU_ASSERT_EQUAL(calls[i].done, 1);
-	CU_ASSERT_EQUAL(calls[0].submit.err.status, KS_OK);
-	CU_ASSERT_EQUAL(calls[1].submit.err.status, KS_OK);
-	CU_ASSERT_STRING_EQUAL(calls[2].submit.err.text, "etcdserver: server stopped");
-	CU_ASSERT_EQUAL(world_rows(&w), 3);
+	for (int i = 0; i < MOST; i++)
+		CU_ASSERT_EQUAL(calls[i].submit.err.status, KS_OK);
+	CU_ASSERT_STRING_EQUAL(calls[MOST].submit.err.text, "etcdserver: server stopped");
+	CU_ASSERT_EQUAL(world_rows(&w), MOST + 1);
 	world_fini(&w);
 }
 
@@ -298,9 +397,16 @@ int main(void)
 	static const struct tap_test tests[] = {
 		{"requests_land_in_their_order", requests_land_in_their_order},
 		{"nobody_sees_what_is_on_its_way", nobody_sees_what_is_on_its_way},
-		{"a_conflict_of_the_first_is_one_of_both", a_conflict_of_the_first_is_one_of_both},
+		{"a_conflict_of_the_first_is_one_of_all", a_conflict_of_the_first_is_one_of_all},
+		{"a_foreign_entry_where_the_first_is_in_doubt_decides_for_all",
+		 a_foreign_entry_where_the_first_is_in_doubt_decides_for_all},
+		{"what_is_refused_behind_one_in_doubt_goes_back_with_all_behind_it",
+		 what_is_refused_behind_one_in_doubt_goes_back_with_all_behind_it},
 		{"every_fault_at_every_append_leaves_each_request_once",
 		 every_fault_at_every_append_leaves_each_request_once},
+		{"every_two_faults_leave_each_request_once", every_two_faults_leave_each_request_once},
+		{"every_fault_of_a_send_and_of_an_append_leaves_each_request_once",
+		 every_fault_of_a_send_and_of_an_append_leaves_each_request_once},
 		{"only_puts_deletes_and_transactions_go_ahead", only_puts_deletes_and_transactions_go_ahead},
 		{"a_request_without_an_entry_is_not_sent_ahead", a_request_without_an_entry_is_not_sent_ahead},
 		{"stop_answers_who_is_on_the_way", stop_answers_who_is_on_the_way},

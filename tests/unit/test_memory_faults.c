@@ -333,6 +333,29 @@ static void what_is_behind_a_lost_one_follows_that_one_sent_again(void)
 	tear_down();
 }
 
+/* As many as can be, of which one loses the connection: those before it are there, those behind it as the script says. */
+static void of_many_on_their_way_those_behind_a_lost_one_are_in_doubt(void)
+{
+	for (int at = 1; at <= SQLB_SENT_MAX; at++)
+		for (int gone = at + 1; gone <= SQLB_SENT_MAX + 1; gone++) {
+			set_up(1);
+			for (int i = 1; i <= SQLB_SENT_MAX; i++)
+				CU_ASSERT_EQUAL(send(a, i), SQLB_OK);
+			for (int i = 1; i <= SQLB_SENT_MAX; i++) {
+				next("append", i < at     ? SQLB_FAULT_NONE
+					       : i == at  ? SQLB_FAULT_DOUBT_DONE
+					       : i < gone ? SQLB_FAULT_DOUBT_LATE
+							  : SQLB_FAULT_DOUBT_LOST);
+				CU_ASSERT_EQUAL(receive(a), i < at ? SQLB_OK : SQLB_DOUBT);
+			}
+			for (int i = 0; i < 3; i++)
+				head();
+			CU_ASSERT_EQUAL(head(), gone - 1);
+			CU_ASSERT_EQUAL(put(a, gone), SQLB_OK);
+			tear_down();
+		}
+}
+
 static void late_ones_of_a_session_keep_their_order(void)
 {
 	set_up(3);
@@ -612,6 +635,8 @@ int main(void)
 			 what_is_behind_a_lost_connection_is_in_doubt_and_happens_after_it_or_never},
 			{"what_is_behind_a_lost_one_follows_that_one_sent_again",
 			 what_is_behind_a_lost_one_follows_that_one_sent_again},
+			{"of_many_on_their_way_those_behind_a_lost_one_are_in_doubt",
+			 of_many_on_their_way_those_behind_a_lost_one_are_in_doubt},
 			{"late_ones_of_a_session_keep_their_order", late_ones_of_a_session_keep_their_order},
 			{"without_a_fault_it_happens_and_does_not_by_turns",
 			 without_a_fault_it_happens_and_does_not_by_turns},

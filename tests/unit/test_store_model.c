@@ -26,10 +26,10 @@ struct world {
 	unsigned compacting; /* percent of requests */
 	struct ks_store *a, *b;
 	struct model committed, tail;
-	struct model cut; /* the tail where it is cut … */
-	bool is_cut;
-	size_t cut_log;          /* … and the log there */
-	struct saved_entry *log; /* by position - 1; the tail at its end */
+	struct model cuts[KS_STORE_CUTS]; /* the tail where it is cut … */
+	size_t cut_count;
+	size_t cut_logs[KS_STORE_CUTS]; /* … and the log there */
+	struct saved_entry *log;        /* by position - 1; the tail at its end */
 	size_t log_count, log_capacity;
 	size_t b_applied;
 	unsigned fetches;
@@ -304,9 +304,9 @@ static struct ks_request request(void)
 	unsigned kind = (unsigned)rnd(100);
 
 	fresh_scratch();
-	if (world.is_cut)
+	if (world.cut_count)
 		kind = (unsigned)rnd(88); /* nothing else may lie behind a cut */
-	if (!world.is_cut && chance(world.compacting)) {
+	if (!world.cut_count && chance(world.compacting)) {
 		req.kind = KS_REQ_COMPACT;
 		req.compact_revision = world.tail.revision - (int64_t)rnd(20) + 1;
 	} else if (kind < 40) {
@@ -360,11 +360,16 @@ static void publish_step(void)
 {
 	struct ks_err err;
 
-	size_t end = world.is_cut ? world.cut_log : world.log_count;
+	size_t end = world.cut_count ? world.cut_logs[0] : world.log_count;
 
 	ks_store_publish(world.a);
-	model_copy(&world.committed, world.is_cut ? &world.cut : &world.tail);
-	world.is_cut = false;
+	model_copy(&world.committed, world.cut_count ? &world.cuts[0] : &world.tail);
+	if (world.cut_count)
+		world.cut_count--;
+	for (size_t i = 0; i < world.cut_count; i++) {
+		model_copy(&world.cuts[i], &world.cuts[i + 1]);
+		world.cut_logs[i] = world.cut_logs[i + 1];
+	}
 	while (world.b_applied < end) {
 		CHECK(ks_store_apply(world.b, &world.log[world.b_applied].entry, &err) == KS_OK);
 		world.b_applied++;
@@ -383,22 +388,22 @@ static void rollback_step(void)
 	ks_store_rollback(world.a);
 	drop_entries(world.b_applied);
 	model_copy(&world.tail, &world.committed);
-	world.is_cut = false;
+	world.cut_count = 0;
 }
 
-/* Cuts the tail, or goes back to where it is cut. */
+/* Cuts the tail, or goes back to where it was cut last. */
 static void cut_step(void)
 {
-	if (world.is_cut) {
+	if (world.cut_count == KS_STORE_CUTS || (world.cut_count && chance(30))) {
+		world.cut_count--;
 		ks_store_rollback_to_cut(world.a);
-		drop_entries(world.cut_log);
-		model_copy(&world.tail, &world.cut);
+		drop_entries(world.cut_logs[world.cut_count]);
+		model_copy(&world.tail, &world.cuts[world.cut_count]);
 	} else {
 		ks_store_cut(world.a);
-		model_copy(&world.cut, &world.tail);
-		world.cut_log = world.log_count;
+		model_copy(&world.cuts[world.cut_count], &world.tail);
+		world.cut_logs[world.cut_count++] = world.log_count;
 	}
-	world.is_cut = !world.is_cut;
 }
 
 static struct ks_store *either(void)
@@ -663,7 +668,7 @@ static void one_step(void)
 		publish_step();
 	else if (kind < 53)
 		rollback_step();
-	else if (kind < 56)
+	else if (kind < 60)
 		cut_step();
 	else if (kind < 70)
 		range_step();
@@ -763,7 +768,8 @@ static bool run_seed(uint64_t seed, unsigned steps)
 	world.random = seed;
 	model_init(&world.committed);
 	model_init(&world.tail);
-	model_init(&world.cut);
+	for (size_t i = 0; i < KS_STORE_CUTS; i++)
+		model_init(&world.cuts[i]);
 	world.a = ks_store_new(&a, &err);
 	world.b = ks_store_new(&b, &err);
 	world.keys = seed % 4 == 0 ? 600 : seed % 4 == 1 ? 10 : 40;
@@ -785,7 +791,8 @@ static bool run_seed(uint64_t seed, unsigned steps)
 	drop_entries(0);
 	free(world.log);
 	model_fini(&world.committed);
-	model_fini(&world.cut);
+	for (size_t i = 0; i < KS_STORE_CUTS; i++)
+		model_fini(&world.cuts[i]);
 	model_fini(&world.tail);
 	return fault == NULL;
 }

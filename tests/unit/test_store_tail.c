@@ -168,6 +168,45 @@ static void rollback_to_a_cut_keeps_what_lies_before_it(void)
 	CU_ASSERT_EQUAL(sf_hash(sf_store, 0), hash);
 }
 
+static void cuts_are_published_from_the_first_and_rolled_back_from_the_last(void)
+{
+	static const char *const values[] = {"1", "2", "3", "4"};
+	_Static_assert(KS_STORE_CUTS == 3, "a value for each part");
+
+	sf_hold = true;
+	for (int round = 0; round < 2; round++) {
+		for (int i = 0; i <= KS_STORE_CUTS; i++) {
+			if (i)
+				ks_store_cut(sf_store);
+			sf_put("a", values[i]);
+			sf_put("b", values[i]);
+		}
+		ks_store_rollback_to_cut(sf_store);
+		ks_store_publish(sf_store);
+		CU_ASSERT_STRING_EQUAL(sf_value("b", 0), "1");
+		ks_store_cut(sf_store); /* the place of the one that was published is free again */
+		ks_store_cut(sf_store);
+		sf_delete("a", NULL);
+		ks_store_rollback_to_cut(sf_store);
+		ks_store_publish(sf_store);
+		CU_ASSERT_STRING_EQUAL(sf_value("b", 0), "2");
+		CU_ASSERT_EQUAL(ks_store_committed(sf_store).position, 6 * round + 4);
+		ks_store_publish(sf_store);
+		CU_ASSERT_STRING_EQUAL(sf_value("b", 0), "3");
+		ks_store_publish(sf_store);
+		CU_ASSERT_EQUAL(ks_store_committed(sf_store).position, 6 * round + 6);
+	}
+	sf_put("a", "1");
+	for (int i = 0; i < KS_STORE_CUTS; i++) {
+		ks_store_cut(sf_store);
+		sf_put("a", "2");
+	}
+	ks_store_rollback(sf_store);
+	sf_put("a", "1");
+	ks_store_publish(sf_store);
+	CU_ASSERT(ks_store_committed(sf_store).position == 13 && sf_revision() == 14);
+}
+
 /* ---- entries of the log ---- */
 
 static void applied_entries_make_the_same_state(void)
@@ -523,6 +562,7 @@ SF_WITH_STORE(each_request_of_a_batch_has_its_own_revision_and_position)
 SF_WITH_STORE(failing_request_does_not_disturb_its_neighbours)
 SF_WITH_STORE(only_what_lies_before_a_cut_is_published)
 SF_WITH_STORE(rollback_to_a_cut_keeps_what_lies_before_it)
+SF_WITH_STORE(cuts_are_published_from_the_first_and_rolled_back_from_the_last)
 SF_WITH_STORE(rollback_restores_everything)
 SF_WITH_STORE(applied_entries_make_the_same_state)
 SF_WITH_STORE(entry_that_does_not_follow_is_refused)
@@ -543,6 +583,7 @@ int main(void)
 					     SF_TEST(rollback_restores_everything),
 					     SF_TEST(only_what_lies_before_a_cut_is_published),
 					     SF_TEST(rollback_to_a_cut_keeps_what_lies_before_it),
+					     SF_TEST(cuts_are_published_from_the_first_and_rolled_back_from_the_last),
 					     SF_TEST(applied_entries_make_the_same_state),
 					     SF_TEST(entry_that_does_not_follow_is_refused),
 					     SF_TEST(rows_out_of_order_are_refused),
