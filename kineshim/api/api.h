@@ -277,6 +277,7 @@ struct ks_read {
 	struct ks_values values;
 	int rounds;
 	int64_t began_ns;
+	struct ks_task moved; /* to another thread, because it is long */
 };
 
 void ks_read_go(struct ks_read *read);

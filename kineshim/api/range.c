@@ -13,6 +13,7 @@
 
 /* How often a range is read again because compaction trimmed a row between reading and fetching. */
 #define ROUNDS 16
+#define LONG_KEYS 1000
 
 static void run(struct ks_read *read);
 
@@ -172,6 +173,21 @@ static void reply(struct ks_read *read)
 	ks_call_reply(call, &out);
 }
 
+/* A larger one is worth a change of threads, so that nobody waits for it. */
+static bool is_long(const struct ks_read *read)
+{
+	const struct ks_range_req *request = &read->request;
+	bool page = request->limit > 0 && request->limit <= LONG_KEYS && request->sort_order == KS_SORT_NONE;
+
+	return request->interval.end.size && !request->count_only && !page &&
+	       ks_store_keys_in(read->api->store, &request->interval) > LONG_KEYS;
+}
+
+static void moved(struct ks_task *task)
+{
+	ks_read_go(ks_container_of(task, struct ks_read, moved));
+}
+
 void ks_api_range(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)
 {
 	const Etcdserverpb__RangeRequest *request = (const Etcdserverpb__RangeRequest *)message;
@@ -191,6 +207,8 @@ void ks_api_range(struct ks_api *api, struct ks_call *call, const ProtobufCMessa
 	read->api = api;
 	read->call = call;
 	read->done = reply;
+	read->moved.run = moved;
 	ks_convert_range(request, &read->request);
-	ks_read_go(read);
+	if (!is_long(read) || !ks_call_move(call, &read->moved))
+		ks_read_go(read);
 }

@@ -207,6 +207,17 @@ void ks_call_run(struct ks_call *call, struct ks_task *task)
 		ks_rpc_queue_post(call->queue, task);
 }
 
+bool ks_call_move(struct ks_call *call, struct ks_task *task)
+{
+	KS_ASSERT(call->method && call->method->unary && !call->on_cancel);
+	KS_ASSERT(ks_rpc_queue_is_mine(call->queue));
+	if (ks_rpc_queue_is_worker(call->queue))
+		return false;
+	call->queue = ks_rpc_pick_queue(call->rpc);
+	ks_rpc_queue_post(call->queue, task);
+	return true;
+}
+
 bool ks_call_unpost(struct ks_call *call, struct ks_task *task)
 {
 	KS_ASSERT(ks_rpc_queue_is_mine(call->queue));

@@ -6,7 +6,8 @@
  * A transport embeds struct ks_call as the first member of its own struct, fills it with ks_call_init, and runs the method's
  * handlers on the thread of the call's queue (ks_rpc_queue_post). rpc_call.c and rpc_stream.c are gRPC's, gateway*.c is JSON's.
  *
- * Threads: the fields are constant from the start of the call to its end, but for context and arena, which are the cq thread's.
+ * Threads: the fields are constant from the start of the call to its end, but for context and arena, which are the cq thread's, and for
+ * queue, which ks_call_move changes before the call waits for anything.
  */
 #ifndef KS_NET_CALL_H
 #define KS_NET_CALL_H
@@ -79,7 +80,8 @@ void ks_call_name_metrics(const struct ks_rpc_method *methods, size_t count); /*
 
 /* ---- cq threads ---- */
 
-struct rpc_queue *ks_rpc_pick_queue(struct ks_rpc *rpc); /* any thread; one after the other */
+struct rpc_queue *ks_rpc_pick_queue(struct ks_rpc *rpc); /* any thread; the workers', one after the other */
+bool ks_rpc_queue_is_worker(const struct rpc_queue *queue);
 struct ks_rpc *ks_rpc_queue_rpc(struct rpc_queue *queue);
 size_t ks_rpc_max_request_bytes(const struct ks_rpc *rpc);
 size_t ks_rpc_max_arena_bytes(const struct ks_rpc *rpc);

@@ -23,6 +23,7 @@
 #include "base/panic.h"
 
 #define DEFAULT_MAX_CALLS 100000
+#define DEFAULT_BUSY_PERCENT 95
 #define DEFAULT_MAX_REPLY_BYTES ((size_t)1 << 30)
 /* Over our own limit, so that messages a little too large are refused by us, in etcd's words. */
 #define CORE_EXTRA_BYTES (16 * 1024 * 1024)
@@ -101,13 +102,14 @@ static enum ks_status register_methods(struct ks_rpc *rpc, struct ks_err *err)
 	return KS_OK;
 }
 
+/* The first, and the workers. */
 static size_t thread_count(int wanted)
 {
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
 	if (wanted > 0)
-		return (size_t)wanted;
-	return cores > 2 ? (size_t)cores : 2;
+		return 1 + (size_t)wanted;
+	return 1 + (cores > 2 ? (size_t)cores : 2);
 }
 
 static void gone_down(struct rpc_tag *tag, bool ok)
@@ -162,6 +164,7 @@ static void free_rpc(struct ks_rpc *rpc)
 	free(rpc->peers);
 	ks_cond_fini(&rpc->changed);
 	ks_mutex_fini(&rpc->lock);
+	ks_mutex_fini(&rpc->load.lock);
 	free(rpc);
 	grpc_shutdown();
 }
@@ -238,9 +241,11 @@ struct ks_rpc *ks_rpc_start(const struct ks_rpc_config *config, struct ks_err *e
 		.max_arena_bytes = config->max_arena_bytes,
 		.slow_ms = config->slow_ms,
 		.queue_count = thread_count(config->threads),
+		.busy_percent = config->busy_percent ? config->busy_percent : DEFAULT_BUSY_PERCENT,
 		.down_tag.complete = gone_down,
 	};
 	ks_mutex_init(&rpc->lock);
+	ks_mutex_init(&rpc->load.lock);
 	ks_cond_init(&rpc->changed);
 	rpc->queues = aligned_alloc(alignof(struct rpc_queue), rpc->queue_count * sizeof(*rpc->queues));
 	KS_ASSERT(rpc->queues);
@@ -419,7 +424,7 @@ struct rpc_queue *ks_rpc_pick_queue(struct ks_rpc *rpc)
 {
 	uint32_t next = atomic_fetch_add_explicit(&rpc->next_queue, 1, memory_order_relaxed);
 
-	return &rpc->queues[next % rpc->queue_count];
+	return &rpc->queues[1 + next % (rpc->queue_count - 1)];
 }
 
 struct ks_rpc *ks_rpc_queue_rpc(struct rpc_queue *queue)

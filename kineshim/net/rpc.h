@@ -3,7 +3,7 @@
  * gRPC serving on C core's completion queues: methods, calls, streams. The rest of kineshim sees struct ks_call and never a
  * gRPC header. A call may also have come as JSON through HTTP/1.1 (gateway.h): handlers need not know.
  *
- * Threads: a fixed number of completion queue threads ("cq threads"). Each call belongs to one of them for life: handlers
+ * Threads: a fixed number of completion queue threads ("cq threads"). Each call belongs to one of them: handlers
  * and stream call-backs of a call run there, one at a time, and must not block. ks_call_reply, ks_call_fail, ks_call_post,
  * ks_stream_send and the getters may be called from any thread. ks_call_post is the way from the writer thread
  * (or any other) back to the call's own thread; it is cheap and takes one leaf lock.
@@ -68,7 +68,8 @@ struct ks_rpc_config {
 	const struct ks_rpc_method *methods; /* static lifetime */
 	size_t method_count;
 	void *context;            /* for ks_rpc_context */
-	int threads;              /* 0: one per core, at least 2 */
+	int threads;              /* workers, besides the one that polls. 0: one per core, at least 2 */
+	int busy_percent;         /* of a processor: from here on workers help the one that polls. 0: 95 */
 	size_t max_request_bytes; /* of one message, as in "larger than max (N vs. M)" */
 	size_t max_calls;         /* unary calls and streams in flight; over it: RESOURCE_EXHAUSTED. 0: a default */
 	size_t max_arena_bytes;   /* for each call */
@@ -128,6 +129,12 @@ void ks_call_post(struct ks_call *call, struct ks_task *task);
  * takes longer. No lock may be held.
  */
 void ks_call_run(struct ks_call *call, struct ks_task *task);
+/*
+ * For a unary call whose next step takes a millisecond or more, on its cq thread, before it has begun to wait for anything: runs 'task' on
+ * another cq thread, to which the call belongs from now on, so that others need not wait. Such a call cannot use ks_call_on_cancel. False: it
+ * stays here, and nothing runs.
+ */
+bool ks_call_move(struct ks_call *call, struct ks_task *task) KS_MUST_CHECK;
 /*
  * Takes back a task that was posted and has not run yet; cq thread of the call only. True when it was waiting: it will not run.
  * For 'closed': stop others from posting, take the task back, then free what it is embedded in.

@@ -38,8 +38,8 @@ static struct rpc_call *new_call(struct rpc_queue *queue, struct rpc_slot *slot)
 
 static void recycle(struct rpc_call *call)
 {
-	call->next_free = call->base.queue->free_calls;
-	call->base.queue->free_calls = call;
+	call->next_free = call->home->free_calls;
+	call->home->free_calls = call;
 }
 
 void ks_rpc_free_calls(struct rpc_queue *queue)
@@ -55,7 +55,7 @@ void ks_rpc_free_calls(struct rpc_queue *queue)
 void ks_rpc_call_init(struct rpc_call *call, const struct ks_call_ops *ops, struct rpc_queue *queue,
 		      struct rpc_slot *slot)
 {
-	*call = (struct rpc_call){.slot = slot};
+	*call = (struct rpc_call){.slot = slot, .home = queue};
 	ks_call_init(&call->base, ops, queue, slot->method);
 	call->text = grpc_empty_slice();
 }
@@ -85,7 +85,7 @@ static void post_call(struct rpc_queue *queue, struct rpc_slot *slot)
 	grpc_server *server = queue->rpc->server;
 	grpc_call_error error;
 
-	call->tag.complete = unary_arrived;
+	ks_rpc_tag_is(&call->tag, unary_arrived);
 	grpc_metadata_array_init(&call->metadata);
 	if (slot->method) {
 		error = grpc_server_request_registered_call(server, slot->handle, &call->call, &call->deadline,
@@ -101,11 +101,15 @@ static void post_call(struct rpc_queue *queue, struct rpc_slot *slot)
 
 void ks_rpc_post_requests(struct rpc_queue *queue, struct rpc_slot *slot)
 {
+	bool stream = slot->method && slot->method->stream;
+
+	if (queue->worker && !stream && !atomic_load(&queue->rpc->shared))
+		return;
 	if (slot->posted == 0 && slot->wish < MOST_POSTED)
 		slot->wish = slot->wish ? slot->wish * 2 : FIRST_WISH;
 	ks_mutex_lock(&queue->requesting);
 	for (; slot->posted < slot->wish && !atomic_load(&queue->rpc->stopping); slot->posted++) {
-		if (slot->method && slot->method->stream)
+		if (stream)
 			ks_rpc_post_stream(queue, slot);
 		else
 			post_call(queue, slot);
@@ -264,7 +268,7 @@ static void unary_watch(struct ks_call *base)
 	grpc_op op = ks_rpc_op(GRPC_OP_RECV_CLOSE_ON_SERVER);
 
 	op.data.recv_close_on_server.cancelled = &call->cancelled;
-	call->close_tag.complete = unary_closed;
+	ks_rpc_tag_is(&call->close_tag, unary_closed);
 	call->watched = call->closing = true;
 	ks_rpc_start_batch(call, &op, 1, &call->close_tag);
 }
@@ -285,7 +289,7 @@ static void start_end(struct rpc_call *call)
 		ops[count++].data.recv_close_on_server.cancelled = &call->cancelled;
 	}
 	call->ending = true;
-	call->tag.complete = unary_ended;
+	ks_rpc_tag_is(&call->tag, unary_ended);
 	ks_rpc_start_batch(call, ops, count, &call->tag);
 }
 

@@ -4,6 +4,7 @@
  *
  * rpc.c        life cycle of the server, connections
  * rpc_queue.c  completion queue threads, the inbox through which other threads reach them
+ * rpc_load.c   whether the first of them is so busy that the others should help it
  * rpc_call.c   requests posted to the core, unary calls, refusals
  * rpc_stream.c streams
  * call.[ch]    what calls of all transports have
@@ -13,6 +14,11 @@
  *	free list ─► posted (waiting in the core for a client's call) ─► running ─► ending (one batch in the core) ─► free list
  *
  * A unary call that waits (ks_call_on_cancel) has a second batch in the core while it runs; both must be back at the end.
+ *
+ * The first queue's thread alone polls the connections. It also serves the unary calls, so that a client's lone request is answered without waking
+ * anybody else; the core would have two threads that poll pass the polling on to each other with each event, which costs more than a
+ * small request. The other queues are workers, and sleep until the core has an event for them. They serve the streams, long unary
+ * calls (ks_call_move), those of the JSON gateway, and their share of all unary calls while the first thread has more than it can do.
  */
 #ifndef KS_NET_RPC_PRIV_H
 #define KS_NET_RPC_PRIV_H
@@ -30,9 +36,22 @@
 #include "net/rpc.h"
 
 /* What a completion queue event points at. */
+struct rpc_tag;
+typedef void rpc_complete_fn(struct rpc_tag *tag, bool ok);
 struct rpc_tag {
-	void (*complete)(struct rpc_tag *tag, bool ok);
+	/* Stored with release before the core gets the tag: another thread than the one that gave it to the core may get it back. */
+	rpc_complete_fn *_Atomic complete;
 };
+
+static inline void ks_rpc_tag_is(struct rpc_tag *tag, rpc_complete_fn *complete)
+{
+	atomic_store_explicit(&tag->complete, complete, memory_order_release);
+}
+
+static inline void ks_rpc_tag_came(struct rpc_tag *tag, bool ok)
+{
+	atomic_load_explicit(&tag->complete, memory_order_acquire)(tag, ok);
+}
 
 struct ks_json_shared;
 
@@ -49,6 +68,7 @@ struct rpc_queue {
 	grpc_completion_queue *cq;
 	pthread_t thread;
 	bool running;
+	bool worker; /* not the first */
 	struct rpc_slot *slots; /* rpc->method_count, and one for any other method */
 	struct rpc_call *free_calls;
 	struct rpc_stream *free_streams;
@@ -59,6 +79,8 @@ struct rpc_queue {
 	struct ks_task *drained;      /* taken from the inbox, running one after the other */
 	struct ks_json_shared *lines; /* of JSON streams */
 	struct ks_task begin, end;    /* of the server */
+	struct ks_task help;          /* a worker: the first thread has more than it can do */
+	unsigned events;              /* of the core, so far */
 	/*
 	 * Held while requests are posted to the core, and by the end to wait for that: a request that meets the core's
 	 * shutdown half-way is never given back, and the queue never ends.
@@ -70,6 +92,7 @@ struct rpc_queue {
 	alignas(64) _Atomic(struct ks_task *) inbox; /* newest first */
 	atomic_bool wake_pending;                    /* a wake event is on its way */
 	_Atomic uint32_t posting;                    /* threads inside ks_rpc_queue_post */
+	atomic_bool help_posted;                     /* 'help' is in the inbox */
 	grpc_call *wake_call;                        /* leads nowhere; an empty batch on it is an event for the queue */
 	struct rpc_tag wake_tag;
 };
@@ -83,12 +106,20 @@ struct rpc_peer {
 	struct ks_identity *identity;
 };
 
+/* At the last look. */
+struct rpc_load {
+	struct ks_mutex lock; /* guards the rest */
+	int64_t looked_us;
+	int64_t first_us, all_us; /* processor time of the first queue's thread, and of all */
+};
+
 struct ks_rpc {
 	const struct ks_rpc_method *methods;
 	size_t method_count;
 	void *context;
 	size_t max_request_bytes, max_calls, max_arena_bytes, max_reply_bytes;
 	int64_t slow_ms;
+	int busy_percent;
 	grpc_server *server;
 	grpc_server_credentials *credentials;
 	grpc_channel *nowhere; /* of the wake calls */
@@ -102,11 +133,13 @@ struct ks_rpc {
 	struct rpc_peer *peers; /* by file descriptor */
 	size_t peer_capacity;
 	struct rpc_tag down_tag;
+	struct rpc_load load;
 
 	alignas(64) atomic_bool stopping;
 	atomic_bool identities; /* some connection has or had one */
 	_Atomic uint64_t calls_started, calls_open;
-	_Atomic uint32_t next_queue; /* for calls that do not come from the core */
+	atomic_bool shared;          /* workers serve unary calls, too */
+	_Atomic uint32_t next_queue; /* the worker that is next, for calls that do not come from the core, and long ones */
 	_Atomic size_t reply_bytes;  /* of large unary replies on their way out */
 };
 
@@ -115,6 +148,7 @@ struct rpc_call {
 	struct rpc_tag tag; /* of the posted request, later of the batch that ends the unary call */
 	struct rpc_tag close_tag;
 	struct rpc_slot *slot;
+	struct rpc_queue *home; /* whose completion queue the core knows it by; base.queue may be another (ks_call_move) */
 	grpc_call *call;
 	gpr_timespec deadline;
 	grpc_metadata_array metadata;
@@ -142,7 +176,11 @@ enum ks_status ks_rpc_queue_start(struct rpc_queue *queue, int index, struct ks_
 void ks_rpc_queue_join(struct rpc_queue *queue); /* all calls are gone, or none has ever come */
 void ks_rpc_queue_fini(struct rpc_queue *queue);
 
+/* rpc_load.c; once for each event of the core, on the queue's thread */
+void ks_rpc_load_look(struct rpc_queue *queue);
+
 /* rpc_call.c */
+/* A worker posts unary ones only while rpc->shared. */
 void ks_rpc_post_requests(struct rpc_queue *queue, struct rpc_slot *slot);
 /* A request became a call. NULL when it can be served, otherwise why not. */
 const char *ks_rpc_request_arrived(struct rpc_call *call, enum ks_status *status);

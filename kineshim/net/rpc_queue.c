@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Completion queue threads. A turn of a thread is: one event of the core, then everything that other threads put into the
+ * Completion queue threads: see rpc_priv.h for what each of them does. A turn of a thread is: one event of the core, then everything that other threads put into the
  * inbox meanwhile, then what streams have to send after all that.
  *
  * A turn is taken under the queue's 'turn' lock, and while it is free, the thread waits for an event. Then another thread may take a short
@@ -12,9 +12,11 @@
  */
 #include "net/rpc_priv.h"
 
+#include <dlfcn.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/panic.h"
 #include "net/json.h"
@@ -94,6 +96,11 @@ struct ks_json_shared *ks_rpc_queue_lines(struct rpc_queue *queue)
 	return queue->lines;
 }
 
+bool ks_rpc_queue_is_worker(const struct rpc_queue *queue)
+{
+	return queue->worker;
+}
+
 bool ks_rpc_queue_is_mine(const struct rpc_queue *queue)
 {
 	return current == queue;
@@ -118,6 +125,32 @@ bool ks_rpc_queue_visit(struct rpc_queue *queue, struct ks_task *task)
 	return visits;
 }
 
+/*
+ * Only with this way of polling a completion queue may be without pollers though its calls have sockets: there, sockets belong to no queue. Which
+ * one the core has chosen can be asked in C++ only.
+ */
+static bool polls_by_epoll(void)
+{
+	static const char symbol[] = "_Z27grpc_get_poll_strategy_namev";
+	const char *(*name_of)(void) = NULL;
+	void *found = dlsym(RTLD_DEFAULT, symbol);
+	const char *name;
+
+	memcpy(&name_of, &found, sizeof(found));
+	name = name_of ? name_of() : NULL;
+	return name && strcmp(name, "epoll1") == 0;
+}
+
+static grpc_completion_queue *create_cq(bool worker)
+{
+	const grpc_completion_queue_attributes asleep = {
+		.version = 1, .cq_completion_type = GRPC_CQ_NEXT, .cq_polling_type = GRPC_CQ_NON_POLLING};
+
+	if (!worker || !polls_by_epoll())
+		return grpc_completion_queue_create_for_next(NULL);
+	return grpc_completion_queue_create(grpc_completion_queue_factory_lookup(&asleep), &asleep, NULL);
+}
+
 static void *run_queue(void *arg)
 {
 	struct rpc_queue *queue = arg;
@@ -132,11 +165,12 @@ static void *run_queue(void *arg)
 			break;
 		ks_mutex_lock(&queue->turn);
 		if (event.type == GRPC_OP_COMPLETE)
-			tag->complete(tag, event.success);
+			ks_rpc_tag_came(tag, event.success);
 		run_inbox(queue);
 		ks_rpc_send_unsent(queue);
 		until = ks_rpc_end_rests(queue, never);
 		ks_mutex_unlock(&queue->turn);
+		ks_rpc_load_look(queue);
 	}
 	return NULL;
 }
@@ -144,14 +178,15 @@ static void *run_queue(void *arg)
 void ks_rpc_queue_init(struct rpc_queue *queue, struct ks_rpc *rpc)
 {
 	queue->rpc = rpc;
+	queue->worker = queue != rpc->queues;
 	queue->lines = ks_json_shared_new();
-	queue->wake_tag.complete = woken;
+	ks_rpc_tag_is(&queue->wake_tag, woken);
 	ks_mutex_init(&queue->requesting);
 	ks_mutex_init(&queue->turn);
 	ks_list_init(&queue->streams);
 	ks_list_init(&queue->waiting);
 	ks_list_init(&queue->resting);
-	queue->cq = grpc_completion_queue_create_for_next(NULL);
+	queue->cq = create_cq(queue->worker);
 	queue->wake_call = grpc_channel_create_call(rpc->nowhere, NULL, GRPC_PROPAGATE_DEFAULTS, queue->cq,
 						    grpc_slice_from_static_string("/wake"), NULL,
 						    gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);

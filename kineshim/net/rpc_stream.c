@@ -138,7 +138,7 @@ void ks_rpc_post_stream(struct rpc_queue *queue, struct rpc_slot *slot)
 	struct rpc_call *call = &stream->call;
 	grpc_call_error error;
 
-	call->tag.complete = stream_arrived;
+	ks_rpc_tag_is(&call->tag, stream_arrived);
 	grpc_metadata_array_init(&call->metadata);
 	error = grpc_server_request_registered_call(queue->rpc->server, slot->handle, &call->call, &call->deadline,
 						    &call->metadata, NULL, queue->cq, queue->cq, &call->tag);
@@ -154,7 +154,7 @@ static void refuse(struct rpc_stream *stream, enum ks_status status, const char 
 	ops[1] = ks_rpc_status_op(&stream->call);
 	ops[2] = ks_rpc_op(GRPC_OP_RECV_CLOSE_ON_SERVER);
 	ops[2].data.recv_close_on_server.cancelled = &stream->call.cancelled;
-	stream->call.tag.complete = stream_refused;
+	ks_rpc_tag_is(&stream->call.tag, stream_refused);
 	ks_rpc_start_batch(&stream->call, ops, 3, &stream->call.tag);
 }
 
@@ -172,7 +172,7 @@ static void start_close(struct rpc_stream *stream)
 		return;
 	op.data.recv_close_on_server.cancelled = &stream->call.cancelled;
 	stream->closing = true;
-	stream->call.tag.complete = stream_close_done;
+	ks_rpc_tag_is(&stream->call.tag, stream_close_done);
 	stream->batches++;
 	ks_rpc_start_batch(&stream->call, &op, 1, &stream->call.tag);
 }

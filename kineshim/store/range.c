@@ -431,3 +431,13 @@ enum ks_status ks_store_range(struct ks_store *store, const struct ks_range_req 
 		KS_COUNT(RANGES, 1);
 	return status;
 }
+
+size_t ks_store_keys_in(struct ks_store *store, const struct ks_interval *interval)
+{
+	size_t count;
+
+	ks_lock_read(store);
+	count = ks_index_count(&store->state->index, interval, KS_VIEW_COMMITTED);
+	ks_unlock(store);
+	return count;
+}

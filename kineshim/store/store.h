@@ -451,6 +451,8 @@ struct ks_position ks_store_committed(struct ks_store *store); /* lock-free or n
  * the result is nevertheless of one revision. */
 enum ks_status ks_store_range(struct ks_store *store, const struct ks_range_req *req, struct ks_range_result *result,
 			      int64_t *revision, struct ks_err *err) KS_MUST_CHECK;
+/* How many keys there are now; O(log n). */
+size_t ks_store_keys_in(struct ks_store *store, const struct ks_interval *interval);
 /* Values that a call needed and did not find in memory. Starts zeroed. */
 struct ks_misses {
 	struct ks_kvref *refs;

@@ -332,6 +332,14 @@ void ks_call_run(struct ks_call *call, struct ks_task *task)
 	ks_call_post(call, task);
 }
 
+/* It is the only one. */
+bool ks_call_move(struct ks_call *call, struct ks_task *task)
+{
+	(void)call;
+	(void)task;
+	return false;
+}
+
 bool ks_call_unpost(struct ks_call *call, struct ks_task *task)
 {
 	bool found = false;

@@ -304,6 +304,51 @@ static void hold(struct ks_call *call, struct ks_slice request)
 }
 
 /* Waits for the end of the client's interest; a request that is not empty is answered by a task, which may be too late. */
+/* ---- which thread serves what ---- */
+
+static void reply_thread(struct ks_call *call)
+{
+	pthread_t self = pthread_self();
+
+	reply_slice(call, ks_slice_of(&self, sizeof(self)));
+}
+
+/* A byte more than none: with this much to do. */
+static void which_thread(struct ks_call *call, struct ks_slice request)
+{
+	int64_t until_us = ks_clock_us() + (request.size ? 2000 : 0);
+
+	while (ks_clock_us() < until_us)
+		;
+	reply_thread(call);
+}
+
+struct moving {
+	struct ks_task task;
+	struct ks_call *call;
+};
+
+/* Blocks the thread that it was moved to until the test goes on. */
+static void long_step(struct ks_task *task)
+{
+	struct ks_call *call = ks_container_of(task, struct moving, task)->call;
+
+	note(&seen.messages);
+	(void)wait_for(&seen.tasks, 1);
+	reply_thread(call);
+}
+
+static void long_call(struct ks_call *call, struct ks_slice request)
+{
+	struct moving *moving = ks_arena_zalloc(ks_call_arena(call), sizeof(*moving));
+
+	(void)request;
+	KS_ASSERT(moving);
+	*moving = (struct moving){.task.run = long_step, .call = call};
+	if (!ks_call_move(call, &moving->task))
+		ks_call_fail(call, KS_INTERNAL, "not moved");
+}
+
 struct patient {
 	struct ks_task cancel, answer;
 	struct ks_call *call;
@@ -565,6 +610,8 @@ static const struct ks_rpc_method methods[] = {
 	{.path = "/test.T/Unpost", .stream = &unpost_ops},
 	{.path = "/test.T/Large", .unary = large_reply},
 	{.path = "/test.T/Patient", .unary = patient},
+	{.path = "/test.T/Thread", .unary = which_thread},
+	{.path = "/test.T/Long", .unary = long_call},
 };
 
 static char target[64];
@@ -1675,6 +1722,117 @@ static void stop_ends_unary_calls_that_wait(void)
 	ks_mutex_fini(&seen.lock);
 }
 
+static pthread_t thread_of(struct gc *client, const char *method, size_t request_size)
+{
+	struct gc_result result;
+	pthread_t thread = 0;
+
+	gc_unary(client, method, "x", request_size, NULL, NULL, &result);
+	CU_ASSERT_EQUAL(result.status, 0);
+	CU_ASSERT_EQUAL(result.size, sizeof(thread));
+	if (result.data && result.size == sizeof(thread))
+		memcpy(&thread, result.data, sizeof(thread));
+	free(result.data);
+	return thread;
+}
+
+static void calls_of_few_clients_stay_on_one_thread(void)
+{
+	struct gc clients[4];
+	pthread_t first;
+
+	start_server(0);
+	for (int i = 0; i < 4; i++)
+		gc_open(&clients[i], target, false);
+	first = thread_of(&clients[0], "/test.T/Thread", 0);
+	for (int i = 0; i < 100; i++)
+		CU_ASSERT_TRUE(pthread_equal(thread_of(&clients[i % 4], "/test.T/Thread", 0), first));
+	for (int i = 0; i < 4; i++)
+		gc_close(&clients[i]);
+	stop_server();
+}
+
+static void a_long_call_holds_nobody_up(void)
+{
+	struct gc_result result;
+	struct gc_stream stream;
+	struct gc client;
+	pthread_t first, moved = 0;
+	size_t size = 0;
+	char *data = NULL;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	first = thread_of(&client, "/test.T/Thread", 0);
+	gc_stream_open(&stream, &client, "/test.T/Long");
+	CU_ASSERT_TRUE(gc_stream_send(&stream, "x", 1, WAIT_MS));
+	gc_stream_half_close(&stream);
+	CU_ASSERT_TRUE(wait_for(&seen.messages, 1));
+	for (int i = 0; i < 100; i++)
+		CU_ASSERT_TRUE(pthread_equal(thread_of(&client, "/test.T/Thread", 0), first));
+	note(&seen.tasks);
+	CU_ASSERT_TRUE(gc_stream_receive(&stream, &data, &size));
+	CU_ASSERT_EQUAL_FATAL(size, sizeof(moved));
+	memcpy(&moved, data, sizeof(moved));
+	free(data);
+	CU_ASSERT_FALSE(pthread_equal(moved, first));
+	gc_stream_end(&stream, &result);
+	CU_ASSERT_EQUAL(result.status, 0);
+	gc_close(&client);
+	stop_server();
+}
+
+static atomic_bool enough;
+static atomic_int served_by_others;
+static pthread_t the_first;
+
+static void *call_without_rest(void *arg)
+{
+	struct gc client;
+
+	(void)arg;
+	gc_open(&client, target, false);
+	while (!atomic_load(&enough))
+		if (!pthread_equal(thread_of(&client, "/test.T/Thread", 1), the_first))
+			atomic_fetch_add(&served_by_others, 1);
+	gc_close(&client);
+	return NULL;
+}
+
+#define BUSY_CLIENTS 4
+
+static void workers_help_a_busy_first_thread_until_it_is_calm_again(void)
+{
+	int64_t end_ms = ks_clock_now(ks_clock_system()) + WAIT_MS;
+	pthread_t threads[BUSY_CLIENTS];
+	struct gc clients[8];
+	int calm = 0;
+
+	start_with((struct ks_rpc_config){.busy_percent = 10});
+	for (int i = 0; i < 8; i++)
+		gc_open(&clients[i], target, false);
+	the_first = thread_of(&clients[0], "/test.T/Thread", 0);
+	atomic_store(&enough, false);
+	atomic_store(&served_by_others, 0);
+	for (int i = 0; i < BUSY_CLIENTS; i++)
+		KS_ASSERT(pthread_create(&threads[i], NULL, call_without_rest, NULL) == 0);
+	while (atomic_load(&served_by_others) < 100 && ks_clock_now(ks_clock_system()) < end_ms)
+		(void)usleep(10000);
+	CU_ASSERT_TRUE(atomic_load(&served_by_others) >= 100);
+	atomic_store(&enough, true);
+	for (int i = 0; i < BUSY_CLIENTS; i++)
+		KS_ASSERT(pthread_join(threads[i], NULL) == 0);
+	/* Requests that a worker has asked the core for are still served by it. */
+	for (int i = 0; calm < 100 && ks_clock_now(ks_clock_system()) < end_ms; i++) {
+		calm = pthread_equal(thread_of(&clients[i % 8], "/test.T/Thread", 0), the_first) ? calm + 1 : 0;
+		(void)usleep(20000);
+	}
+	CU_ASSERT_EQUAL(calm, 100);
+	for (int i = 0; i < 8; i++)
+		gc_close(&clients[i]);
+	stop_server();
+}
+
 static void stop_cancels_a_stream_whose_client_never_reads(void)
 {
 	char *block = calloc(1, 1 << 20);
@@ -1826,6 +1984,9 @@ int main(void)
 				      T(a_unary_call_that_waits_learns_of_its_clients_end),
 				      T(cancels_and_answers_of_waiting_calls_race),
 				      T(stop_ends_unary_calls_that_wait),
+				      T(calls_of_few_clients_stay_on_one_thread),
+				      T(a_long_call_holds_nobody_up),
+				      T(workers_help_a_busy_first_thread_until_it_is_calm_again),
 				      T(stop_cancels_a_stream_whose_client_never_reads),
 				      T(too_many_pings_end_the_connection),
 				      T(three_pings_are_answered),
