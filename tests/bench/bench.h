@@ -114,11 +114,12 @@ int bench_keepalive(struct bench *bench);
 int bench_relay(struct bench *bench); /* the first endpoint is upstream, the others are agents of it */
 int bench_kube_create(struct bench *bench);
 int bench_kube_update(struct bench *bench);
-int bench_kube_list(struct bench *bench);  /* creates 'keys' first */
-int bench_many(struct bench *bench);       /* 'watchers' streams with a key each */
-int bench_leases(struct bench *bench);     /* 'keys' leases, renewed every third of their time */
-int bench_json_watch(struct bench *bench); /* 'watchers' and 'clients', which put, are connections of HTTP/1.1 */
-int bench_load(struct bench *bench);       /* bench_fill, with its rate */
+int bench_kube_delete(struct bench *bench); /* each behind a create, which is not counted */
+int bench_kube_list(struct bench *bench);   /* creates 'keys' first */
+int bench_many(struct bench *bench);        /* 'watchers' streams with a key each */
+int bench_leases(struct bench *bench);      /* 'keys' leases, renewed every third of their time */
+int bench_json_watch(struct bench *bench);  /* 'watchers' and 'clients', which put, are connections of HTTP/1.1 */
+int bench_load(struct bench *bench);        /* bench_fill, with its rate */
 int bench_ready(struct bench *bench); /* waits until a linearizable get succeeds, and says how many keys there are */
 
 #endif

@@ -21,11 +21,12 @@ static ProtobufCBinaryData text(const char *data)
 	return (ProtobufCBinaryData){strlen(data), (uint8_t *)(uintptr_t)data};
 }
 
-/* One compare of mod_revision, one put, and an update's else; everything it points to is inside, so it must not be moved. */
+/* One compare of mod_revision, one put or delete, and the else that all but a create have; everything it points to is inside, so it must not be moved. */
 struct kube_txn {
 	Etcdserverpb__TxnRequest txn;
 	Etcdserverpb__Compare compare, *compares;
 	Etcdserverpb__PutRequest put;
+	Etcdserverpb__DeleteRangeRequest del;
 	Etcdserverpb__RangeRequest range;
 	Etcdserverpb__RequestOp success, failure, *successes, *failures;
 };
@@ -57,11 +58,21 @@ static void make_txn(struct kube_txn *kube, const char *key, int64_t mod_revisio
 	kube->txn.failure = &kube->failures;
 }
 
-static void send_txn(struct slot *slot, int64_t mod_revision)
+static void delete_instead(struct kube_txn *kube)
+{
+	etcdserverpb__delete_range_request__init(&kube->del);
+	kube->del.key = kube->put.key;
+	kube->success.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_DELETE_RANGE;
+	kube->success.request_delete_range = &kube->del;
+}
+
+static void send_txn(struct slot *slot, int64_t mod_revision, bool deletes)
 {
 	struct kube_txn kube;
 
 	make_txn(&kube, slot->key, mod_revision, (const uint8_t *)slot->value, (size_t)slot->loop->bench->value_size);
+	if (deletes)
+		delete_instead(&kube);
 	etcdc_async(slot->client, &etcdc_method_txn, &kube.txn, &slot->loop->options, bench_answered, slot);
 }
 
@@ -115,6 +126,36 @@ static bool read_txn(struct ks_slice bytes, int64_t *revision)
 	return succeeded != 0;
 }
 
+/* The field 'wanted' of a message, which is then the message; false when it has none. */
+static bool enter(struct wire *wire, uint64_t wanted)
+{
+	struct wire inner;
+	uint64_t number, value;
+
+	while (wire_field(wire, &number, &inner, &value)) {
+		if (number == wanted) {
+			*wire = inner;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* The mod_revision of the key that an else has read; 0: there is none. */
+static int64_t read_else(struct ks_slice bytes)
+{
+	struct wire wire = {bytes.data, bytes.data + bytes.size}, inner;
+	uint64_t number, value = 0;
+
+	/* responses, response_range, kvs */
+	if (!enter(&wire, 3) || !enter(&wire, 1) || !enter(&wire, 2))
+		return 0;
+	while (wire_field(&wire, &number, &inner, &value))
+		if (number == 3)
+			return (int64_t)value;
+	return 0;
+}
+
 /* ---- create ---- */
 
 static void start_create(struct slot *slot)
@@ -122,7 +163,7 @@ static void start_create(struct slot *slot)
 	/* New keys in every run: a number of the process, of the slot, and of the request. */
 	(void)snprintf(slot->key, KEY_ROOM, PREFIX "%08x/%05" PRId64 "/%08" PRId64, slot->loop->run, slot->number,
 		       slot->serial++);
-	send_txn(slot, 0);
+	send_txn(slot, 0, false);
 }
 
 static bool answer_create(struct slot *slot, struct ks_slice bytes)
@@ -141,12 +182,18 @@ int bench_kube_create(struct bench *bench)
 
 /* ---- update ---- */
 
-/* Each slot has a key of its own, which its first request creates. */
-static void start_update(struct slot *slot)
+/* Each slot has a key of its own. */
+static void name_own_key(struct slot *slot)
 {
 	if (slot->serial++ == 0)
 		(void)snprintf(slot->key, KEY_ROOM, PREFIX "%08x/%05" PRId64, slot->loop->run, slot->number);
-	send_txn(slot, slot->revision);
+}
+
+/* The first request creates it. */
+static void start_update(struct slot *slot)
+{
+	name_own_key(slot);
+	send_txn(slot, slot->revision, false);
 }
 
 static bool answer_update(struct slot *slot, struct ks_slice bytes)
@@ -159,6 +206,40 @@ static bool answer_update(struct slot *slot, struct ks_slice bytes)
 int bench_kube_update(struct bench *bench)
 {
 	return bench_loop(bench, "kube-update", start_update, answer_update);
+}
+
+/* ---- delete ---- */
+
+/*
+ * What is deleted must be there: each delete is behind a create, which is not counted. With many under way kine says of deletes that they
+ * succeeded, and then has the key. So what is refused is tried again with what is there, as an apiserver does, and not counted either.
+ */
+static void start_delete(struct slot *slot)
+{
+	name_own_key(slot);
+	send_txn(slot, slot->revision, slot->revision != 0);
+}
+
+static bool answer_delete(struct slot *slot, struct ks_slice bytes)
+{
+	bool created = slot->revision == 0;
+	int64_t revision = 0;
+
+	if (read_txn(bytes, &revision)) {
+		slot->revision = created ? revision : 0;
+		if (!created)
+			return true;
+	} else {
+		/* A create has no else: the delete that follows is refused, and says what is there. */
+		slot->revision = created ? revision : read_else(bytes);
+	}
+	slot->started_ns = now_ns();
+	return false;
+}
+
+int bench_kube_delete(struct bench *bench)
+{
+	return bench_loop(bench, "kube-delete", start_delete, answer_delete);
 }
 
 /* ---- list ---- */

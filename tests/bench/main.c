@@ -9,7 +9,8 @@
 static int usage(void)
 {
 	(void)fputs("usage: kineshim-bench "
-		    "put|get|range|page|kube-create|kube-update|kube-list|watch|many|leases|keepalive|relay|json-watch|"
+		    "put|get|range|page|kube-create|kube-update|kube-delete|kube-list|watch|many|leases|keepalive|"
+		    "relay|json-watch|"
 		    "load|ready "
 		    "--endpoint HOST:PORT[,…]\n"
 		    "         [--clients N] [--inflight N] [--keys N] [--key-size BYTES] [--value-size BYTES]\n"
@@ -88,6 +89,7 @@ int main(int argc, char **argv)
 		{"json-watch", bench_json_watch},
 		{"kube-create", bench_kube_create},
 		{"kube-update", bench_kube_update},
+		{"kube-delete", bench_kube_delete},
 		{"kube-list", bench_kube_list},
 		{"many", bench_many},
 		{"leases", bench_leases},

@@ -26,12 +26,15 @@ BYTES_PUTS = 100000
 # Where nothing is written, or the writer is not what is measured, it makes no difference when kine syncs.
 BUT_SYNCED = tuple(t for t in ALL if t != SYNCED)
 
-# name, title, unit, is more better, goals over etcd and over kine on the same database (None: there is none)
+NO_GOAL = 0   # but compared
+# name, title, unit, is more better, goals over etcd and over kine on the same database (None: not compared)
 ROWS = [
     ("create-1", "create in Kubernetes' shape, 1 client", "/s", True, 0.9, 2),
     ("update-1", "update in Kubernetes' shape, 1 client", "/s", True, 0.9, 2),
     ("create-512", "create in Kubernetes' shape, 512 in flight", "/s", True, 1.2, 15),
     ("update-512", "update in Kubernetes' shape, 512 in flight", "/s", True, 1.2, 15),
+    ("delete-1", "delete in Kubernetes' shape, each after a create, 1 client", "/s", True, NO_GOAL, NO_GOAL),
+    ("delete-512", "delete in Kubernetes' shape, each after a create, 512 in flight", "/s", True, NO_GOAL, NO_GOAL),
     ("put-512", "put of 256 bytes, 512 in flight", "/s", True, 1.2, None),
     ("get-512", "linearizable get, 512 in flight", "/s", True, 2, 10),
     ("list", "list of 10,000 keys, at once", "/s", True, 1.5, 10),
@@ -176,9 +179,9 @@ class Peers(Targets):
         return grown / count
 
     def run(self):
-        for name, command in (("create", "kube-create"), ("update", "kube-update")):
-            self.compare(f"{name}-1", ALL, self.rate(command, inflight=1, clients=1))
-            self.compare(f"{name}-512", ALL, self.rate(command, inflight=512, clients=4))
+        for name in ("create", "update", "delete"):
+            self.compare(f"{name}-1", ALL, self.rate(f"kube-{name}", inflight=1, clients=1))
+            self.compare(f"{name}-512", ALL, self.rate(f"kube-{name}", inflight=512, clients=4))
         self.compare("put-512", NOT_KINE, self.rate("put", inflight=512, clients=4, keys=10000, value_size=256))
         self.compare("get-512", BUT_SYNCED, self.rate("get", inflight=512, clients=4, kube=True))
         for name, page in (("list", 0), ("list-500", 500)):
@@ -224,7 +227,11 @@ def verdict(found, goal, more):
     if not found:
         return "–"
     text = f"**{found[0]:.2f}×** ({found[1]:.2f}–{found[2]:.2f})"
-    return text + (" ✓" if (found[0] >= goal if more else found[0] <= goal) else " ✗") if goal is not None else text
+    return text + (" ✓" if (found[0] >= goal if more else found[0] <= goal) else " ✗") if goal != NO_GOAL else text
+
+
+def goal_text(goal, more):
+    return "–" if goal == NO_GOAL else f"{'≥' if more else '≤'} {goal:g}×"
 
 
 def tables(results, targets, million):
@@ -239,15 +246,14 @@ def tables(results, targets, million):
     for name, title, unit, more, over_etcd, over_kine in ROWS:
         if not any(r["row"] == name for r in results):
             continue
-        sign = "≥" if more else "≤"
         title = title.replace("1,000,000", f"{million:,}")
         lines.append(f"| {title} | " + " | ".join(number(median(results, name, t), unit) for t in targets) + " |")
         if over_etcd is not None:
             cells = [verdict(ratio(results, name, t, other), over_etcd, more)
                      for other in ("etcd", "etcd-new") if other == "etcd" or "etcd-new" in targets for t in ours]
-            ratios.append(f"| {title} | {sign} {over_etcd:g}× | " + " | ".join(cells) + " |")
+            ratios.append(f"| {title} | {goal_text(over_etcd, more)} | " + " | ".join(cells) + " |")
         if over_kine is not None and any(t in KINES for t in targets):
-            kine.append(f"| {title} | {sign} {over_kine:g}× | "
+            kine.append(f"| {title} | {goal_text(over_kine, more)} | "
                         + " | ".join(verdict(ratio(results, name, *pair), over_kine, more) for pair in kines) + " |")
     delayed = ["| put of 256 bytes, 512 in flight, a round trip to the database takes longer by | goal | " + " | ".join(
         t for t in ours if t != "sqlite") + " |", "|---" * (len([t for t in ours if t != "sqlite"]) + 2) + "|"]
