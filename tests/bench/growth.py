@@ -7,7 +7,7 @@ growth.py [--targets TARGET,…] [--only CURVE,…] [--seconds S] [--rounds N] [
 
 Each point is a measurement of --seconds on one target, its server started for it alone; then comes the next target. Processor time is
 that of all threads of the server, by the kernel's clock of the process, and of the database's processes apart. curves.py has the bounds and judges.
---write puts tables into the page, and plots beside it; --output writes the raw numbers to FOLDER/growth.jsonl; --from FILE
+--write puts tables into the page, and plots and raw numbers beside it; --output writes the raw numbers to FOLDER/growth.jsonl; --from FILE
 makes tables and plots of such numbers again, without measuring. Exit status 1: a measurement failed."""
 import argparse
 import datetime
@@ -21,8 +21,8 @@ import threading
 import time
 
 import curves
-from pages import machine, put_section
-from targets import KINESHIM, NOT_KINE, Targets, harness, note, version_of
+from pages import command_line, machine, must_know, put_raw, put_section, words
+from targets import KINESHIM, NOT_KINE, Targets, database_versions, harness, note, version_of
 
 INFLIGHT = 64
 PAGE = 500
@@ -204,9 +204,8 @@ closed loops that share the cores with the server. In parentheses what one key, 
 
 
 def facts(options, targets):
-    versions = ["etcd " + version_of(["etcd", "--version"], r"etcd Version: (\S+)"), version_of([KINESHIM, "--version"], r"(kineshim Version: \S+)")]
-    if "postgres" in targets:
-        versions.append("PostgreSQL " + version_of(["bash", "-c", "psql --version"], r"(\d+\.\d+)"))
+    versions = ["etcd " + version_of(["etcd", "--version"], r"etcd Version: (\S+)"), version_of([KINESHIM, "--version"], r"(kineshim Version: \S+)"),
+                *database_versions(targets)]
     return f"{datetime.date.today()}, {machine()}; {', '.join(versions)}. Made by `{options.line}`."
 
 
@@ -224,10 +223,16 @@ def svg_name(curve):
     return f"benchmarks-growth-{curve.name}.svg"
 
 
+def raw(points, facts_line):
+    """What --from takes."""
+    return [{"facts": facts_line}, *points]
+
+
 def report(points, targets, options, facts_line):
     lines = section(points, targets, options) + [facts_line]
     print("\n".join(lines))
     if options.write:
+        lines[-1] += " " + put_raw(options.write, "growth", raw(points, facts_line))
         put_section(options.write, "growth", lines)
         for curve in curves.CURVES:
             if any(point["curve"] == curve.name for point in points):
@@ -236,7 +241,6 @@ def report(points, targets, options, facts_line):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words = lambda text: [w for w in text.split(",") if w]  # noqa: E731
     parser.add_argument("--targets", type=words, default=["etcd", "sqlite", "postgres"])
     parser.add_argument("--only", type=words, default=[], help="curves: " + ", ".join(curve.name for curve in curves.CURVES))
     parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
@@ -250,22 +254,16 @@ def arguments():
     parser.add_argument("--output", metavar="FOLDER")
     parser.add_argument("--from", dest="source", metavar="FILE")
     options = parser.parse_args()
-    for target in options.targets:
-        if target not in NOT_KINE:
-            parser.error(f"no target {target}: {', '.join(NOT_KINE)}")
-    for name in options.only:
-        if name not in [curve.name for curve in curves.CURVES]:
-            parser.error(f"no curve {name}: {', '.join(curve.name for curve in curves.CURVES)}")
-    # Where raw numbers go is nobody's business.
-    options.line = re.sub(r" --(output|from)[ =]\S+", "", " ".join(["./dev bench growth", *sys.argv[1:]]))
+    must_know(parser, "target", options.targets, NOT_KINE)
+    must_know(parser, "curve", options.only, [curve.name for curve in curves.CURVES])
+    options.line = command_line("growth")
     return options
 
 
 def keep(points, facts_line, folder):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"facts": facts_line})] + [json.dumps(point) for point in points]
-    (folder / "growth.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "growth.jsonl").write_text("".join(json.dumps(record) + "\n" for record in raw(points, facts_line)))
 
 
 def main():

@@ -1,8 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pages of figures have in common: the machine, a section between its marks, and the frame of a plot."""
+"""What programs that write pages of figures have in common: names on their command line, the machine, a section between its marks, raw numbers, the frame
+of a plot."""
+import json
 import os
 import pathlib
+import re
+import sys
 from xml.sax.saxutils import escape
+
+
+def words(text):
+    """Of an option that is a list."""
+    return [word for word in text.split(",") if word]
+
+
+def must_know(parser, kind, given, known):
+    for word in given:
+        if word not in known:
+            parser.error(f"no {kind} {word}: {', '.join(known)}")
+
+
+def command_line(name):
+    """What was typed, without the place that raw numbers go to besides, or come from."""
+    return re.sub(r" --(output|from)[ =]\S+", "", " ".join([f"./dev bench {name}", *sys.argv[1:]]))
+
+
+def put_raw(page, name, records):
+    """Raw numbers beside the page, a line for each; how the page calls them."""
+    path = pathlib.Path(page).with_name(f"benchmarks-{name}.jsonl")
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return f"Raw numbers: [{path.name}]({path.name})."
 
 
 def machine():

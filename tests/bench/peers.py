@@ -7,7 +7,8 @@ peers.py [--rounds N] [--seconds S] [--only ROW,…] [--targets TARGET,…] [--m
 Targets: etcd (Debian's), etcd-new (the newest release), and sqlite, postgres, mariadb both as kineshim and as kine-*. etcd-new and kine are built
 from the Go module registry into KS_PEERS (default: build/peers); where that cannot be they are left out with a notice. Each row starts
 with fresh stores. Rounds are interleaved; a ratio is the median of the rounds' own ratios, so that a slow moment of the machine meets both sides.
-With --write the table goes to the page of figures between its marks, with a chart beside it, and raw numbers to FOLDER/peers.jsonl."""
+With --write the table goes to the page of figures between its marks, with a chart and the raw numbers beside it; with --output raw numbers go to
+FOLDER/peers.jsonl."""
 import argparse
 import datetime
 import json
@@ -19,8 +20,8 @@ import subprocess
 import sys
 import time
 
-from pages import Svg, machine, put_section
-from targets import ALL, BENCH, DATABASES, DELAY, KINES, KINESHIM, NOT_KINE, SYNCED, TOP, Targets, database_of, harness, note, version_of
+from pages import Svg, command_line, machine, must_know, put_raw, put_section, words
+from targets import ALL, BENCH, DATABASES, DELAY, KINES, KINESHIM, NOT_KINE, SYNCED, TOP, Targets, database_of, database_versions, harness, note, version_of
 
 BYTES_PUTS = 100000
 # Where nothing is written, or the writer is not what is measured, it makes no difference when kine syncs.
@@ -110,7 +111,7 @@ class Peers(Targets):
             client.put(f"/json/{i:03}", "v" * 100)
         body = self.folder / "range.json"
         body.write_text(json.dumps({"key": harness.b64("/json/"), "range_end": harness.b64("/json0"), "serializable": True}))
-        done = subprocess.run(["h2load", "--h1", "-c", "32", "-t", "1", "-D", f"{self.options.seconds:g}", "-d", str(body),
+        done = subprocess.run(["h2load", "--h1", "-c", "32", "-t", "1", "-D", f"{self.options.seconds * 1000:.0f}ms", "-d", str(body),
                                f"http://127.0.0.1:{self.ports[target]}/v3/kv/range"], capture_output=True, text=True, timeout=120)
         found = re.search(r"finished in [\d.]+m?s, ([\d.]+) req/s", done.stdout)
         codes = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", done.stdout)
@@ -306,24 +307,24 @@ def facts(peers):
     if peers.programs.get("kine"):
         versions.append("kine " + version_of(["go", "version", "-m", peers.programs["kine"]], r"mod\s+github.com/k3s-io/kine\s+(\S+)"))
     versions.append(version_of([KINESHIM, "--version"], r"(kineshim Version: \S+)"))
-    flags = f"--rounds {options.rounds} --seconds {options.seconds:g}" + (f" --million {options.million}" if options.million != 1000000 else "")
-    return (f"{datetime.date.today()}, {machine()}; {', '.join(versions)}. `./dev bench peers {flags} --write docs/benchmarks.md` "
-            "writes this section; absolute figures are medians, ratios medians of the rounds' own with the least and the most. The load generator shares "
+    versions += database_versions(peers.targets)
+    return (f"{datetime.date.today()}, {machine()}; {', '.join(versions)}. Made by `{command_line('peers')}`, {options.rounds} rounds of {options.seconds:g} s; "
+            "absolute figures are medians, ratios medians of the rounds' own with the least and the most. The load generator shares "
             "the cores with what it measures.")
 
 
 def write(page, peers, lines, ratios, kine):
     svg = pathlib.Path(page).with_name("benchmarks-peers.svg")
     chart(peers.results, peers.targets).write(svg)
+    raw = put_raw(page, "peers", peers.results)
     put_section(page, "peers", ["## Beside etcd and kine", "", "The columns sqlite, postgres and mariadb are kineshim. kine on SQLite, as it is by default, does not wait for the disk: what it "
                                 "has acknowledged last is lost with the power. kine-sqlite-sync is kine told to wait (`_synchronous=FULL`), as kineshim and etcd always do.", "",
                                 f"![ratios to etcd and kine]({svg.name})", "", *ratios, "", *(kine + [""] if len(kine) > 2 else []), *lines, "",
-                                facts(peers)])
+                                f"{facts(peers)} {raw}"])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words = lambda text: [w for w in text.split(",") if w]  # noqa: E731
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--only", type=words, default=[], help="rows: " + ", ".join(row[0] for row in ROWS) + ", delay")
@@ -333,16 +334,15 @@ def main():
     parser.add_argument("--write", metavar="FILE")
     parser.add_argument("--output", metavar="FOLDER")
     options = parser.parse_args()
-    for target in options.targets:
-        if target not in ALL:
-            parser.error(f"no target {target}: {', '.join(ALL)}")
+    must_know(parser, "target", options.targets, ALL)
+    must_know(parser, "row", options.only, [*(row[0] for row in ROWS), "delay"])
     peers = Peers(options)
     try:
         peers.run()
     finally:
         peers.end()
     lines, ratios, kine = tables(peers.results, peers.targets, options.million)
-    print("\n".join(ratios + [""] + kine + [""] + lines + ["", facts(peers)]))
+    print("\n".join([*ratios, "", *(kine + [""] if len(kine) > 2 else []), *lines, "", facts(peers)]))
     if options.output:
         pathlib.Path(options.output).mkdir(parents=True, exist_ok=True)
         pathlib.Path(options.output, "peers.jsonl").write_text("".join(json.dumps(r) + "\n" for r in peers.results))

@@ -253,3 +253,13 @@ def version_of(args, pattern):
         return re.search(pattern, text.stdout + text.stderr).group(1)
     except (OSError, AttributeError, subprocess.TimeoutExpired):
         return "unknown"
+
+
+def database_versions(targets):
+    """Of the databases that these targets have."""
+    def has(kind):
+        return any(target in (kind, f"kine-{kind}") for target in targets)
+    found = [("SQLite " + version_of([KINESHIM, "--version", "--verbose"], r"sqlite (\d[\d.]*)")) if has("sqlite") else None,
+             ("PostgreSQL " + version_of(["psql", "--version"], r"(\d+\.\d+)")) if has("postgres") else None,
+             ("MariaDB " + version_of(["mariadb", "--version"], r"(\d+\.\d+\.\d+)-MariaDB")) if has("mariadb") else None]
+    return [version for version in found if version]

@@ -23,8 +23,8 @@ import subprocess
 import sys
 import time
 
-from pages import machine, put_section
-from targets import BUILD, DATABASES, KINESHIM, NOT_KINE, Targets, go_build, harness, note, version_of
+from pages import command_line, machine, must_know, put_raw, put_section, words
+from targets import BUILD, DATABASES, KINESHIM, NOT_KINE, Targets, database_versions, go_build, harness, note, version_of
 
 KEY, VALUE = b"/bench/h2load", b"v" * 256
 CONNECTIONS, STREAMS = 8, 16
@@ -163,7 +163,7 @@ class Tools(Targets):
     def h2load(self, target, name):
         file, url, size = self.ask(target, name)
         before = self.revision(target)
-        out = run(["h2load", "-c", CONNECTIONS, "-m", STREAMS, "-t", "1", "-D", f"{self.options.seconds:g}", *HEADERS, "-d", file, url]).decode()
+        out = run(["h2load", "-c", CONNECTIONS, "-m", STREAMS, "-t", "1", "-D", f"{self.options.seconds * 1000:.0f}ms", *HEADERS, "-d", file, url]).decode()
         try:
             rate = float(re.search(r"finished in [\d.]+m?s, ([\d.]+) req/s", out).group(1))
             done, good, bad, errors = (int(n) for n in re.search(
@@ -306,8 +306,8 @@ def facts(tools):
     versions.append("h2load " + version_of(["h2load", "--version"], r"nghttp2/(\S+)"))
     if tools.benchmark:
         versions.append("etcd's benchmark " + version_of(["go", "version", "-m", tools.benchmark], r"mod\s+go.etcd.io/etcd/v3\s+(\S+)"))
-    flags = f"--rounds {options.rounds} --seconds {options.seconds:g}" + (f" --scale {options.scale:g}" if options.scale != 1 else "")
-    return (f"{datetime.date.today()}, {machine()}; {', '.join(versions)}. `./dev bench tools {flags} --write docs/benchmarks.md` writes this section; absolute "
+    versions += database_versions(tools.targets)
+    return (f"{datetime.date.today()}, {machine()}; {', '.join(versions)}. Made by `{command_line('tools')}`, {options.rounds} rounds; absolute "
             "figures are medians, ratios medians of the rounds' own with the least and the most. Tools, servers and databases share the cores: the "
             "faster a server is, the more of them its client takes.")
 
@@ -330,7 +330,6 @@ def section(tools):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [row[0] for row in (*H2LOAD, *benchmark_rows(1))]
-    words = lambda text: [w for w in text.split(",") if w]  # noqa: E731
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2, help="of h2load")
     parser.add_argument("--scale", type=float, default=1, help="of how much etcd's benchmark does")
@@ -339,10 +338,8 @@ def main():
     parser.add_argument("--write", metavar="FILE")
     parser.add_argument("--output", metavar="FOLDER")
     options = parser.parse_args()
-    for kind, given, known in (("target", options.targets, NOT_KINE), ("row", options.only, names)):
-        for word in given:
-            if word not in known:
-                parser.error(f"no {kind} {word}: {', '.join(known)}")
+    must_know(parser, "target", options.targets, NOT_KINE)
+    must_know(parser, "row", options.only, names)
     tools = Tools(options)
     try:
         tools.run()
@@ -354,6 +351,7 @@ def main():
         pathlib.Path(options.output).mkdir(parents=True, exist_ok=True)
         pathlib.Path(options.output, "tools.jsonl").write_text("".join(json.dumps(r) + "\n" for r in tools.results))
     if options.write:
+        lines[-1] += " " + put_raw(options.write, "tools", tools.results)
         put_section(options.write, "tools", lines)
     return 1 if tools.failed else 0
 

@@ -8,8 +8,8 @@ One database server; on it a database with one instance, one with two and one wi
 client, so that processor time is what all share. 1, 2 and 3 instances are measured in turns, 'rounds' times; a ratio is that of one
 round, and the median of the ratios is what counts. Two curves: the same number of calls in flight altogether, and the same for each
 instance. Then the latency of single puts on one instance while another one is under load, and what a lone writer loses by the
-presence of two idle instances. Databases: postgres, mariadb; by default both. --write puts the result into docs/benchmarks.md and
-draws docs/benchmarks-instances-NAME.svg.
+presence of two idle instances. Databases: postgres, mariadb; by default both. --write puts the result into docs/benchmarks.md,
+draws docs/benchmarks-instances-NAME.svg, and leaves the raw numbers in docs/benchmarks-instances.jsonl.
 """
 import argparse
 import json
@@ -22,6 +22,8 @@ import sys
 import tempfile
 import time
 import urllib.request
+
+from pages import must_know, put_raw, words
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
@@ -300,7 +302,7 @@ def child(database, options):
 
 
 def main():
-    options = argparse.ArgumentParser(usage=__doc__)
+    parser = options = argparse.ArgumentParser(usage=__doc__)
     options.add_argument("--database", default="postgres,mariadb")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--seconds", type=float, default=2)
@@ -310,6 +312,7 @@ def main():
     options.add_argument("--write", action="store_true")
     options.add_argument("--child", help=argparse.SUPPRESS)
     options = options.parse_args()
+    must_know(parser, "database", words(options.database), DATABASES)
     if options.child:
         child(options.database, options)
         return
@@ -317,13 +320,14 @@ def main():
     facts = {"command": f"./dev bench writers {' '.join(sys.argv[1:])}".strip(), "machine": machine(), "date": time.strftime("%Y-%m-%d"),
              "rounds": f"{options.rounds} rounds of {options.seconds:g} s"}
     whole_run = options.modes == "total,each" and options.counts == "1,2,3"
-    tables, parts = {}, []
-    for database in options.database.split(","):
+    tables, parts, records = {}, [], []
+    for database in words(options.database):
         with tempfile.NamedTemporaryFile(prefix="ks-writers.") as result:
             subprocess.run([os.path.join(TOP, "tests/lib/with-server"), database, os.path.realpath(__file__), *sys.argv[1:], "--database", database,
                             "--child", result.name], check=True)
             answer = json.load(result)
         found = {tuple(key): value for key, value in answer["found"]}
+        records += [{"database": database, "what": key, "round": number, **one} for key, value in answer["found"] for number, one in enumerate(value)]
         if whole_run:
             tables[database] = Table(found, inflights)
             parts.append(part(database, found, inflights, answer["version"]))
@@ -331,7 +335,8 @@ def main():
         text = section(parts, facts)
         print(text)
         if options.write:
-            write_docs(tables, text)
+            raw = put_raw(os.path.join(TOP, "docs/benchmarks.md"), "instances", records)
+            write_docs(tables, f"{text}\n\n{raw}")
 
 
 # The key of a measurement with few clients, and what it is.
