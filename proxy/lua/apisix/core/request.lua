@@ -3,6 +3,7 @@
 local io = require("apisix.core.io")
 local json = require("apisix.core.json")
 local log = require("apisix.core.log")
+local joined = require("dpproxy.base.tables").joined
 
 local ngx = ngx
 local req = ngx.req
@@ -89,15 +90,7 @@ function M.add_header(ctx, name, value)
     if old == nil then
         req_set_header(name, value)
     else
-        local all = type(old) == "table" and old or {old}
-        if type(value) == "table" then
-            for i = 1, #value do
-                all[#all + 1] = value[i]
-            end
-        else
-            all[#all + 1] = value
-        end
-        req_set_header(name, all)
+        req_set_header(name, joined(old, value))
     end
     forget_header(current(ctx), name)
 end

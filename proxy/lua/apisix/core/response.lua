@@ -1,5 +1,6 @@
 -- core.response: answers made here, and changes to the upstream's.
 local json = require("dpproxy.base.json")
+local joined = require("dpproxy.base.tables").joined
 local clear = require("table.clear")
 
 local ngx = ngx
@@ -137,17 +138,9 @@ local function add(name, value)
     local old = header[name]
     if old == nil then
         header[name] = value
-        return
-    end
-    local all = type(old) == "table" and old or {old}
-    if type(value) == "table" then
-        for i = 1, #value do
-            all[#all + 1] = value[i]
-        end
     else
-        all[#all + 1] = value
+        header[name] = joined(old, value)
     end
-    header[name] = all
 end
 
 function M.add_header(name, value, ...)

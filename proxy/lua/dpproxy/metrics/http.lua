@@ -2,6 +2,7 @@
 --
 -- On the way of every request. The series of a request are found by walking tables with its label values, one after the other;
 -- their names are made when a combination comes for the first time.
+local child = require("dpproxy.base.tables").child
 local registry = require("dpproxy.metrics.registry")
 
 local add, observe = registry.add, registry.observe
@@ -88,15 +89,6 @@ local function values_of(self, metric_name, labels, named, vars, ctx)
         values[#values + 1] = value == nil and "" or value
     end
     return values
-end
-
-local function child(node, key)
-    local next_node = node[key]
-    if not next_node then
-        next_node = {}
-        node[key] = next_node
-    end
-    return next_node
 end
 
 -- The cells that do not depend on the status.

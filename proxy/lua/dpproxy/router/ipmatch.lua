@@ -4,6 +4,7 @@
 --   new(list) -> m | nil, err        m:match(text) -> bool
 local bit = require("bit")
 local ip = require("dpproxy.base.ip")
+local child = require("dpproxy.base.tables").child
 
 local band, lshift = bit.band, bit.lshift
 local type, ipairs, tostring, setmetatable, min, max = type, ipairs, tostring, setmetatable, math.min, math.max
@@ -30,15 +31,6 @@ local function network_group(groups, bits)
     end
     groups[#groups + 1] = group
     return group
-end
-
-local function child(node, key)
-    local next_node = node[key]
-    if not next_node then
-        next_node = {}
-        node[key] = next_node
-    end
-    return next_node
 end
 
 local function add(self, text)
