@@ -159,7 +159,9 @@ struct ks_log_reader {
 	struct ks_list chunk; /* fetches being worked on */
 	size_t chunk_offset;  /* refs done of the only fetch in it */
 	struct ks_log_fetch_slot *slots;
-	size_t probed; /* proofs that the last head was for */
+	size_t probed;        /* proofs that the last head was for */
+	int64_t probed_in_us; /* they came in so long */
+	int64_t probe_ns;     /* when it was asked for */
 };
 
 struct ks_log_locs {
