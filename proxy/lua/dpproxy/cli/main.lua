@@ -52,7 +52,8 @@ local function make_folders(sys, dir, conf, user)
         end
     end
     if user then
-        for _, folder in ipairs({"snapshot", "cache", "stream"}) do
+        -- What is in "cache" nginx makes and gives away by itself; that one stays ours, for a root that may not write everywhere.
+        for _, folder in ipairs({"snapshot", "stream"}) do
             local ok, err = sys.own(dir .. "/" .. folder, user)
             if not ok then
                 return nil, err
