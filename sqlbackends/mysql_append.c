@@ -4,6 +4,7 @@
  *
  *	usual      INSERT gate and rows, by itself a transaction: one round trip
  *	bulk       the same for many rows, where the server takes them for a statement of one: a third less work for it
+ *	sent       the same, and its answer is read later: others may be sent behind it meanwhile
  *	larger     START, INSERT gate and rows, INSERT rows …, COMMIT
  *	compound   START, DELETE leases, INSERT leases, INSERT gate and rows …, COMMIT
  *
@@ -126,13 +127,18 @@ static bool insert_first(struct append_run *run, size_t count, MYSQL_STMT *stmt,
 }
 
 /* 1690 is the gate's, 1062 the primary key's. */
+static bool is_refusal(unsigned number)
+{
+	return number == ER_DATA_OUT_OF_RANGE || number == ER_DUP_ENTRY;
+}
+
 static enum sqlb_outcome judge_insert(struct append_run *run, MYSQL_STMT *stmt, bool commits, struct ks_err *err)
 {
 	struct sqlb_conn *conn = run->conn;
 	unsigned number = mysql_stmt_errno(stmt);
 	char text[KS_ERR_TEXT_MAX];
 
-	if (number == ER_DATA_OUT_OF_RANGE || number == ER_DUP_ENTRY)
+	if (is_refusal(number))
 		return SQLB_CONFLICT;
 	if (!commits)
 		return sqlb_my_judge_stmt(conn, stmt, err);
@@ -148,13 +154,13 @@ static enum sqlb_outcome gate_is_missing(struct sqlb_conn *conn, struct ks_err *
 		"deleted rows, has it a trigger?");
 }
 
-/* All rows of an append that fits into one packet. */
-static enum sqlb_outcome append_bulk(struct append_run *run, struct ks_err *err)
+/* All rows of an append that fits into one packet; executes it, or only sends it. */
+static enum sqlb_outcome append_bulk(struct append_run *run, bool (*execute)(struct sqlb_conn *conn, MYSQL_STMT *stmt),
+				     MYSQL_STMT **stmt, struct ks_err *err)
 {
 	size_t count = run->append->row_count;
 	struct sqlb_row gate = gate_row(run, false);
-	MYSQL_STMT *stmt;
-	enum sqlb_outcome outcome = sqlb_my_prepare(run->conn, SQLB_MY_INSERT, 1, &stmt, err);
+	enum sqlb_outcome outcome = sqlb_my_prepare(run->conn, SQLB_MY_INSERT, 1, stmt, err);
 
 	if (outcome != SQLB_OK)
 		return outcome;
@@ -162,17 +168,20 @@ static enum sqlb_outcome append_bulk(struct append_run *run, struct ks_err *err)
 	sqlb_my_bulk_put(run->conn, &gate);
 	for (size_t i = 0; i < count; i++)
 		sqlb_my_bulk_put(run->conn, &run->append->rows[i]);
-	if (!sqlb_my_execute_bulk(run->conn, stmt))
-		return judge_insert(run, stmt, true, err);
-	/* An updated row counts twice. */
-	return mysql_stmt_affected_rows(stmt) == count + 2 ? SQLB_OK : gate_is_missing(run->conn, err);
+	return execute(run->conn, *stmt) ? SQLB_OK : judge_insert(run, *stmt, true, err);
+}
+
+/* What came of it. An updated row counts twice. */
+static enum sqlb_outcome check_bulk(struct sqlb_conn *conn, size_t row_count, uint64_t affected, struct ks_err *err)
+{
+	return affected == row_count + 2 ? SQLB_OK : gate_is_missing(conn, err);
 }
 
 static bool fits_bulk(const struct sqlb_conn *conn, const struct sqlb_append *append)
 {
 	size_t bytes = ROW_BYTES;
 
-	if (!conn->server.has_bulk || append->row_count < BULK_ROWS)
+	if (!conn->server.has_bulk)
 		return false;
 	for (size_t i = 0; i < append->row_count; i++)
 		bytes += sqlb_my_row_bytes(&append->rows[i]) + ROW_BYTES;
@@ -341,14 +350,21 @@ static enum sqlb_outcome refused(struct sqlb_conn *conn, const struct sqlb_appen
 	return outcome;
 }
 
+/* Rows and nothing else. */
+static bool is_alone(const struct sqlb_append *append)
+{
+	return append->row_count > 0 &&
+	       append->leases_new_count + append->leases_gone_count + append->leases_expired_count == 0;
+}
+
 enum sqlb_outcome sqlb_my_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
 				 struct ks_err *err)
 {
 	struct append_run run = {.conn = conn, .append = append};
-	bool alone = append->row_count > 0 &&
-		     append->leases_new_count + append->leases_gone_count + append->leases_expired_count == 0;
+	bool alone = is_alone(append);
 	enum sqlb_outcome outcome;
 	bool passed = true;
+	MYSQL_STMT *stmt;
 
 	*appended = false;
 	outcome = sqlb_my_begin(conn, SQLB_MY_ANSWER_TIMEOUT_S, err);
@@ -359,10 +375,12 @@ enum sqlb_outcome sqlb_my_append(struct sqlb_conn *conn, const struct sqlb_appen
 			return sqlb_my_too_large(conn, &append->rows[i], err);
 	if (append->row_count > 0)
 		run.last = &append->rows[append->row_count - 1];
-	if (alone && fits_bulk(conn, append))
-		outcome = append_bulk(&run, err);
-	else if (alone &&
-		 sqlb_my_chunk(conn, append->rows, append->row_count, SQLB_MY_ROWS_MAX - 1) == append->row_count)
+	if (alone && append->row_count >= BULK_ROWS && fits_bulk(conn, append)) {
+		outcome = append_bulk(&run, sqlb_my_execute_bulk, &stmt, err);
+		if (outcome == SQLB_OK)
+			outcome = check_bulk(conn, append->row_count, mysql_stmt_affected_rows(stmt), err);
+	} else if (alone &&
+		   sqlb_my_chunk(conn, append->rows, append->row_count, SQLB_MY_ROWS_MAX - 1) == append->row_count)
 		outcome = append_usual(&run, err);
 	else
 		outcome = append_in_transaction(&run, &passed, err);
@@ -371,5 +389,95 @@ enum sqlb_outcome sqlb_my_append(struct sqlb_conn *conn, const struct sqlb_appen
 	*appended = outcome == SQLB_OK && passed;
 	if (outcome == SQLB_OK)
 		conn->refused_after = -1;
+	return outcome;
+}
+
+/* ---- in two steps ---- */
+
+/* What is one statement; and not again what was refused, since 'append' sees whether the gate is to blame. */
+static bool can_be_sent(const struct sqlb_conn *conn, const struct sqlb_append *append)
+{
+	return conn->server.reads_ahead && is_alone(append) && fits_bulk(conn, append) &&
+	       conn->refused_after != append->rows[0].position - 1;
+}
+
+static enum sqlb_outcome lost(struct ks_err *err, const char *why)
+{
+	ks_fail(err, KS_UNAVAILABLE, "MySQL: %s", why);
+	return SQLB_AWAY;
+}
+
+enum sqlb_outcome sqlb_my_append_send(struct sqlb_conn *conn, const struct sqlb_append *append, struct ks_err *err)
+{
+	struct sqlb_my_sent *sent = &conn->sent[(conn->oldest + conn->sent_count) % SQLB_SENT_MAX];
+	struct append_run run = {.conn = conn, .append = append};
+	enum sqlb_outcome outcome = SQLB_OK;
+	MYSQL_STMT *stmt;
+
+	KS_ASSERT(conn->sent_count < SQLB_SENT_MAX);
+	if (conn->sent_count == 0)
+		outcome = sqlb_my_begin(conn, SQLB_MY_ANSWER_TIMEOUT_S, err);
+	else if (!conn->mysql)
+		outcome = lost(err, "the connection was lost with appends on their way");
+	if (outcome == SQLB_OK && !can_be_sent(conn, append)) {
+		ks_fail(err, KS_UNIMPLEMENTED,
+			"MySQL: an append of several statements, or through a proxy, is not sent ahead");
+		outcome = SQLB_AWAY;
+	}
+	if (outcome != SQLB_OK)
+		return outcome;
+	run.last = &append->rows[append->row_count - 1];
+	/* The statement is prepared when another one is on its way: that one is the same. */
+	outcome = append_bulk(&run, sqlb_my_send_bulk, &stmt, err);
+	if (outcome != SQLB_OK)
+		return outcome;
+	*sent = (struct sqlb_my_sent){.row_count = append->row_count,
+				      .after = append->rows[0].position - 1,
+				      .behind = conn->sent_count > 0,
+				      .deadline_ms = sqlb_my_now_ms() + SQLB_MY_ANSWER_TIMEOUT_S * 1000};
+	conn->sent_count++;
+	return SQLB_OK;
+}
+
+static enum sqlb_outcome read_answer(struct sqlb_conn *conn, const struct sqlb_my_sent *sent, struct ks_err *err)
+{
+	char text[KS_ERR_TEXT_MAX];
+	uint64_t affected;
+
+	if (sqlb_my_read_sent(conn, &affected))
+		return check_bulk(conn, sent->row_count, affected, err);
+	if (is_refusal(mysql_errno(conn->mysql)))
+		return SQLB_CONFLICT;
+	snprintf(text, sizeof(text), "%s", mysql_error(conn->mysql));
+	return sqlb_my_judge_commit(conn, mysql_errno(conn->mysql), text, err);
+}
+
+enum sqlb_outcome sqlb_my_append_receive(struct sqlb_conn *conn, int wait_ms, bool *pending, bool *appended,
+					 struct ks_err *err)
+{
+	const struct sqlb_my_sent *sent = &conn->sent[conn->oldest];
+	int64_t until_ms = wait_ms < 0 ? sent->deadline_ms : sqlb_my_now_ms() + wait_ms;
+	enum sqlb_outcome outcome = SQLB_DOUBT;
+	bool arrived;
+
+	KS_ASSERT(conn->sent_count > 0);
+	*pending = *appended = false;
+	arrived = conn->mysql && sqlb_my_await(conn, until_ms < sent->deadline_ms ? until_ms : sent->deadline_ms);
+	*pending = conn->mysql && !arrived && sqlb_my_now_ms() < sent->deadline_ms;
+	if (*pending)
+		return SQLB_OK;
+	conn->oldest = (conn->oldest + 1) % SQLB_SENT_MAX;
+	conn->sent_count--;
+	if (arrived) {
+		outcome = read_answer(conn, sent, err);
+	} else {
+		(void)lost(err, conn->mysql ? "no answer in time" : "the connection was lost before the answer");
+		sqlb_my_drop(conn);
+	}
+	*appended = outcome == SQLB_OK;
+	if (outcome == SQLB_OK)
+		conn->refused_after = -1;
+	if (outcome == SQLB_CONFLICT && !sent->behind)
+		conn->refused_after = sent->after;
 	return outcome;
 }

@@ -118,8 +118,17 @@ struct sqlb_my_server {
 	bool is_mariadb;
 	bool has_wsrep;   /* a node of a Galera cluster */
 	bool has_bulk;    /* takes many rows for a statement of one */
+	bool reads_ahead; /* takes a statement before the last one is answered, and answers them in this order */
 	unsigned version; /* 100611: 10.6.11 */
 	size_t max_packet;
+};
+
+/* An append that was sent, until it is received. */
+struct sqlb_my_sent {
+	size_t row_count;
+	int64_t after; /* the head that it wants */
+	bool behind;   /* another one */
+	int64_t deadline_ms;
 };
 
 struct sqlb_conn {
@@ -142,6 +151,10 @@ struct sqlb_conn {
 	struct sqlb_few few;
 
 	int64_t refused_after; /* the head that the last refused append wanted; the gate is looked after when it does so again */
+
+	/* Appends on their way, a ring from 'oldest' on; the answers that come next are theirs, or the connection is lost. */
+	struct sqlb_my_sent sent[SQLB_SENT_MAX];
+	unsigned oldest, sent_count;
 
 	/* wait_for_change */
 	int cancel_fd;         /* eventfd; cancel writes to it */
@@ -181,6 +194,12 @@ void sqlb_my_bulk_begin(struct sqlb_conn *conn, size_t count);
 void sqlb_my_bulk_put(struct sqlb_conn *conn, const struct sqlb_row *row);
 /* Sends a statement that is for one row with all of them: one statement and one transaction all the same. */
 bool sqlb_my_execute_bulk(struct sqlb_conn *conn, MYSQL_STMT *stmt);
+/* Only sends it; the answer is read with sqlb_my_read_sent, after those to what was sent before. An error is left in 'stmt'. */
+bool sqlb_my_send_bulk(struct sqlb_conn *conn, MYSQL_STMT *stmt);
+/* Is there something to read, or does it come before 'until_ms'? The end of the connection is something, too. */
+bool sqlb_my_await(struct sqlb_conn *conn, int64_t until_ms);
+/* The next answer; *affected rows. False: an error, left in conn->mysql. */
+bool sqlb_my_read_sent(struct sqlb_conn *conn, uint64_t *affected);
 void sqlb_my_bulk_fini(struct sqlb_conn *conn);
 
 /* Both in one, errors judged as of a statement that may be repeated. *affected (may be NULL): rows matched. */
@@ -239,6 +258,9 @@ enum sqlb_outcome sqlb_my_too_large(const struct sqlb_conn *conn, const struct s
 enum sqlb_outcome sqlb_my_migrate(struct sqlb_conn *conn, uint64_t *cluster_id, struct ks_err *err);
 enum sqlb_outcome sqlb_my_append(struct sqlb_conn *conn, const struct sqlb_append *append, bool *appended,
 				 struct ks_err *err);
+enum sqlb_outcome sqlb_my_append_send(struct sqlb_conn *conn, const struct sqlb_append *append, struct ks_err *err);
+enum sqlb_outcome sqlb_my_append_receive(struct sqlb_conn *conn, int wait_ms, bool *pending, bool *appended,
+					 struct ks_err *err);
 enum sqlb_outcome sqlb_my_load(struct sqlb_conn *conn, sqlb_next_fn *next, void *ctx, struct ks_err *err);
 enum sqlb_outcome sqlb_my_read_head(struct sqlb_conn *conn, struct sqlb_head *head, struct ks_err *err);
 enum sqlb_outcome sqlb_my_read_rows(struct sqlb_conn *conn, int64_t after, int64_t to, size_t max_bytes,

@@ -399,7 +399,13 @@ void an_entry_of_100000_rows_is_all_or_nothing(void)
 
 /* ---- appends in two steps ---- */
 
-/* Sends an entry of one row of writer 5, whose batch is its position; with 'lease' a lease is made along with it. */
+/* One that changes leases, too, may be more than a driver can send. */
+static bool sends_leases(void)
+{
+	return strcmp(t.ops->name, "mysql") != 0;
+}
+
+/* Sends an entry of one row of writer 5, whose batch is its position; with 'lease' a lease is made along with it, if that can be sent. */
 static enum sqlb_outcome send_entry(int64_t position, int64_t lease)
 {
 	char key[] = "key";
@@ -410,7 +416,7 @@ static enum sqlb_outcome send_entry(int64_t position, int64_t lease)
 				     .rows = &row,
 				     .row_count = 1,
 				     .leases_new = &made,
-				     .leases_new_count = lease != 0};
+				     .leases_new_count = lease != 0 && sends_leases()};
 	enum sqlb_outcome outcome;
 
 	row.writer = 5;
@@ -473,10 +479,16 @@ void an_append_that_was_sent_is_an_append(void)
 		return;
 	OK(send_entry(2, 8));
 	OK(receive());
-	CU_ASSERT_TRUE(lease_exists(8));
+	if (sends_leases()) {
+		CU_ASSERT_TRUE(lease_exists(8));
+	} else {
+		CU_ASSERT_EQUAL(t.ops->append_send(t.a, &append, &t.err), SQLB_AWAY);
+		CU_ASSERT_EQUAL(t.err.status, KS_UNIMPLEMENTED);
+		append.leases_gone_count = 0;
+	}
 	CU_ASSERT_EQUAL(t.ops->append_send(t.a, &append, &t.err), SQLB_OK);
 	CU_ASSERT_EQUAL(receive(), SQLB_CONFLICT);
-	CU_ASSERT_TRUE(lease_exists(8));
+	CU_ASSERT_EQUAL(lease_exists(8), sends_leases());
 	for (int i = 0; i < 3; i++)
 		rows[i].position++;
 	CU_ASSERT_EQUAL(t.ops->append_send(t.a, &append, &t.err), SQLB_OK);
@@ -508,7 +520,7 @@ void appends_on_their_way_land_in_order(void)
 		rows[i].writer = 5;
 	}
 	CU_ASSERT_EQUAL(read_all(t.b, rows, 41).count, 41);
-	CU_ASSERT_TRUE(lease_exists(39));
+	CU_ASSERT_EQUAL(lease_exists(39), sends_leases());
 	OK(append_entry(t.a, 42, 1));
 	CU_ASSERT_EQUAL(head_position(), 42);
 }
@@ -589,13 +601,15 @@ void an_append_with_a_guard_is_not_sent(void)
 	struct sqlb_row row = row_of(3, 0, 1, "key");
 	struct sqlb_append append = {
 		.rows = &row, .row_count = 1, .leases_expired = &expired, .leases_expired_count = 1};
+	struct sqlb_lease lease = {.id = expired, .ttl_ms = LONG_MS};
 	bool appended = false;
 
 	if (!can_send())
 		return;
+	OK(t.ops->lease_ensure(t.b, &lease, 1, &t.err));
 	for (int others = 0; others < 2; others++) {
 		if (others)
-			OK(send_entry(2, 9));
+			OK(send_entry(2, 0));
 		CU_ASSERT_EQUAL(t.ops->append_send(t.a, &append, &t.err), SQLB_AWAY);
 		CU_ASSERT_EQUAL(t.err.status, KS_UNIMPLEMENTED);
 	}

@@ -212,6 +212,47 @@ static enum sqlb_outcome append_with_lease(struct sqlb_conn *conn, int64_t posit
 		conn, (struct sqlb_append){.rows = &row, .row_count = 1, .leases_new = &lease, .leases_new_count = 1});
 }
 
+/* One of writer 42, whose batch is its position, behind another such. */
+static enum sqlb_outcome send_entry(struct sqlb_conn *conn, int64_t position)
+{
+	struct sqlb_row row = row_of(position, 42, position);
+	struct sqlb_append append = {
+		.after_writer = position > 1 ? 42 : 0, .after_batch = position - 1, .rows = &row, .row_count = 1};
+
+	err = (struct ks_err){0};
+	return ops->append_send(conn, &append, &err);
+}
+
+static enum sqlb_outcome receive_within(struct sqlb_conn *conn, int wait_ms, bool *pending)
+{
+	bool appended = true;
+	enum sqlb_outcome outcome;
+
+	err.text[0] = '\0';
+	outcome = ops->append_receive(conn, wait_ms, pending, &appended, &err);
+	CU_ASSERT_EQUAL(appended, outcome == SQLB_OK && !*pending);
+	if (outcome != SQLB_OK && outcome != SQLB_CONFLICT)
+		CU_ASSERT_NOT_EQUAL(err.text[0], '\0');
+	return outcome;
+}
+
+static enum sqlb_outcome receive(struct sqlb_conn *conn)
+{
+	bool pending = true;
+	enum sqlb_outcome outcome = receive_within(conn, -1, &pending);
+
+	CU_ASSERT_FALSE(pending);
+	return outcome;
+}
+
+/* A server that takes statements ahead; others have nothing to test here. */
+static bool reads_ahead(const struct side *side)
+{
+	if (is_mariadb())
+		CU_ASSERT_TRUE(side->conn->server.reads_ahead);
+	return side->conn->server.reads_ahead;
+}
+
 static int64_t count_rows(void)
 {
 	return strtoll(sql("SELECT COUNT(*) FROM kineshim_log WHERE position > 0"), NULL, 10);
@@ -484,6 +525,184 @@ static void a_server_that_stops_answering_leaves_doubt_that_can_be_settled(void)
 	end(&side);
 }
 
+/* ---- appends on their way ---- */
+
+static int64_t cpu_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void appends_on_their_way_are_pending_until_they_are_answered(void)
+{
+	struct side side = begin();
+	int64_t start_ms, start_cpu_ms;
+	bool pending = false;
+
+	OK(append_as(side.conn, 1, 42, 1));
+	if (reads_ahead(&side)) {
+		sql("START TRANSACTION");
+		sql("SELECT * FROM kineshim_log WHERE position = 0 FOR UPDATE");
+		for (int i = 0; i < SQLB_SENT_MAX; i++)
+			OK(send_entry(side.conn, 2 + i));
+		OK(receive_within(side.conn, 0, &pending));
+		CU_ASSERT_TRUE(pending);
+		start_ms = now_ms();
+		start_cpu_ms = cpu_ms();
+		OK(receive_within(side.conn, 300, &pending));
+		CU_ASSERT_TRUE(pending);
+		CU_ASSERT_TRUE(now_ms() - start_ms >= 290);
+		CU_ASSERT_TRUE(cpu_ms() - start_cpu_ms < 100); /* it waits, and does not look again and again */
+		sql("COMMIT");
+		for (int i = 0; i < SQLB_SENT_MAX; i++)
+			OK(receive(side.conn));
+		CU_ASSERT_EQUAL(count_rows(), 1 + SQLB_SENT_MAX);
+		CU_ASSERT_EQUAL(head_of(side.conn), 1 + SQLB_SENT_MAX);
+	}
+	end(&side);
+}
+
+/* The library reads all of them with the first: no look may then wait for the socket. */
+static void check_answers_that_came_together(struct side *side, int64_t position)
+{
+	for (int i = 0; i < SQLB_SENT_MAX; i++)
+		OK(send_entry(side->conn, position + i));
+	while (count_rows() < position + SQLB_SENT_MAX - 1)
+		pause_ms(5);
+	pause_ms(50);
+	for (int i = 0; i < SQLB_SENT_MAX; i++) {
+		bool pending = true;
+
+		OK(receive_within(side->conn, 0, &pending));
+		CU_ASSERT_FALSE(pending);
+	}
+}
+
+static void answers_that_came_together_are_received_one_by_one(void)
+{
+	struct side side = begin();
+
+	OK(append_as(side.conn, 1, 42, 1));
+	if (reads_ahead(&side))
+		check_answers_that_came_together(&side, 2);
+	end(&side);
+}
+
+/* Each has its own time, and what is behind a silent one is in doubt with it. */
+static void a_server_that_stops_answering_leaves_all_in_doubt(void)
+{
+	struct side side = begin();
+	pid_t pid = server_pid();
+	int64_t start_ms;
+
+	OK(append_as(side.conn, 1, 42, 1));
+	OK(send_entry(side.conn, 2)); /* all is prepared */
+	OK(receive(side.conn));
+	CU_ASSERT_TRUE_FATAL(pid > 1);
+	CU_ASSERT_EQUAL_FATAL(kill(pid, SIGSTOP), 0);
+	start_ms = now_ms();
+	OK(send_entry(side.conn, 3));
+	pause_ms(1000);
+	for (int i = 1; i < SQLB_SENT_MAX; i++)
+		OK(send_entry(side.conn, 3 + i));
+	CU_ASSERT_EQUAL(receive(side.conn), SQLB_DOUBT);
+	CU_ASSERT_TRUE(now_ms() - start_ms >= 9900 && now_ms() - start_ms < 11500);
+	for (int i = 1; i < SQLB_SENT_MAX; i++) {
+		CU_ASSERT_EQUAL(send_entry(side.conn, 9), SQLB_AWAY); /* not before all are received */
+		CU_ASSERT_NOT_EQUAL(err.status, KS_UNIMPLEMENTED);
+		CU_ASSERT_EQUAL(receive(side.conn), SQLB_DOUBT);
+	}
+	CU_ASSERT_TRUE(now_ms() - start_ms < 11500);
+	kill(pid, SIGCONT);
+	/* They are still in the socket: once the server runs on, they land or they do not, but in order and never twice. */
+	for (int64_t position = 3; position <= 3 + SQLB_SENT_MAX; position++) {
+		enum sqlb_outcome outcome = append_as(side.conn, position, 42, position);
+
+		CU_ASSERT_TRUE(outcome == SQLB_OK || outcome == SQLB_CONFLICT);
+	}
+	CU_ASSERT_STRING_EQUAL(
+		sql("SELECT COUNT(*) = MAX(position) FROM kineshim_log WHERE batch = position AND position > 0"), "1");
+	CU_ASSERT_EQUAL(count_rows(), 3 + SQLB_SENT_MAX);
+	end(&side);
+}
+
+static void an_error_in_the_first_decides_nothing_for_those_behind_it_but_that_they_are_refused(void)
+{
+	static const struct {
+		int number;
+		enum sqlb_outcome first, behind;
+	} cases[] = {
+		{1213, SQLB_CONFLICT, SQLB_CONFLICT}, {1690, SQLB_CONFLICT, SQLB_CONFLICT},
+		{1205, SQLB_AWAY, SQLB_CONFLICT},     {1114, SQLB_AWAY, SQLB_CONFLICT},
+		{1290, SQLB_AWAY, SQLB_DOUBT},        {1317, SQLB_DOUBT, SQLB_DOUBT},
+		{1644, SQLB_BROKEN, SQLB_DOUBT},
+	};
+	struct side side = begin();
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		for (int look = 0; look < 2; look++) {
+			bool pending = true;
+
+			CU_ASSERT_EQUAL(append_as(side.conn, 9, 42, 9),
+					SQLB_CONFLICT); /* so that it was not position 1 */
+			sqlf("CREATE OR REPLACE TRIGGER refuse BEFORE INSERT ON kineshim_log FOR EACH ROW "
+			     "IF NEW.position = 1 THEN SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = %d, MESSAGE_TEXT = "
+			     "'no'; "
+			     "END IF",
+			     cases[i].number);
+			for (int n = 1; n <= SQLB_SENT_MAX; n++)
+				OK(send_entry(side.conn, n));
+			if (look) /* and told when asked again */
+				pause_ms(20);
+			CU_ASSERT_EQUAL(receive_within(side.conn, look ? 0 : -1, &pending),
+					pending ? SQLB_OK : cases[i].first);
+			if (pending)
+				CU_ASSERT_EQUAL(receive(side.conn), cases[i].first);
+			for (int n = 2; n <= SQLB_SENT_MAX; n++)
+				CU_ASSERT_EQUAL(receive(side.conn), cases[i].behind);
+			CU_ASSERT_EQUAL(count_rows(), 0);
+			sql("DROP TRIGGER refuse");
+		}
+	end(&side);
+}
+
+/* Whether the gate is to blame is seen to by an append that nobody is behind. */
+static void what_was_refused_is_not_sent_again(void)
+{
+	struct side side = begin();
+
+	for (int64_t position = 1; position <= 5; position++)
+		OK(append_as(side.conn, position, 42, position));
+	sql("DELETE FROM kineshim_log WHERE position > 3");
+	for (int n = 0; n < 2; n++)
+		OK(send_entry(side.conn, 4 + n));
+	for (int n = 0; n < 2; n++)
+		CU_ASSERT_EQUAL(receive(side.conn), SQLB_CONFLICT);
+	CU_ASSERT_EQUAL(send_entry(side.conn, 4), SQLB_AWAY);
+	CU_ASSERT_EQUAL(err.status, KS_UNIMPLEMENTED);
+	CU_ASSERT_EQUAL(append_as(side.conn, 4, 42, 4), SQLB_CONFLICT);
+	OK(append_as(side.conn, 4, 42, 4));
+	OK(send_entry(side.conn, 5));
+	OK(receive(side.conn));
+	CU_ASSERT_EQUAL(count_rows(), 5);
+	end(&side);
+}
+
+/* Somebody else who speaks for the server has another number for the session. */
+static void nothing_is_sent_through_a_proxy_or_to_another_server(void)
+{
+	struct side side = begin();
+
+	OK(append_as(side.conn, 1, 42, 1));
+	side.conn->server.reads_ahead = false;
+	CU_ASSERT_EQUAL(send_entry(side.conn, 2), SQLB_AWAY);
+	CU_ASSERT_EQUAL(err.status, KS_UNIMPLEMENTED);
+	OK(append_as(side.conn, 2, 42, 2));
+	end(&side);
+}
+
 /* ---- a connection that is cut at a given byte ---- */
 
 /*
@@ -635,6 +854,22 @@ static void cut_everywhere(append_fn *append, int most_to_server, int rows)
 static void an_append_cut_at_any_byte_loses_and_doubles_nothing(void)
 {
 	cut_everywhere(append_as, 10000, 1);
+}
+
+static enum sqlb_outcome append_sent(struct sqlb_conn *conn, int64_t position, int64_t writer, int64_t batch)
+{
+	struct sqlb_row row = row_of(position, writer, batch);
+	struct sqlb_append append = {.rows = &row, .row_count = 1};
+	enum sqlb_outcome outcome = ops->append_send(conn, &append, &err);
+
+	if (outcome == SQLB_AWAY && err.status == KS_UNIMPLEMENTED)
+		return append_as(conn, position, writer, batch);
+	return outcome == SQLB_OK ? receive(conn) : outcome;
+}
+
+static void an_append_that_was_sent_and_cut_at_any_byte_loses_and_doubles_nothing(void)
+{
+	cut_everywhere(append_sent, 10000, 1);
 }
 
 static void a_transaction_cut_at_any_byte_loses_and_doubles_nothing(void)
@@ -952,7 +1187,39 @@ static void check_tally(const struct tally *tally, int least, int disturbances)
 			       expected);
 }
 
-static void append_through_disturbance(void (*disturb)(unsigned *seed), int batches, int least_disturbances)
+/* Sends as many as can be, and sends again what was not OK, one by one. False: something that must not happen. */
+static bool append_many_until_settled(struct sqlb_conn *conn, int64_t position, struct tally *tally)
+{
+	enum sqlb_outcome outcomes[SQLB_SENT_MAX];
+	int sent = 0;
+
+	for (int i = 0; i < SQLB_SENT_MAX; i++)
+		outcomes[i] = SQLB_AWAY;
+	while (sent < SQLB_SENT_MAX && (outcomes[sent] = send_entry(conn, position + sent)) == SQLB_OK)
+		sent++;
+	for (int i = 0; i < sent; i++)
+		outcomes[i] = receive(conn);
+	for (int i = 0; i < SQLB_SENT_MAX; i++) {
+		tally->doubts += outcomes[i] == SQLB_DOUBT;
+		tally->away += outcomes[i] == SQLB_AWAY;
+		if (i && outcomes[i] == SQLB_OK && outcomes[i - 1] != SQLB_OK) {
+			printf("# number %d without the one before it, which is %s\n", i + 1,
+			       sqlb_outcome_name(outcomes[i - 1]));
+			return false;
+		}
+	}
+	for (int i = 0; i < SQLB_SENT_MAX; i++)
+		if (outcomes[i] == SQLB_OK)
+			tally->done++;
+		else if (!append_until_settled(conn, position + i, tally))
+			return false;
+	return true;
+}
+
+typedef bool settle_fn(struct sqlb_conn *conn, int64_t position, struct tally *tally);
+
+static void append_through_disturbance(void (*disturb)(unsigned *seed), settle_fn *append, int at_a_time, int batches,
+				       int least_disturbances)
 {
 	struct side side = begin();
 	struct disturber disturber = {.disturb = disturb};
@@ -960,8 +1227,8 @@ static void append_through_disturbance(void (*disturb)(unsigned *seed), int batc
 
 	pthread_create(&disturber.thread, NULL, disturb_now_and_then, &disturber);
 	for (int64_t position = 1; position <= batches || atomic_load(&disturber.times) < least_disturbances;
-	     position++)
-		if (!append_until_settled(side.conn, position, &tally))
+	     position += at_a_time)
+		if (!append(side.conn, position, &tally))
 			break;
 	atomic_store(&disturber.stop, true);
 	pthread_join(disturber.thread, NULL);
@@ -974,7 +1241,7 @@ static void append_through_disturbance(void (*disturb)(unsigned *seed), int batc
 }
 
 /* Here the server lives, and goes on with what it was asked, or is asked later. */
-static void connections_cut_during_appends_lose_and_double_nothing(void)
+static void through_cut_connections(settle_fn *append, int at_a_time)
 {
 	struct side side = begin(), cut;
 	struct tally tally = {0};
@@ -986,8 +1253,8 @@ static void connections_cut_during_appends_lose_and_double_nothing(void)
 	CU_ASSERT_PTR_NOT_NULL_FATAL(proxy);
 	url_at(through, "kineshim", at_port, "");
 	cut = side_open(through);
-	for (int64_t position = 1; tally.doubts < 50 && position < 100000; position++)
-		if (!append_until_settled(cut.conn, position, &tally))
+	for (int64_t position = 1; tally.doubts < 50 && position < 100000; position += at_a_time)
+		if (!append(cut.conn, position, &tally))
 			break;
 	side_close(&cut);
 	cuts = cut_proxy_stop(proxy);
@@ -996,19 +1263,39 @@ static void connections_cut_during_appends_lose_and_double_nothing(void)
 	end(&side);
 }
 
+static void connections_cut_during_appends_lose_and_double_nothing(void)
+{
+	through_cut_connections(append_until_settled, 1);
+}
+
+static void connections_cut_with_many_on_their_way_lose_and_double_nothing(void)
+{
+	through_cut_connections(append_many_until_settled, SQLB_SENT_MAX);
+}
+
 static void sessions_ended_during_appends_lose_and_double_nothing(void)
 {
-	append_through_disturbance(end_session, 300, 60);
+	append_through_disturbance(end_session, append_until_settled, 1, 300, 60);
+}
+
+static void sessions_ended_with_many_on_their_way_lose_and_double_nothing(void)
+{
+	append_through_disturbance(end_session, append_many_until_settled, SQLB_SENT_MAX, 600, 60);
+}
+
+static void crashes_of_the_server_with_many_on_their_way_lose_and_double_nothing(void)
+{
+	append_through_disturbance(crash_server, append_many_until_settled, SQLB_SENT_MAX, 200, 2);
 }
 
 static void crashes_of_the_server_during_appends_lose_and_double_nothing(void)
 {
-	append_through_disturbance(crash_server, 200, 2);
+	append_through_disturbance(crash_server, append_until_settled, 1, 200, 2);
 }
 
 static void restarts_of_the_server_during_appends_lose_and_double_nothing(void)
 {
-	append_through_disturbance(restart_server, 200, 2);
+	append_through_disturbance(restart_server, append_until_settled, 1, 200, 2);
 }
 
 static void a_session_that_ended_while_idle_is_replaced_without_doubt(void)
@@ -1171,7 +1458,7 @@ static void no_setting_of_the_server_matters(void)
 		"ERROR_FOR_DIVISION_BY_ZERO,PAD_CHAR_TO_FULL_LENGTH'",
 		"SET GLOBAL sql_mode = ''",
 		"SET GLOBAL autocommit = 0",
-		"SET GLOBAL sql_select_limit = 3",
+		"SET GLOBAL sql_select_limit = 1",
 		"SET GLOBAL completion_type = 'CHAIN'",
 		"SET GLOBAL time_zone = '+05:00'",
 		"SET GLOBAL character_set_server = latin1",
@@ -1624,6 +1911,9 @@ static void tls_is_verified_unless_it_is_told_not_to_be(void)
 	OK(append_as(side.conn, 1, 1, 1));
 	OK(append_as(side.conn, 2, 1, 2));
 	CU_ASSERT_PTR_NOT_NULL(mysql_get_ssl_cipher(side.conn->mysql));
+	OK(append_as(side.conn, 3, 42, 3));
+	if (reads_ahead(&side))
+		check_answers_that_came_together(&side, 4);
 	end(&side);
 	snprintf(text, sizeof(text), "rm -rf '%s'", dir);
 	CU_ASSERT_EQUAL(system(text), 0);
@@ -1639,6 +1929,16 @@ static const struct tap_test tests[] = {
 	{"a_listener_that_never_answers_is_away", a_listener_that_never_answers_is_away},
 	{"a_server_that_stops_answering_leaves_doubt_that_can_be_settled",
 	 a_server_that_stops_answering_leaves_doubt_that_can_be_settled},
+	{"appends_on_their_way_are_pending_until_they_are_answered",
+	 appends_on_their_way_are_pending_until_they_are_answered},
+	{"answers_that_came_together_are_received_one_by_one", answers_that_came_together_are_received_one_by_one},
+	{"a_server_that_stops_answering_leaves_all_in_doubt", a_server_that_stops_answering_leaves_all_in_doubt},
+	{"an_error_in_the_first_decides_nothing_for_those_behind_it_but_that_they_are_refused",
+	 an_error_in_the_first_decides_nothing_for_those_behind_it_but_that_they_are_refused},
+	{"what_was_refused_is_not_sent_again", what_was_refused_is_not_sent_again},
+	{"nothing_is_sent_through_a_proxy_or_to_another_server", nothing_is_sent_through_a_proxy_or_to_another_server},
+	{"an_append_that_was_sent_and_cut_at_any_byte_loses_and_doubles_nothing",
+	 an_append_that_was_sent_and_cut_at_any_byte_loses_and_doubles_nothing},
 	{"an_append_cut_at_any_byte_loses_and_doubles_nothing", an_append_cut_at_any_byte_loses_and_doubles_nothing},
 	{"a_read_that_is_cut_says_why", a_read_that_is_cut_says_why},
 	{"a_transaction_cut_at_any_byte_loses_and_doubles_nothing",
@@ -1650,6 +1950,12 @@ static const struct tap_test tests[] = {
 	 sessions_ended_during_appends_lose_and_double_nothing},
 	{"connections_cut_during_appends_lose_and_double_nothing",
 	 connections_cut_during_appends_lose_and_double_nothing},
+	{"sessions_ended_with_many_on_their_way_lose_and_double_nothing",
+	 sessions_ended_with_many_on_their_way_lose_and_double_nothing},
+	{"connections_cut_with_many_on_their_way_lose_and_double_nothing",
+	 connections_cut_with_many_on_their_way_lose_and_double_nothing},
+	{"crashes_of_the_server_with_many_on_their_way_lose_and_double_nothing",
+	 crashes_of_the_server_with_many_on_their_way_lose_and_double_nothing},
 	{"crashes_of_the_server_during_appends_lose_and_double_nothing",
 	 crashes_of_the_server_during_appends_lose_and_double_nothing},
 	{"restarts_of_the_server_during_appends_lose_and_double_nothing",
