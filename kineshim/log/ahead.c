@@ -23,7 +23,7 @@
 
 _Static_assert(SQLB_SENT_MAX - 1 <= KS_STORE_CUTS, "the store has not as many cuts");
 
-#define FAR_MS 1 /* the quickest append lately took so long: the database is far away, and not just busy */
+#define FAR_MS 2 /* the quickest append lately took so long: the database is far away, and not just busy */
 #define LATELY_MS 500
 #define QUIET_MS 50  /* the tail sees only our own entries meanwhile */
 #define LOOK_MS 1    /* between two looks whether something waits to be sent ahead */

@@ -387,6 +387,8 @@ static int sends_of(int ms, int at_best_ms, size_t nodes)
 static void only_to_a_database_far_away_and_alone(void)
 {
 	CU_ASSERT_EQUAL(sends_of(0, 0, 1), 0);
+	CU_ASSERT_EQUAL(sends_of(1, 1, 1), 0);
+	CU_ASSERT(sends_of(2, 2, 1) > 10);
 	CU_ASSERT(sends_of(5, 5, 1) > 10);
 	CU_ASSERT_EQUAL(sends_of(5, 0, 1), 0); /* near, and busy */
 	CU_ASSERT_EQUAL(sends_of(5, 5, 2), 0);
