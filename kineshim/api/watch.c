@@ -9,7 +9,6 @@
  */
 #include "api/watch.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -17,7 +16,6 @@
 #include "api/errors.h"
 #include "api/watch_priv.h"
 #include "base/clock.h"
-#include "base/diag.h"
 #include "base/panic.h"
 #include "proto/rpc.pb-c.h"
 
