@@ -103,7 +103,7 @@ void ks_rpc_post_requests(struct rpc_queue *queue, struct rpc_slot *slot)
 {
 	bool stream = slot->method && slot->method->stream;
 
-	if (queue->worker && !stream && !atomic_load(&queue->rpc->shared))
+	if (!ks_rpc_load_serves(queue, slot))
 		return;
 	if (slot->posted == 0 && slot->wish < MOST_POSTED)
 		slot->wish = slot->wish ? slot->wish * 2 : FIRST_WISH;

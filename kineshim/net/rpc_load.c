@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * When the first queue's thread, which polls the connections and serves the unary calls, has more than it can do. Then the workers take
- * their share of these calls, until one thread would be enough again.
+ * When the first queue, whose thread polls the connections and serves small calls, has more than it should. Then the workers take
+ * their share of these calls.
  *
+ * Streams: few of those with small messages are served with the unary calls, as nobody need be woken for them. But for each completion the core
+ * looks through all batches that a queue has there, and each open stream has one; so there may be only so many.
+ *
+ * Unary calls: while the thread has more than it can do, until one thread would be enough again.
  * What tells is its processor time: as much of it as time has passed. On a machine whose processors all have enough to do it gets less,
  * and then more threads would not help it, but only have more to pass on to each other.
  */
@@ -15,6 +19,8 @@
 #define LOOK_EVENTS 16 /* between two looks at the clock */
 #define LOOK_US 10000
 #define SPARE 80 /* percent of what busy is */
+#define MOST_STREAMS 256
+#define FEW_STREAMS 128
 
 static int64_t processor_us(pthread_t thread)
 {
@@ -44,9 +50,8 @@ static void help(struct ks_task *task)
 		ks_rpc_post_requests(queue, &queue->slots[i]);
 }
 
-static void share(struct ks_rpc *rpc)
+static void ask_for_help(struct ks_rpc *rpc)
 {
-	atomic_store(&rpc->shared, true);
 	for (size_t i = 1; i < rpc->queue_count; i++) {
 		struct rpc_queue *worker = &rpc->queues[i];
 
@@ -71,8 +76,10 @@ static void look(struct ks_rpc *rpc, struct rpc_load *load)
 	if (!before.looked_us)
 		return;
 	if (!atomic_load(&rpc->shared)) {
-		if (100 * (load->first_us - before.first_us) >= rpc->busy_percent * passed_us)
-			share(rpc);
+		if (100 * (load->first_us - before.first_us) >= rpc->busy_percent * passed_us) {
+			atomic_store(&rpc->shared, true);
+			ask_for_help(rpc);
+		}
 	} else if (10000 * (load->all_us - before.all_us) < SPARE * rpc->busy_percent * passed_us) {
 		/* What they have asked the core for stays there, and is served when it comes. */
 		atomic_store(&rpc->shared, false);
@@ -91,4 +98,33 @@ void ks_rpc_load_look(struct rpc_queue *queue)
 	if (!atomic_load(&rpc->stopping))
 		look(rpc, &rpc->load);
 	ks_mutex_unlock(&rpc->load.lock);
+}
+
+bool ks_rpc_load_serves(const struct rpc_queue *queue, const struct rpc_slot *slot)
+{
+	const struct ks_stream_ops *stream = slot->method ? slot->method->stream : NULL;
+
+	if (!stream)
+		return !queue->worker || atomic_load(&queue->rpc->shared);
+	if (!stream->rests)
+		return queue->worker;
+	return queue->worker == atomic_load(&queue->rpc->crowded);
+}
+
+void ks_rpc_load_streams(struct rpc_queue *queue, size_t open)
+{
+	struct ks_rpc *rpc = queue->rpc;
+	bool crowded;
+
+	if (queue->worker)
+		return;
+	crowded = atomic_load_explicit(&rpc->crowded, memory_order_relaxed);
+	if (!crowded && open >= MOST_STREAMS) {
+		atomic_store(&rpc->crowded, true);
+		ask_for_help(rpc);
+	} else if (crowded && open < FEW_STREAMS) {
+		atomic_store(&rpc->crowded, false);
+		for (size_t i = 0; i < rpc->method_count; i++)
+			ks_rpc_post_requests(queue, &queue->slots[i]);
+	}
 }

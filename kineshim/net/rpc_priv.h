@@ -15,10 +15,10 @@
  *
  * A unary call that waits (ks_call_on_cancel) has a second batch in the core while it runs; both must be back at the end.
  *
- * The first queue's thread alone polls the connections. It also serves the unary calls, so that a client's lone request is answered without waking
+ * The first queue's thread alone polls the connections. It also serves the unary calls and streams of small messages, so that a client's lone request is answered without waking
  * anybody else; the core would have two threads that poll pass the polling on to each other with each event, which costs more than a
- * small request. The other queues are workers, and sleep until the core has an event for them. They serve the streams, long unary
- * calls (ks_call_move), those of the JSON gateway, and their share of all unary calls while the first thread has more than it can do.
+ * small request. The other queues are workers, and sleep until the core has an event for them. They serve the other streams, long unary
+ * calls (ks_call_move), those of the JSON gateway, and their share of the rest while the first has more than it should (rpc_load.c).
  */
 #ifndef KS_NET_RPC_PRIV_H
 #define KS_NET_RPC_PRIV_H
@@ -73,6 +73,7 @@ struct rpc_queue {
 	struct rpc_call *free_calls;
 	struct rpc_stream *free_streams;
 	struct ks_list streams;       /* open ones, for the end */
+	size_t stream_count;
 	struct ks_list waiting;       /* unary calls that want to know when nobody waits for them any more */
 	struct ks_list resting;       /* streams that do not ask for their next message yet, the first to go on first */
 	struct rpc_stream *unsent;    /* streams with something to send at the end of this turn */
@@ -139,6 +140,7 @@ struct ks_rpc {
 	atomic_bool identities; /* some connection has or had one */
 	_Atomic uint64_t calls_started, calls_open;
 	atomic_bool shared;          /* workers serve unary calls, too */
+	atomic_bool crowded;         /* the first queue has many streams: workers get further ones */
 	_Atomic uint32_t next_queue; /* the worker that is next, for calls that do not come from the core, and long ones */
 	_Atomic size_t reply_bytes;  /* of large unary replies on their way out */
 };
@@ -176,11 +178,14 @@ enum ks_status ks_rpc_queue_start(struct rpc_queue *queue, int index, struct ks_
 void ks_rpc_queue_join(struct rpc_queue *queue); /* all calls are gone, or none has ever come */
 void ks_rpc_queue_fini(struct rpc_queue *queue);
 
-/* rpc_load.c; once for each event of the core, on the queue's thread */
-void ks_rpc_load_look(struct rpc_queue *queue);
+/* rpc_load.c; all on the queue's thread */
+void ks_rpc_load_look(struct rpc_queue *queue); /* once for each event of the core */
+/* So many streams are open. */
+void ks_rpc_load_streams(struct rpc_queue *queue, size_t open);
+/* Does the queue ask the core for such calls now? */
+bool ks_rpc_load_serves(const struct rpc_queue *queue, const struct rpc_slot *slot);
 
 /* rpc_call.c */
-/* A worker posts unary ones only while rpc->shared. */
 void ks_rpc_post_requests(struct rpc_queue *queue, struct rpc_slot *slot);
 /* A request became a call. NULL when it can be served, otherwise why not. */
 const char *ks_rpc_request_arrived(struct rpc_call *call, enum ks_status *status);

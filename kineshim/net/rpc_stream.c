@@ -254,6 +254,7 @@ static void stream_arrived(struct rpc_tag *tag, bool ok)
 		return;
 	}
 	ks_list_append(&stream->call.base.queue->streams, &stream->node);
+	ks_rpc_load_streams(stream->call.base.queue, ++stream->call.base.queue->stream_count);
 	ks_call_count_begin(&stream->call.base);
 	ops_of(stream)->open(&stream->call.base);
 	receive_next(stream);
@@ -309,6 +310,7 @@ static void batch_done(struct rpc_stream *stream)
 	mark_dead(stream);
 	ks_list_remove(&stream->resting);
 	ks_list_remove(&stream->node);
+	ks_rpc_load_streams(stream->call.base.queue, --stream->call.base.queue->stream_count);
 	ks_call_count_end(&stream->call.base, stream->finished ? stream->call.status : KS_CANCELLED);
 	ops_of(stream)->closed(&stream->call.base);
 	/* Dead streams post no wake, so only an earlier one can be waiting. */

@@ -342,7 +342,7 @@ static int sys_monotonic(lua_State *L)
 	return 1;
 }
 
-/* own(path, user) -> true | nil, err: gives a file or folder to the user that the workers run as */
+/* own(path, user) -> true | nil, err: gives a file or folder to the user that the workers run as; its group stays ours */
 static int sys_own(lua_State *L)
 {
 	const char *path = luaL_checkstring(L, 1);
@@ -353,7 +353,7 @@ static int sys_own(lua_State *L)
 		lua_pushfstring(L, "no user %s", lua_tostring(L, 2));
 		return 2;
 	}
-	if (lchown(path, user->pw_uid, user->pw_gid) != 0)
+	if (lchown(path, user->pw_uid, (gid_t)-1) != 0)
 		return failure(L, path);
 	return success(L);
 }

@@ -590,6 +590,23 @@ static const struct ks_stream_ops resting = {
 	.rests = true,
 };
 
+static void where_message(struct ks_call *call, struct ks_slice message)
+{
+	pthread_t self = pthread_self();
+
+	(void)message;
+	send_slice(call, ks_slice_of(&self, sizeof(self)));
+}
+
+static const struct ks_stream_ops where = {
+	.open = stream_open,
+	.message = where_message,
+	.half_closed = chat_half_closed,
+	.writable = stream_writable,
+	.closed = stream_closed,
+	.rests = true,
+};
+
 static const struct ks_rpc_method methods[] = {
 	{.path = "/test.T/Echo", .unary = echo},
 	{.path = "/test.T/Fail", .unary = fail},
@@ -612,6 +629,7 @@ static const struct ks_rpc_method methods[] = {
 	{.path = "/test.T/Patient", .unary = patient},
 	{.path = "/test.T/Thread", .unary = which_thread},
 	{.path = "/test.T/Long", .unary = long_call},
+	{.path = "/test.T/Where", .stream = &where},
 };
 
 static char target[64];
@@ -1782,6 +1800,58 @@ static void a_long_call_holds_nobody_up(void)
 	stop_server();
 }
 
+static pthread_t open_where(struct gc_stream *stream, struct gc *client)
+{
+	pthread_t thread = 0;
+	size_t size = 0;
+	char *data = NULL;
+
+	gc_stream_open(stream, client, "/test.T/Where");
+	CU_ASSERT_TRUE(gc_stream_send(stream, "x", 1, WAIT_MS));
+	CU_ASSERT_TRUE(gc_stream_receive(stream, &data, &size));
+	if (size == sizeof(thread))
+		memcpy(&thread, data, sizeof(thread));
+	free(data);
+	return thread;
+}
+
+/* Streams of small messages are the first thread's while they are few. */
+static void many_streams_are_shared_with_the_workers(void)
+{
+	enum { STREAMS = 600 };
+	static struct gc_stream streams[STREAMS];
+	struct gc_result result;
+	struct gc client;
+	pthread_t first;
+	int elsewhere = 0;
+
+	start_server(0);
+	gc_open(&client, target, false);
+	first = thread_of(&client, "/test.T/Thread", 0);
+	for (int i = 0; i < STREAMS; i++) {
+		bool there = pthread_equal(open_where(&streams[i], &client), first);
+
+		CU_ASSERT_TRUE(there || i >= 200);
+		elsewhere += !there;
+	}
+	CU_ASSERT_TRUE(elsewhere >= 100);
+	for (int i = 0; i < STREAMS; i++) {
+		gc_stream_half_close(&streams[i]);
+		gc_stream_end(&streams[i], &result);
+		CU_ASSERT_EQUAL(result.status, 0);
+	}
+	CU_ASSERT_TRUE(wait_for(&seen.closed, STREAMS));
+	elsewhere = 0;
+	for (int i = 0; i < 150; i++) { /* what workers have asked for is still theirs */
+		elsewhere += !pthread_equal(open_where(&streams[0], &client), first);
+		gc_stream_half_close(&streams[0]);
+		gc_stream_end(&streams[0], &result);
+	}
+	CU_ASSERT_TRUE(elsewhere < 100);
+	gc_close(&client);
+	stop_server();
+}
+
 static atomic_bool enough;
 static atomic_int served_by_others;
 static pthread_t the_first;
@@ -1986,6 +2056,7 @@ int main(void)
 				      T(stop_ends_unary_calls_that_wait),
 				      T(calls_of_few_clients_stay_on_one_thread),
 				      T(a_long_call_holds_nobody_up),
+				      T(many_streams_are_shared_with_the_workers),
 				      T(workers_help_a_busy_first_thread_until_it_is_calm_again),
 				      T(stop_cancels_a_stream_whose_client_never_reads),
 				      T(too_many_pings_end_the_connection),

@@ -155,9 +155,10 @@ local function prepare(sys, nginx, loaded, checked)
         end
     end
     conf.dpproxy.version, conf.dpproxy.apisix_version = sys.version, APISIX_VERSION
-    ok, err = sys.write_file(dir .. "/node.json", json.encode(conf), 384)
+    -- Workers read it again when plugins are loaded anew; and our group, for a root that may not read everything.
+    ok, err = sys.write_file(dir .. "/node.json", json.encode(conf), 416)
     if ok and env.user then
-        ok, err = sys.own(dir .. "/node.json", env.user) -- workers read it again when plugins are loaded anew
+        ok, err = sys.own(dir .. "/node.json", env.user)
     end
     if not ok then
         return nil, err
