@@ -398,13 +398,26 @@ static void client_that_does_not_read_holds_a_queue_and_no_more(void)
 		create(&like);
 		(void)read_some(SIZE_MAX);
 	}
-	for (int i = 0; i < 20; i++) {
+	for (int i = 0; i < 100; i++) {
 		put(0);
 		settle();
 		CU_ASSERT_TRUE(ks_stream_queued(stream, &bytes) <= 128);
-		CU_ASSERT_TRUE(bytes <= (8u << 20));
+		CU_ASSERT_TRUE(bytes <= (1u << 20));
 	}
 	end();
+}
+
+/* What a client gets that reads until there is nothing: large values come a queue at a time. */
+static size_t read_all(void)
+{
+	size_t count = 0, some;
+
+	do {
+		settle();
+		some = read_some(SIZE_MAX);
+		count += some;
+	} while (some > 0);
+	return count;
 }
 
 /* 'count' watches of one key, many times so many puts, one right behind the other. How often the first one's round was put off. */
@@ -422,16 +435,12 @@ static int count_rests(int count, int puts)
 
 		for (int j = 0; j < puts; j++)
 			put(0);
-		settle();
-		read = read_some(SIZE_MAX);
-		if (read == 0) {
-			rests++;
-			/* Together, whatever was put meanwhile; on a busy machine the timer may be late. */
-			for (int tries = 0; read == 0 && tries < 2000; tries++) {
-				let_rest();
-				read = read_some(SIZE_MAX);
-			}
-			CU_ASSERT_EQUAL(read, (size_t)count);
+		read = read_all();
+		rests += read == 0;
+		/* On a busy machine the timer may be late. */
+		for (int tries = 0; read == 0 && tries < 2000; tries++) {
+			let_rest();
+			read = read_all();
 		}
 		CU_ASSERT(read >= (size_t)count);
 	}
