@@ -421,7 +421,7 @@ enum sqlb_outcome sqlb_my_append_send(struct sqlb_conn *conn, const struct sqlb_
 		outcome = lost(err, "the connection was lost with appends on their way");
 	if (outcome == SQLB_OK && !can_be_sent(conn, append)) {
 		ks_fail(err, KS_UNIMPLEMENTED,
-			"MySQL: an append of several statements, or through a proxy, is not sent ahead");
+			"MySQL: an append of several statements, or to other than a lone MariaDB, is not sent ahead");
 		outcome = SQLB_AWAY;
 	}
 	if (outcome != SQLB_OK)

@@ -449,7 +449,9 @@ static bool can_send(void)
 	outcome = send_entry(1, 0);
 	if (outcome == SQLB_AWAY && t.err.status == KS_UNIMPLEMENTED) {
 		printf("# not on this connection: %s\n", t.err.text);
-		CU_ASSERT_TRUE(strstr(t.base, "ks_pooled") || strstr(t.base, "dialect=plain"));
+		/* The last two: of the servers behind the mysql driver only a MariaDB that is no node of a cluster is asked. */
+		CU_ASSERT_TRUE(strstr(t.base, "ks_pooled") || strstr(t.base, "dialect=plain") ||
+			       getenv("KS_TEST_GALERA_DIR") || getenv("KS_TEST_MYSQL_BIN"));
 		CU_ASSERT_EQUAL(head_position(), 0);
 		OK(append_entry(t.a, 1, 1));
 		return false;
