@@ -24,6 +24,7 @@
 
 #define DEFAULT_MAX_CALLS 100000
 #define DEFAULT_BUSY_PERCENT 95
+#define DEFAULT_SPARE_PERCENT 25
 #define DEFAULT_MAX_REPLY_BYTES ((size_t)1 << 30)
 /* Over our own limit, so that messages a little too large are refused by us, in etcd's words. */
 #define CORE_EXTRA_BYTES (16 * 1024 * 1024)
@@ -242,6 +243,8 @@ struct ks_rpc *ks_rpc_start(const struct ks_rpc_config *config, struct ks_err *e
 		.slow_ms = config->slow_ms,
 		.queue_count = thread_count(config->threads),
 		.busy_percent = config->busy_percent ? config->busy_percent : DEFAULT_BUSY_PERCENT,
+		.spare_percent = setting(config->spare_percent, DEFAULT_SPARE_PERCENT, 0),
+		.load.idle_us = -1,
 		.down_tag.complete = gone_down,
 	};
 	ks_mutex_init(&rpc->lock);

@@ -67,9 +67,10 @@ struct ks_rpc_method {
 struct ks_rpc_config {
 	const struct ks_rpc_method *methods; /* static lifetime */
 	size_t method_count;
-	void *context;            /* for ks_rpc_context */
-	int threads;              /* workers, besides the one that polls. 0: one per core, at least 2 */
-	int busy_percent;         /* of a processor: from here on workers help the one that polls. 0: 95 */
+	void *context; /* for ks_rpc_context */
+	int threads;   /* workers, besides the one that polls. 0: one per core, at least 2 */
+	/* The one that polls uses so much of a processor, and so much of one is idle: workers help it. 0: 95, 25; -1: none need be idle. */
+	int busy_percent, spare_percent;
 	size_t max_request_bytes; /* of one message, as in "larger than max (N vs. M)" */
 	size_t max_calls;         /* unary calls and streams in flight; over it: RESOURCE_EXHAUSTED. 0: a default */
 	size_t max_arena_bytes;   /* for each call */

@@ -6,19 +6,21 @@
  * Streams: few of those with small messages are served with the unary calls, as nobody need be woken for them. But for each completion the core
  * looks through all batches that a queue has there, and each open stream has one; so there may be only so many.
  *
- * Unary calls: while the thread has more than it can do, until one thread would be enough again.
- * What tells is its processor time: as much of it as time has passed. On a machine whose processors all have enough to do it gets less,
- * and then more threads would not help it, but only have more to pass on to each other.
+ * Unary calls: while the thread uses a whole processor and another one has time to spare, until one thread would be enough again. Where all
+ * processors have enough to do more threads would not help; they would only have more to pass on to each other, which costs a sixth.
  */
 #include "net/rpc_priv.h"
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 
 #define LOOK_EVENTS 16 /* between two looks at the clock */
-#define LOOK_US 10000
-#define SPARE 80 /* percent of what busy is */
+#define LOOK_US 50000
+#define SHARED_COST 115 /* percent of the processor time without */
 #define MOST_STREAMS 256
 #define FEW_STREAMS 128
 
@@ -50,9 +52,10 @@ static void help(struct ks_task *task)
 		ks_rpc_post_requests(queue, &queue->slots[i]);
 }
 
+/* Half of the workers: with few calls each they would sleep and be woken for every one. */
 static void ask_for_help(struct ks_rpc *rpc)
 {
-	for (size_t i = 1; i < rpc->queue_count; i++) {
+	for (size_t i = 1; i <= rpc->queue_count / 2; i++) {
 		struct rpc_queue *worker = &rpc->queues[i];
 
 		if (atomic_exchange(&worker->help_posted, true))
@@ -60,6 +63,33 @@ static void ask_for_help(struct ks_rpc *rpc)
 		worker->help.run = help;
 		ks_rpc_queue_post(worker, &worker->help);
 	}
+}
+
+/* Of all processors since the machine started. A large number where it cannot be known, growing with the time. */
+static int64_t idle_us(int64_t now_us)
+{
+	int fd = open("/proc/uptime", O_RDONLY | O_CLOEXEC);
+	char text[64] = "";
+	long long seconds;
+	int hundredths;
+	ssize_t size;
+
+	if (fd < 0)
+		return now_us;
+	size = read(fd, text, sizeof(text) - 1);
+	(void)close(fd);
+	if (size <= 0 || sscanf(text, "%*s %lld.%2d", &seconds, &hundredths) != 2)
+		return now_us;
+	return (int64_t)seconds * 1000000 + hundredths * 10000;
+}
+
+/* The first thread is busy, and was so before. Was there time to spare meanwhile? */
+static bool is_time_to_spare(const struct ks_rpc *rpc, struct rpc_load *load, int64_t passed_us)
+{
+	int64_t before_us = load->idle_us;
+
+	load->idle_us = idle_us(load->looked_us);
+	return before_us >= 0 && 100 * (load->idle_us - before_us) >= rpc->spare_percent * passed_us;
 }
 
 /* With the lock of 'load' held. */
@@ -75,14 +105,15 @@ static void look(struct ks_rpc *rpc, struct rpc_load *load)
 	load->all_us = processor_us_of_all(rpc);
 	if (!before.looked_us)
 		return;
-	if (!atomic_load(&rpc->shared)) {
-		if (100 * (load->first_us - before.first_us) >= rpc->busy_percent * passed_us) {
-			atomic_store(&rpc->shared, true);
-			ask_for_help(rpc);
-		}
-	} else if (10000 * (load->all_us - before.all_us) < SPARE * rpc->busy_percent * passed_us) {
+	if (atomic_load(&rpc->shared)) {
 		/* What they have asked the core for stays there, and is served when it comes. */
-		atomic_store(&rpc->shared, false);
+		if (10000 * (load->all_us - before.all_us) < SHARED_COST * rpc->busy_percent * passed_us)
+			atomic_store(&rpc->shared, false);
+	} else if (100 * (load->first_us - before.first_us) < rpc->busy_percent * passed_us) {
+		load->idle_us = -1;
+	} else if (is_time_to_spare(rpc, load, passed_us)) {
+		atomic_store(&rpc->shared, true);
+		ask_for_help(rpc);
 	}
 }
 

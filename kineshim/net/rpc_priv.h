@@ -112,6 +112,7 @@ struct rpc_load {
 	struct ks_mutex lock; /* guards the rest */
 	int64_t looked_us;
 	int64_t first_us, all_us; /* processor time of the first queue's thread, and of all */
+	int64_t idle_us;          /* of all processors; -1: the first thread was not busy */
 };
 
 struct ks_rpc {
@@ -120,7 +121,7 @@ struct ks_rpc {
 	void *context;
 	size_t max_request_bytes, max_calls, max_arena_bytes, max_reply_bytes;
 	int64_t slow_ms;
-	int busy_percent;
+	int busy_percent, spare_percent;
 	grpc_server *server;
 	grpc_server_credentials *credentials;
 	grpc_channel *nowhere; /* of the wake calls */

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 
+import h2load
 from pages import Svg, command_line, machine, must_know, put_raw, put_section, words
 from targets import ALL, BENCH, DATABASES, DELAY, KINES, KINESHIM, NOT_KINE, SYNCED, TOP, Targets, database_of, database_versions, harness, note, version_of
 
@@ -36,8 +37,8 @@ ROWS = [
     ("update-512", "update in Kubernetes' shape, 512 in flight", "/s", True, 1.2, 15),
     ("delete-1", "delete in Kubernetes' shape, each after a create, 1 client", "/s", True, NO_GOAL, NO_GOAL),
     ("delete-512", "delete in Kubernetes' shape, each after a create, 512 in flight", "/s", True, NO_GOAL, NO_GOAL),
-    ("put-512", "put of 256 bytes, 512 in flight", "/s", True, 1.2, None),
-    ("get-512", "linearizable get, 512 in flight", "/s", True, 2, 10),
+    ("put-512", "put of 256 bytes, 512 in flight (h2load)", "/s", True, 1.2, None),
+    ("get-512", "linearizable get, 512 in flight (h2load)", "/s", True, 2, 10),
     ("list", "list of 10,000 keys, at once", "/s", True, 1.5, 10),
     ("list-500", "list of 10,000 keys, pages of 500", "/s", True, 1.5, 10),
     ("watch-1000", "1 writer, 1,000 watchers: events", "/s", True, 3, 10),
@@ -183,8 +184,9 @@ class Peers(Targets):
         for name in ("create", "update", "delete"):
             self.compare(f"{name}-1", ALL, self.rate(f"kube-{name}", inflight=1, clients=1))
             self.compare(f"{name}-512", ALL, self.rate(f"kube-{name}", inflight=512, clients=4))
-        self.compare("put-512", NOT_KINE, self.rate("put", inflight=512, clients=4, keys=10000, value_size=256))
-        self.compare("get-512", BUT_SYNCED, self.rate("get", inflight=512, clients=4, kube=True))
+        for name, targets, request in (("put-512", NOT_KINE, "h2load-put"), ("get-512", BUT_SYNCED, "h2load-range")):
+            self.compare(name, targets, lambda target, request=request: h2load.load(self.folder, self.ports[target], request,
+                                                                                   self.options.seconds, 8, 64))
         for name, page in (("list", 0), ("list-500", 500)):
             self.compare(name, BUT_SYNCED, self.rate("kube-list", inflight=4, clients=4, keys=10000, page=page))
         self.compare("watch-1000", ALL, self.rate("watch", watchers=1000, clients=3, inflight=4, kube=True))

@@ -8,9 +8,7 @@ Targets: etcd (Debian's), etcd-new (the newest release), and kineshim on sqlite,
 Go module registry into KS_PEERS (default: build/peers); where that cannot be they are left out with a notice. --seconds is for h2load; --scale
 multiplies how much etcd's benchmark does, which knows numbers and no time. Rounds are interleaved; a ratio is the median of the rounds' own.
 A command that fails on any target, or answers that are wrong, are told, and the program ends with status 1.
-
-h2load knows only HTTP's status, which is 200 whatever happened. So each request is sent once by nghttp, whose answer must say grpc-status 0 and have the
-right value; then each answer's size must be that one's, and after puts the revision must have grown by as many."""
+"""
 import argparse
 import datetime
 import json
@@ -18,15 +16,15 @@ import os
 import pathlib
 import re
 import statistics
-import struct
 import subprocess
 import sys
 import time
 
+import h2load
+from h2load import run
 from pages import command_line, machine, must_know, put_raw, put_section, words
 from targets import BUILD, DATABASES, KINESHIM, NOT_KINE, Targets, database_versions, go_build, harness, note, version_of
 
-KEY, VALUE = b"/bench/h2load", b"v" * 256
 CONNECTIONS, STREAMS = 8, 16
 
 # Of a table: row, title, unit, is more better
@@ -70,42 +68,6 @@ def benchmark_rows(scale):
 FIGURES = {"rate": ("", "/s", True), "p50": (", p50", "ms", False), "p99": (", p99", "ms", False), "total": (": until all events were read", "s", False)}
 
 
-# ---- messages by hand ----
-
-def varint(number):
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes(out + bytes([number]))
-
-
-def bytes_field(field, data):
-    return varint(field << 3 | 2) + varint(len(data)) + data
-
-
-def frame(message):
-    """As gRPC sends it: not compressed, its length, the message."""
-    return struct.pack(">BI", 0, len(message)) + message
-
-
-REQUESTS = {
-    "h2load-put": ("/etcdserverpb.KV/Put", frame(bytes_field(1, KEY) + bytes_field(2, VALUE))),
-    "h2load-range": ("/etcdserverpb.KV/Range", frame(bytes_field(1, KEY))),
-    "h2load-serializable": ("/etcdserverpb.KV/Range", frame(bytes_field(1, KEY) + varint(7 << 3) + b"\1")),
-}
-HEADERS = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
-
-
-def run(command, seconds=120):
-    """What it wrote, errors last. Its own messages are the reason when it fails."""
-    done = subprocess.run([str(c) for c in command], capture_output=True, timeout=seconds)
-    if done.returncode != 0:
-        last = [line for line in done.stderr.decode(errors="replace").replace("\r", "\n").splitlines() if line.strip() and " INFO: " not in line]
-        raise RuntimeError(f"{pathlib.Path(command[0]).name} ended with {done.returncode}: {' / '.join(last[-5:])}")
-    return done.stdout
-
-
 class Tools(Targets):
     def __init__(self, options):
         super().__init__(options.targets)
@@ -141,63 +103,14 @@ class Tools(Targets):
 
     # ---- h2load ----
 
-    def ask(self, target, name):
-        """The request once: how many bytes its answer has, which must be a good one."""
-        path, body = REQUESTS[name]
-        file = self.folder / f"{name}.grpc"
-        file.write_bytes(body)
-        url = f"http://127.0.0.1:{self.ports[target]}{path}"
-        log = run(["nghttp", "-nv", *HEADERS, "-d", file, url]).decode(errors="replace")
-        status = re.findall(r"grpc-(?:status|message): .*", log)
-        if status[:1] != ["grpc-status: 0"]:
-            raise RuntimeError(f"{path} answers {', '.join(status) or log[-300:]}")
-        answer = run(["nghttp", *HEADERS, "-d", file, url])
-        if "range" in name or "serializable" in name:
-            if frame(b"")[:1] != answer[:1] or struct.unpack(">I", answer[1:5])[0] != len(answer) - 5 or VALUE not in answer:
-                raise RuntimeError(f"{path} answers {answer[:100]}")
-        return file, url, len(answer)
-
-    def revision(self, target):
-        return int(harness.Client(self.ports[target]).range("/none", serializable=False)["header"]["revision"])
-
-    def h2load(self, target, name):
-        file, url, size = self.ask(target, name)
-        before = self.revision(target)
-        out = run(["h2load", "-c", CONNECTIONS, "-m", STREAMS, "-t", "1", "-D", f"{self.options.seconds * 1000:.0f}ms", *HEADERS, "-d", file, url]).decode()
-        try:
-            rate = float(re.search(r"finished in [\d.]+m?s, ([\d.]+) req/s", out).group(1))
-            done, good, bad, errors = (int(n) for n in re.search(
-                r"(\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored", out).groups())
-            others = [int(n) for n in re.search(r"status codes: \d+ 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", out).groups()]
-            data = int(re.search(r"\((\d+)\) data", out).group(1))
-        except AttributeError:
-            raise RuntimeError(f"h2load: {out[-500:]}") from None
-        if not good or bad or errors or any(others):
-            raise RuntimeError(f"h2load: {out[-500:]}")
-        # What was under way when the time was over may have been served or not.
-        most = done + CONNECTIONS * STREAMS
-        if not good * size <= data <= most * (size + 16):
-            raise RuntimeError(f"h2load: {done} answers of {size} bytes are {data} bytes")
-        harness.wait_for(lambda: self.settled(target), "the last puts", 10)
-        grown = self.revision(target) - before
-        if not (good <= grown <= most if name == "h2load-put" else grown == 0):
-            raise RuntimeError(f"h2load: the revision has grown by {grown} with {good} to {most} requests")
-        return {name: rate}
-
-    def settled(self, target):
-        before = self.revision(target)
-        time.sleep(0.05)
-        return self.revision(target) == before
-
     def run_h2load(self):
         names = [row[0] for row in H2LOAD]
         if not self.wanted(names):
             return
         self.all_fresh()
-        for target in self.targets:
-            harness.Client(self.ports[target]).put(KEY.decode(), VALUE.decode())
         for name in names:
-            self.compare(name, lambda target, name=name: self.h2load(target, name))
+            self.compare(name, lambda target, name=name: {name: h2load.load(self.folder, self.ports[target], name, self.options.seconds,
+                                                                            CONNECTIONS, STREAMS)})
 
     # ---- etcd's benchmark ----
 

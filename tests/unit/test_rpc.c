@@ -1878,7 +1878,7 @@ static void workers_help_a_busy_first_thread_until_it_is_calm_again(void)
 	struct gc clients[8];
 	int calm = 0;
 
-	start_with((struct ks_rpc_config){.busy_percent = 10});
+	start_with((struct ks_rpc_config){.busy_percent = 10, .spare_percent = -1});
 	for (int i = 0; i < 8; i++)
 		gc_open(&clients[i], target, false);
 	the_first = thread_of(&clients[0], "/test.T/Thread", 0);
