@@ -281,6 +281,8 @@ struct ks_read {
 };
 
 void ks_read_go(struct ks_read *read);
+/* Does it look at so many keys that it is worth a change of threads, so that nobody waits for it (ks_call_move)? O(log n). */
+bool ks_read_is_long(const struct ks_api *api, const struct ks_range_req *request);
 
 /* ---- snapshots (snapshot.c) ---- */
 

@@ -87,7 +87,9 @@ struct read_txn {
 	struct ks_call *call;
 	struct ks_txn_req request;
 	size_t size;
+	bool serializable;
 	int rounds;
+	struct ks_task moved; /* to another thread, because it is long */
 	struct ks_await await;
 	struct ks_read_proof proof;
 	struct ks_result result;
@@ -250,6 +252,43 @@ static void read_txn_proof_done(struct ks_read_proof *proof)
 	ks_await_done(&ks_container_of(proof, struct read_txn, proof)->await);
 }
 
+static void read_txn_go(struct read_txn *read)
+{
+	struct ks_committer *committer = read->api->committer;
+
+	if (read->serializable) {
+		read_txn_run(read);
+		return;
+	}
+	read->proof.done = read_txn_proof_done;
+	ks_await_init(&read->await, read->call, read_txn_proved);
+	committer->ops->prove_read(committer, &read->proof);
+	ks_await_go(&read->await);
+}
+
+static void read_txn_moved(struct ks_task *task)
+{
+	read_txn_go(ks_container_of(task, struct read_txn, moved));
+}
+
+static bool txn_is_long(const struct ks_api *api, const struct ks_txn_req *txn);
+
+static bool any_is_long(const struct ks_api *api, const struct ks_op *ops, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		if (ops[i].kind == KS_OP_RANGE && ks_read_is_long(api, &ops[i].range))
+			return true;
+		if (ops[i].kind == KS_OP_TXN && txn_is_long(api, ops[i].txn))
+			return true;
+	}
+	return false;
+}
+
+static bool txn_is_long(const struct ks_api *api, const struct ks_txn_req *txn)
+{
+	return any_is_long(api, txn->success, txn->success_count) || any_is_long(api, txn->failure, txn->failure_count);
+}
+
 static void start_read_txn(struct ks_api *api, struct ks_call *call, const struct ks_txn_req *txn, size_t size,
 			   bool serializable)
 {
@@ -263,14 +302,10 @@ static void start_read_txn(struct ks_api *api, struct ks_call *call, const struc
 	read->call = call;
 	read->request = *txn;
 	read->size = size;
-	if (serializable) {
-		read_txn_run(read);
-		return;
-	}
-	read->proof.done = read_txn_proof_done;
-	ks_await_init(&read->await, call, read_txn_proved);
-	api->committer->ops->prove_read(api->committer, &read->proof);
-	ks_await_go(&read->await);
+	read->serializable = serializable;
+	read->moved.run = read_txn_moved;
+	if (!txn_is_long(api, txn) || !ks_call_move(call, &read->moved))
+		read_txn_go(read);
 }
 
 void ks_api_txn(struct ks_api *api, struct ks_call *call, const ProtobufCMessage *message, size_t size)

@@ -173,14 +173,15 @@ static void reply(struct ks_read *read)
 	ks_call_reply(call, &out);
 }
 
-/* A larger one is worth a change of threads, so that nobody waits for it. */
-static bool is_long(const struct ks_read *read)
+bool ks_read_is_long(const struct ks_api *api, const struct ks_range_req *request)
 {
-	const struct ks_range_req *request = &read->request;
+	bool filtered = request->min_mod_revision || request->max_mod_revision || request->min_create_revision ||
+			request->max_create_revision;
 	bool page = request->limit > 0 && request->limit <= LONG_KEYS && request->sort_order == KS_SORT_NONE;
+	bool counted = request->count_only && request->revision == 0;
 
-	return request->interval.end.size && !request->count_only && !page &&
-	       ks_store_keys_in(read->api->store, &request->interval) > LONG_KEYS;
+	return request->interval.end.size && (filtered || (!page && !counted)) &&
+	       ks_store_keys_in(api->store, &request->interval) > LONG_KEYS;
 }
 
 static void moved(struct ks_task *task)
@@ -209,6 +210,6 @@ void ks_api_range(struct ks_api *api, struct ks_call *call, const ProtobufCMessa
 	read->done = reply;
 	read->moved.run = moved;
 	ks_convert_range(request, &read->request);
-	if (!is_long(read) || !ks_call_move(call, &read->moved))
+	if (!ks_read_is_long(api, &read->request) || !ks_call_move(call, &read->moved))
 		ks_read_go(read);
 }

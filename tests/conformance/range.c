@@ -176,6 +176,14 @@ static void thousands_of_keys(struct conf *conf)
 	RANGE("key:'big/' range_end:'big0' limit:2999 keys_only:1");
 	RANGE("key:'big/' range_end:'big0'");
 	RANGE("key:'big/15' range_end:'big0' limit:3 revision:r20");
+	/* Long ones may be another thread's work. */
+	RANGE("key:'big/' range_end:'big0' count_only:1 revision:r20");
+	RANGE("key:'big/' range_end:'big0' count_only:1 min_mod_revision:r20");
+	RANGE("key:'big/' range_end:'big0' limit:3 sort_target:VALUE sort_order:DESCEND serializable:1");
+	TXN("success{request_range{key:'big/' range_end:'big0' keys_only:1}} success{request_range{key:'big/15'}}");
+	TXN("compare{key:'none' target:VERSION result:EQUAL version:7} failure{request_range{key:'big/' range_end:'big0' keys_only:1}}");
+	TXN("success{request_txn{success{request_range{key:'big/' range_end:'big0' limit:2000}}}}");
+	TXN("success{request_range{key:'big/' range_end:'big0' keys_only:1 serializable:1}}");
 }
 
 const struct scenario range_scenarios[] = {
