@@ -175,12 +175,10 @@ static void reply(struct ks_read *read)
 
 bool ks_read_is_long(const struct ks_api *api, const struct ks_range_req *request)
 {
-	bool filtered = request->min_mod_revision || request->max_mod_revision || request->min_create_revision ||
-			request->max_create_revision;
 	bool page = request->limit > 0 && request->limit <= LONG_KEYS && request->sort_order == KS_SORT_NONE;
 	bool counted = request->count_only && request->revision == 0;
 
-	return request->interval.end.size && (filtered || (!page && !counted)) &&
+	return request->interval.end.size && (ks_range_is_filtered(request) || (!page && !counted)) &&
 	       ks_store_keys_in(api->store, &request->interval) > LONG_KEYS;
 }
 

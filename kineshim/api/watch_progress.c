@@ -45,14 +45,20 @@ void ks_api_watch_progress_tick(struct stream *stream)
 	ks_timer_arm(stream->api->timers, &stream->progress_timer, stream->progress_ms);
 }
 
+/* On the timers' thread: what the stream's task looks at. */
+static void come_due(struct stream *stream, bool *what)
+{
+	ks_mutex_lock(&stream->ready_lock);
+	*what = true;
+	ks_api_watch_post_locked(stream);
+	ks_mutex_unlock(&stream->ready_lock);
+}
+
 static void progress_fired(struct ks_timer *timer)
 {
 	struct stream *stream = ks_container_of(timer, struct stream, progress_timer);
 
-	ks_mutex_lock(&stream->ready_lock);
-	stream->tick = true;
-	ks_api_watch_post_locked(stream);
-	ks_mutex_unlock(&stream->ready_lock);
+	come_due(stream, &stream->tick);
 }
 
 /* One ticker for the stream, with up to 10 % of jitter chosen once, so that many streams do not tick together. */
@@ -103,10 +109,7 @@ static void cursor_fired(struct ks_timer *timer)
 {
 	struct stream *stream = ks_container_of(timer, struct stream, cursor_timer);
 
-	ks_mutex_lock(&stream->ready_lock);
-	stream->cursor_due = true;
-	ks_api_watch_post_locked(stream);
-	ks_mutex_unlock(&stream->ready_lock);
+	come_due(stream, &stream->cursor_due);
 }
 
 void ks_api_watch_progress_init(struct stream *stream)

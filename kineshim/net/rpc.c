@@ -7,7 +7,6 @@
  */
 #include "net/rpc_priv.h"
 
-#include <dlfcn.h>
 #include <grpc/grpc_posix.h>
 #include <grpc/grpc_security.h>
 #include <grpc/support/alloc.h>
@@ -216,11 +215,9 @@ static void stop_lock_cycle_detection(void)
 {
 	static const char symbol[] = "_ZN4absl7debian329SetMutexDeadlockDetectionModeENS0_15OnDeadlockCycleE";
 	enum { ABSL_IGNORE = 0 };
-	void (*set_mode)(int) = NULL;
-	void *found = dlsym(RTLD_DEFAULT, symbol);
+	void (*set_mode)(int);
 
-	memcpy(&set_mode, &found, sizeof(found));
-	if (set_mode)
+	if (ks_rpc_find_function(symbol, &set_mode))
 		set_mode(ABSL_IGNORE);
 }
 

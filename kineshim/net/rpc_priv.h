@@ -174,6 +174,8 @@ struct rpc_call {
 };
 
 /* rpc_queue.c */
+/* A function of the core's libraries that no header for C declares, by its symbol, into the pointer at 'function'. False: there is none. */
+bool ks_rpc_find_function(const char *symbol, void *function);
 void ks_rpc_queue_init(struct rpc_queue *queue, struct ks_rpc *rpc);
 enum ks_status ks_rpc_queue_start(struct rpc_queue *queue, int index, struct ks_err *err) KS_MUST_CHECK;
 void ks_rpc_queue_join(struct rpc_queue *queue); /* all calls are gone, or none has ever come */

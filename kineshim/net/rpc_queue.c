@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Completion queue threads: see rpc_priv.h for what each of them does. A turn of a thread is: one event of the core, then everything that other threads put into the
- * inbox meanwhile, then what streams have to send after all that.
+ * Completion queue threads: see rpc_priv.h for what each of them does. A turn of a thread is: one event of the core, then everything that
+ * other threads put into the inbox meanwhile, then what streams have to send after all that.
  *
  * A turn is taken under the queue's 'turn' lock, and while it is free, the thread waits for an event. Then another thread may take a short
  * turn itself, as a visitor: what it runs has everything that the queue's thread has, and nobody need be woken for it.
@@ -125,6 +125,14 @@ bool ks_rpc_queue_visit(struct rpc_queue *queue, struct ks_task *task)
 	return visits;
 }
 
+bool ks_rpc_find_function(const char *symbol, void *function)
+{
+	void *found = dlsym(RTLD_DEFAULT, symbol);
+
+	memcpy(function, &found, sizeof(found));
+	return found != NULL;
+}
+
 /*
  * Only with this way of polling a completion queue may be without pollers though its calls have sockets: there, sockets belong to no queue. Which
  * one the core has chosen can be asked in C++ only.
@@ -132,12 +140,9 @@ bool ks_rpc_queue_visit(struct rpc_queue *queue, struct ks_task *task)
 static bool polls_by_epoll(void)
 {
 	static const char symbol[] = "_Z27grpc_get_poll_strategy_namev";
-	const char *(*name_of)(void) = NULL;
-	void *found = dlsym(RTLD_DEFAULT, symbol);
-	const char *name;
+	const char *(*name_of)(void);
+	const char *name = ks_rpc_find_function(symbol, &name_of) ? name_of() : NULL;
 
-	memcpy(&name_of, &found, sizeof(found));
-	name = name_of ? name_of() : NULL;
 	return name && strcmp(name, "epoll1") == 0;
 }
 

@@ -377,8 +377,7 @@ enum ks_status ks_range_eval(struct ks_store *store, const struct ks_range_req *
 		.req = req,
 		.result = result,
 		.wanted = SIZE_MAX,
-		.filtered = req->min_mod_revision || req->max_mod_revision || req->min_create_revision ||
-			    req->max_create_revision,
+		.filtered = ks_range_is_filtered(req),
 		.ranked = req->sort_target == KS_SORT_VERSION || req->sort_target == KS_SORT_CREATE ||
 			  req->sort_target == KS_SORT_MOD,
 		.strip = req->keys_only && req->sort_target != KS_SORT_VALUE,

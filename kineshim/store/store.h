@@ -94,6 +94,12 @@ struct ks_range_req {
 	int64_t min_mod_revision, max_mod_revision, min_create_revision, max_create_revision;
 };
 
+/* Do keys have to be looked at, each, for whether they count? */
+static inline bool ks_range_is_filtered(const struct ks_range_req *req)
+{
+	return req->min_mod_revision || req->max_mod_revision || req->min_create_revision || req->max_create_revision;
+}
+
 struct ks_put_req {
 	struct ks_slice key;
 	struct ks_slice value;
