@@ -336,6 +336,10 @@
 	M(CALLS_OPEN, GAUGE, ALWAYS, CALL, NONE, NONE, "kineshim_rpc_calls_open", "Calls and streams being served.") \
 	M(REPLY_BYTES, GAUGE, ALWAYS, NONE, NONE, NONE, "kineshim_rpc_large_reply_bytes", \
 	  "Large responses that clients have not taken yet.") \
+	M(GATHERED_WRITES, COUNTER, ALWAYS, NONE, NONE, NONE, "kineshim_rpc_gathered_writes_total", \
+	  "Answers that waited for others to the same connection.") \
+	M(GATHERED_PULLS, COUNTER, ALWAYS, NONE, NONE, NONE, "kineshim_rpc_gathered_pulls_total", \
+	  "Times that what had been gathered for a connection was sent.") \
 	M(ACCEPTED, COUNTER, ALWAYS, PROTOCOL, NONE, NONE, "kineshim_connections_total", \
 	  "Connections accepted, by what their first bytes were.") \
 	M(HALF_OPEN, GAUGE, ALWAYS, NONE, NONE, NONE, "kineshim_half_open_connections", \

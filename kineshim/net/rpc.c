@@ -294,6 +294,20 @@ void ks_rpc_adopt(struct ks_rpc *rpc, int fd, const char *peer, struct ks_identi
 	ks_mutex_unlock(&rpc->lock);
 }
 
+int ks_rpc_fd(struct rpc_call *call)
+{
+	char *name, *end;
+	long fd;
+
+	if (call->fd != -1)
+		return call->fd;
+	name = grpc_call_get_peer(call->call);
+	fd = name && strncmp(name, "fd:", 3) == 0 ? strtol(name + 3, &end, 10) : -2;
+	call->fd = fd >= 0 && fd <= INT_MAX ? (int)fd : -2;
+	gpr_free(name);
+	return call->fd;
+}
+
 /* With the lock held. NULL when the core calls the connection something else. */
 static const struct rpc_peer *find_peer(struct ks_rpc *rpc, const char *name)
 {

@@ -55,7 +55,7 @@ void ks_rpc_free_calls(struct rpc_queue *queue)
 void ks_rpc_call_init(struct rpc_call *call, const struct ks_call_ops *ops, struct rpc_queue *queue,
 		      struct rpc_slot *slot)
 {
-	*call = (struct rpc_call){.slot = slot, .home = queue};
+	*call = (struct rpc_call){.slot = slot, .home = queue, .fd = -1};
 	ks_call_init(&call->base, ops, queue, slot->method);
 	call->text = grpc_empty_slice();
 }
@@ -236,6 +236,23 @@ void ks_rpc_start_batch(struct rpc_call *call, const grpc_op *ops, size_t count,
 	KS_ASSERT(error == GRPC_CALL_OK);
 }
 
+void ks_rpc_writes(struct rpc_call *call)
+{
+	struct rpc_queue *queue = call->base.queue;
+
+	if (queue == call->home && queue->writing++ > 0)
+		ks_cork_write(&queue->cork, ks_rpc_fd(call));
+}
+
+void ks_rpc_wrote(struct rpc_call *call)
+{
+	struct rpc_queue *queue = call->base.queue;
+
+	if (queue == call->home)
+		if (--queue->writing == 0)
+			ks_cork_rest(&queue->cork);
+}
+
 void ks_rpc_set_status(struct rpc_call *call, enum ks_status status, const char *text)
 {
 	call->status = status;
@@ -290,6 +307,7 @@ static void start_end(struct rpc_call *call)
 	}
 	call->ending = true;
 	ks_rpc_tag_is(&call->tag, unary_ended);
+	ks_rpc_writes(call);
 	ks_rpc_start_batch(call, ops, count, &call->tag);
 }
 
@@ -299,6 +317,7 @@ static void unary_ended(struct rpc_tag *tag, bool ok)
 
 	(void)ok; /* the client may have gone away; nobody would want to know */
 	call->ended = true;
+	ks_rpc_wrote(call);
 	if (!call->closing)
 		let_go(call);
 }

@@ -4,6 +4,7 @@
  *
  * rpc.c        life cycle of the server, connections
  * rpc_queue.c  completion queue threads, the inbox through which other threads reach them
+ * cork.[ch]    gathers what many answers write to one connection
  * rpc_load.c   whether the first of them is so busy that the others should help it
  * rpc_call.c   requests posted to the core, unary calls, refusals
  * rpc_stream.c streams
@@ -31,6 +32,7 @@
 #include "base/list.h"
 #include "base/thread.h"
 #include "net/call.h"
+#include "net/cork.h"
 #include "net/grpc_bytes.h"
 #include "net/identity.h"
 #include "net/rpc.h"
@@ -82,6 +84,8 @@ struct rpc_queue {
 	struct ks_task begin, end;    /* of the server */
 	struct ks_task help;          /* a worker: the first thread has more than it can do */
 	unsigned events;              /* of the core, so far */
+	unsigned writing;             /* batches in the core that write, as far as they come back to this queue */
+	struct ks_cork cork;          /* what they write */
 	/*
 	 * Held while requests are posted to the core, and by the end to wait for that: a request that meets the core's
 	 * shutdown half-way is never given back, and the queue never ends.
@@ -159,6 +163,7 @@ struct rpc_call {
 	grpc_byte_buffer *payload; /* of the request, later of the reply */
 	struct ks_grpc_message request;
 	char *peer;
+	int fd; /* of the connection; -1: not asked for yet */
 	struct ks_identity *identity; /* once it was asked for */
 	bool identity_known;
 	enum ks_status status; /* of the reply */
@@ -205,6 +210,10 @@ void ks_rpc_start_batch(struct rpc_call *call, const grpc_op *ops, size_t count,
 /* KS_OK when a received message can be handled; otherwise 'text' says why not. */
 enum ks_status ks_rpc_check_message(struct ks_rpc *rpc, grpc_byte_buffer *buffer, char *text, size_t size);
 void ks_rpc_free_calls(struct rpc_queue *queue);
+/* Around each batch that writes: before it is started, and when it has come back. */
+void ks_rpc_writes(struct rpc_call *call);
+void ks_rpc_wrote(struct rpc_call *call);
+int ks_rpc_fd(struct rpc_call *call); /* rpc.c; of its connection, negative when the core has another name for it */
 
 /* rpc_stream.c */
 void ks_rpc_post_stream(struct rpc_queue *queue, struct rpc_slot *slot);

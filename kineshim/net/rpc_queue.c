@@ -118,6 +118,7 @@ bool ks_rpc_queue_visit(struct rpc_queue *queue, struct ks_task *task)
 		current = queue;
 		task->run(task);
 		ks_rpc_send_unsent(queue);
+		ks_cork_pull(&queue->cork);
 		current = NULL;
 		ks_mutex_unlock(&queue->turn);
 	}
@@ -159,11 +160,12 @@ static grpc_completion_queue *create_cq(bool worker)
 static void *run_queue(void *arg)
 {
 	struct rpc_queue *queue = arg;
-	gpr_timespec never = gpr_inf_future(GPR_CLOCK_MONOTONIC), until = never;
+	gpr_timespec never = gpr_inf_future(GPR_CLOCK_MONOTONIC), past = gpr_inf_past(GPR_CLOCK_MONOTONIC), until = never;
+	bool holds = false;
 
 	current = queue;
 	for (;;) {
-		grpc_event event = grpc_completion_queue_next(queue->cq, until, NULL);
+		grpc_event event = grpc_completion_queue_next(queue->cq, holds ? past : until, NULL);
 		struct rpc_tag *tag = event.tag;
 
 		if (event.type == GRPC_QUEUE_SHUTDOWN)
@@ -171,9 +173,14 @@ static void *run_queue(void *arg)
 		ks_mutex_lock(&queue->turn);
 		if (event.type == GRPC_OP_COMPLETE)
 			ks_rpc_tag_came(tag, event.success);
+		else if (holds) /* there is nothing to do, so nothing more to answer */
+			ks_cork_pull(&queue->cork);
 		run_inbox(queue);
 		ks_rpc_send_unsent(queue);
 		until = ks_rpc_end_rests(queue, never);
+		if (ks_cork_is_late(&queue->cork))
+			ks_cork_pull(&queue->cork);
+		holds = ks_cork_holds(&queue->cork);
 		ks_mutex_unlock(&queue->turn);
 		ks_rpc_load_look(queue);
 	}
@@ -188,6 +195,7 @@ void ks_rpc_queue_init(struct rpc_queue *queue, struct ks_rpc *rpc)
 	ks_rpc_tag_is(&queue->wake_tag, woken);
 	ks_mutex_init(&queue->requesting);
 	ks_mutex_init(&queue->turn);
+	ks_cork_init(&queue->cork);
 	ks_list_init(&queue->streams);
 	ks_list_init(&queue->waiting);
 	ks_list_init(&queue->resting);

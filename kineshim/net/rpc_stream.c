@@ -50,6 +50,7 @@ struct rpc_stream {
 	int64_t asked_us;       /* when the recv batch was started */
 	int64_t rested_us;      /* when the rest is over */
 	bool headers_sent, status_sent;
+	bool writes; /* the batch that sends does not only leave the message with the core */
 	bool on_unsent;
 	struct rpc_stream *next_unsent;
 	struct ks_list node; /* queue->streams */
@@ -448,6 +449,9 @@ static void send_next(struct rpc_stream *stream)
 	stream->headers_sent = true;
 	stream->status_sent = status;
 	stream->batches++;
+	stream->writes = count > 1 || !(ops[0].flags & GRPC_WRITE_BUFFER_HINT);
+	if (stream->writes)
+		ks_rpc_writes(&stream->call);
 	ks_rpc_start_batch(&stream->call, ops, count, &stream->send_tag);
 }
 
@@ -456,6 +460,8 @@ static void stream_send_done(struct rpc_tag *tag, bool ok)
 	struct rpc_stream *stream = ks_container_of(tag, struct rpc_stream, send_tag);
 	bool empty = false;
 
+	if (stream->writes)
+		ks_rpc_wrote(&stream->call);
 	if (stream->in_flight) {
 		stream->in_flight = false;
 		ks_mutex_lock(&stream->lock);

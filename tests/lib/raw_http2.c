@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,8 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { FRAME_HEADERS = 1, FRAME_SETTINGS = 4, FRAME_PING = 6, FRAME_GOAWAY = 7 };
-enum { FLAG_ACK = 1, FLAG_END_HEADERS = 4 };
+enum { FRAME_DATA = 0, FRAME_HEADERS = 1, FRAME_SETTINGS = 4, FRAME_PING = 6, FRAME_GOAWAY = 7 };
+enum { FLAG_ACK = 1, FLAG_END_STREAM = 1, FLAG_END_HEADERS = 4 };
 
 static void must(bool fine, const char *what)
 {
@@ -86,6 +87,23 @@ void raw_http2_open_stream(int fd, uint32_t stream_id, const char *path)
 	send_frame(fd, FRAME_HEADERS, FLAG_END_HEADERS, stream_id, block, size);
 }
 
+void raw_http2_call_many(int fd, uint32_t stream_id, int count, const char *path, const char *message)
+{
+	uint8_t framed[5 + 255] = {0};
+	size_t size = strlen(message);
+	int on = 1, off = 0;
+
+	must(size <= 255, "message size");
+	framed[4] = (uint8_t)size;
+	memcpy(framed + 5, message, size);
+	must(setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on)) == 0, "TCP_CORK");
+	for (int i = 0; i < count; i++, stream_id += 2) {
+		raw_http2_open_stream(fd, stream_id, path);
+		send_frame(fd, FRAME_DATA, FLAG_END_STREAM, stream_id, framed, 5 + size);
+	}
+	must(setsockopt(fd, IPPROTO_TCP, TCP_CORK, &off, sizeof(off)) == 0, "TCP_CORK");
+}
+
 void raw_http2_ping(int fd)
 {
 	static const uint8_t frame[] = {0, 0, 8, FRAME_PING, 0, 0, 0, 0, 0, '1', '2', '3', '4', '5', '6', '7', '8'};
@@ -151,6 +169,17 @@ bool raw_http2_wait_ping_acks(int fd, int count, int wait_ms)
 	while (count > 0 && (type = read_frame(fd, frame, sizeof(frame), &frame_size, &flags, wait_ms)) >= 0)
 		count -= type == FRAME_PING && (flags & FLAG_ACK) &&
 			 memcmp(frame, "12345678", 8) == 0; /* not the core's own bandwidth pings */
+	return count == 0;
+}
+
+bool raw_http2_wait_ends(int fd, int count, int wait_ms)
+{
+	uint8_t frame[16384];
+	size_t size;
+	int type, flags;
+
+	while (count > 0 && (type = read_frame(fd, frame, sizeof(frame), &size, &flags, wait_ms)) >= 0)
+		count -= (type == FRAME_HEADERS || type == FRAME_DATA) && (flags & FLAG_END_STREAM);
 	return count == 0;
 }
 

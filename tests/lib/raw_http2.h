@@ -11,6 +11,10 @@
 int raw_http2_connect(const char *target);
 void raw_http2_settings(int fd);
 void raw_http2_open_stream(int fd, uint32_t stream_id, const char *path);
+/* The whole request of a unary call, as many of them as wanted, on streams from 'stream_id' on by twos; they arrive together. */
+void raw_http2_call_many(int fd, uint32_t stream_id, int count, const char *path, const char *message);
+/* Reads frames until so many streams have ended. */
+bool raw_http2_wait_ends(int fd, int count, int wait_ms);
 void raw_http2_ping(int fd);
 /* Reads frames up to a GOAWAY, whose debug text is put into 'text'. False when it did not come. */
 bool raw_http2_wait_goaway(int fd, char *text, size_t size, int wait_ms);

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/list.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "base/thread.h"
 #include "net/identity.h"
@@ -1006,6 +1007,30 @@ static void ten_thousand_calls(const char *method)
 static void ten_thousand_calls_are_all_answered(void)
 {
 	ten_thousand_calls("/test.T/Echo");
+}
+
+/* By the kernel's own clock, what nobody lets go comes after 200 ms. */
+static void answers_to_many_calls_at_once_are_gathered_and_not_late(void)
+{
+	enum { ROUNDS = 20, CALLS = 50 };
+	double writes = ks_metrics_value(KS_METRIC_GATHERED_WRITES, 0), pulls = ks_metrics_value(KS_METRIC_GATHERED_PULLS, 0);
+	int64_t began_ms;
+	int raw;
+
+	start_server(0);
+	raw = raw_http2_connect(target);
+	began_ms = ks_clock_now(ks_clock_system());
+	for (uint32_t round = 0; round < ROUNDS; round++) {
+		raw_http2_call_many(raw, 1 + round * CALLS * 2, CALLS, "/test.T/Echo", "x");
+		CU_ASSERT_TRUE(raw_http2_wait_ends(raw, CALLS, WAIT_MS));
+	}
+	CU_ASSERT(ks_clock_now(ks_clock_system()) - began_ms < ROUNDS * 100);
+	(void)close(raw);
+	stop_server();
+	writes = ks_metrics_value(KS_METRIC_GATHERED_WRITES, 0) - writes;
+	pulls = ks_metrics_value(KS_METRIC_GATHERED_PULLS, 0) - pulls;
+	CU_ASSERT(writes > ROUNDS * CALLS / 2);
+	CU_ASSERT(pulls > 0 && writes / pulls > 4);
 }
 
 static void ten_thousand_calls_are_answered_by_a_visitor_or_a_task(void)
@@ -2035,6 +2060,7 @@ int main(void)
 				      T(large_replies_that_nobody_takes_are_bounded),
 				      T(ten_thousand_calls_are_all_answered),
 				      T(ten_thousand_calls_are_answered_by_a_visitor_or_a_task),
+				      T(answers_to_many_calls_at_once_are_gathered_and_not_late),
 				      T(a_brief_task_runs_on_the_callers_thread_while_the_queue_sleeps),
 				      T(a_brief_task_waits_for_its_turn_while_the_queue_is_busy),
 				      T(stream_echoes_in_order_and_ends_after_half_close),
