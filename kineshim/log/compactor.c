@@ -18,8 +18,7 @@ static void compaction_done(struct ks_submit *submit)
 	ks_mutex_lock(&log->side.role.mutex);
 	c->returned = true;
 	log->side.role.poked = true;
-	ks_cond_signal(&log->side.role.cond);
-	ks_mutex_unlock(&log->side.role.mutex);
+	ks_log_role_unlock(&log->side.role);
 }
 
 /* True while the compaction that was submitted is on its way. */

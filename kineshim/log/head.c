@@ -98,10 +98,9 @@ void ks_log_prove_read(struct ks_committer *committer, struct ks_read_proof *pro
 			proof->seq = r->next_seq++;
 			ks_list_append(&r->fresh, &proof->link);
 			r->role.poked = true;
-			ks_cond_signal(&r->role.cond);
 		}
 	}
-	ks_mutex_unlock(&r->role.mutex);
+	ks_log_role_unlock(&r->role);
 	if (refusal) {
 		ks_fail(&proof->err, KS_UNAVAILABLE, "%s", refusal);
 		KS_COUNT(READ_INDEXES_FAILED, 1);
@@ -125,9 +124,8 @@ void ks_log_fetch(struct ks_committer *committer, struct ks_fetch *fetch)
 	if (!refusal) {
 		ks_list_append(&r->fetches, &fetch->link);
 		r->role.poked = true;
-		ks_cond_signal(&r->role.cond);
 	}
-	ks_mutex_unlock(&r->role.mutex);
+	ks_log_role_unlock(&r->role);
 	if (refusal)
 		finish_fetch(fetch, KS_UNAVAILABLE, refusal);
 }
@@ -210,8 +208,7 @@ void ks_log_reader_probe_again(struct ks_log *log)
 	ks_list_splice(&r->fresh, &r->waiting);
 	r->slowly = true; /* a database that shows us heads and no rows must not keep us busy */
 	r->role.poked = true;
-	ks_cond_signal(&r->role.cond);
-	ks_mutex_unlock(&r->role.mutex);
+	ks_log_role_unlock(&r->role);
 }
 
 void ks_log_reader_fail_all(struct ks_log *log, const char *text)

@@ -79,9 +79,8 @@ static const char *side_queue(struct ks_log *log, struct ks_list *queue, struct 
 	if (!refusal) {
 		ks_list_append(queue, link);
 		s->role.poked = true;
-		ks_cond_signal(&s->role.cond);
 	}
-	ks_mutex_unlock(&s->role.mutex);
+	ks_log_role_unlock(&s->role);
 	return refusal;
 }
 
@@ -98,12 +97,10 @@ void ks_log_keepalive(struct ks_committer *committer, struct ks_keepalive *keepa
 		ks_list_append(&s->keepalives, &keepalive->link);
 		s->arrived++;
 		/* While more are waited for, the side thread wakes by itself when time is over. */
-		if (!ks_gather_waits(&s->gather, s->arrived, keepalive->since_ms)) {
+		if (!ks_gather_waits(&s->gather, s->arrived, keepalive->since_ms))
 			s->role.poked = true;
-			ks_cond_signal(&s->role.cond);
-		}
 	}
-	ks_mutex_unlock(&s->role.mutex);
+	ks_log_role_unlock(&s->role);
 	if (refusal)
 		finish_keepalive(keepalive, 0, refusal);
 }
@@ -143,9 +140,8 @@ void ks_log_chore(struct ks_committer *committer, struct ks_chore *chore)
 	if (!refusal) {
 		ks_list_append(queue, &chore->link);
 		role->poked = true;
-		ks_cond_signal(&role->cond);
 	}
-	ks_mutex_unlock(&role->mutex);
+	ks_log_role_unlock(role);
 	if (refusal) {
 		ks_fail(&chore->err, KS_UNAVAILABLE, "%s", refusal);
 		chore->done(chore);
@@ -179,8 +175,7 @@ void ks_log_side_compact(struct ks_log *log)
 	ks_mutex_lock(&s->role.mutex);
 	s->compact_wanted = true;
 	s->role.poked = true;
-	ks_cond_signal(&s->role.cond);
-	ks_mutex_unlock(&s->role.mutex);
+	ks_log_role_unlock(&s->role);
 }
 
 void ks_log_side_lost(struct ks_log *log)

@@ -283,6 +283,11 @@ void ks_log_expire(struct ks_log *log);
 void ks_log_role_init(struct ks_log_role *role, const char *name, uint64_t seed);
 void ks_log_role_fini(struct ks_log_role *role);
 void ks_log_role_poke(struct ks_log_role *role);
+/*
+ * Unlocks, and wakes the thread if it has been poked. In this order: the first thing that the woken one does is to take the mutex, and were it
+ * held still, a lone request would wait for two wake-ups instead of one.
+ */
+void ks_log_role_unlock(struct ks_log_role *role) KS_RELEASES(role->mutex);
 /* Says that the database failed it, and when to try again: milliseconds from now, which role.retry_at_ms also says. */
 int64_t ks_log_role_failed(struct ks_log *log, struct ks_log_role *role, enum sqlb_outcome outcome, const char *what,
 			   const struct ks_err *err);

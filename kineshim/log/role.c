@@ -22,12 +22,20 @@ void ks_log_role_fini(struct ks_log_role *role)
 	ks_mutex_fini(&role->mutex);
 }
 
+void ks_log_role_unlock(struct ks_log_role *role)
+{
+	bool poked = role->poked;
+
+	ks_mutex_unlock(&role->mutex);
+	if (poked)
+		ks_cond_signal(&role->cond);
+}
+
 void ks_log_role_poke(struct ks_log_role *role)
 {
 	ks_mutex_lock(&role->mutex);
 	role->poked = true;
-	ks_cond_signal(&role->cond);
-	ks_mutex_unlock(&role->mutex);
+	ks_log_role_unlock(role);
 }
 
 /* A database that comes and goes (a full disk: it can be read) is told of every ten seconds, not with each request. */

@@ -82,12 +82,10 @@ void ks_log_submit(struct ks_committer *committer, struct ks_submit *submit)
 		ks_list_append(&w->queue, &submit->link);
 		w->queue_count++;
 		w->queue_bytes += cost(submit);
-		if (!w->holding) {
+		if (!w->holding)
 			w->role.poked = true;
-			ks_cond_signal(&w->role.cond);
-		}
 	}
-	ks_mutex_unlock(&w->role.mutex);
+	ks_log_role_unlock(&w->role);
 	if (refusal)
 		answer_error(submit, status, refusal);
 }
@@ -103,9 +101,8 @@ void ks_log_submit_expired(struct ks_log *log, struct ks_submit *submit)
 	if (!refusal) {
 		ks_list_append(&w->expired, &submit->link);
 		w->role.poked = true;
-		ks_cond_signal(&w->role.cond);
 	}
-	ks_mutex_unlock(&w->role.mutex);
+	ks_log_role_unlock(&w->role);
 	if (refusal)
 		answer_error(submit, KS_UNAVAILABLE, refusal);
 }
@@ -117,8 +114,7 @@ void ks_log_writer_moved(struct ks_log *log, int64_t past)
 	ks_mutex_lock(&w->role.mutex);
 	w->moved_past = past;
 	w->role.poked = true;
-	ks_cond_signal(&w->role.cond);
-	ks_mutex_unlock(&w->role.mutex);
+	ks_log_role_unlock(&w->role);
 }
 
 void ks_log_writer_head(struct ks_log *log, int64_t position)
@@ -129,8 +125,7 @@ void ks_log_writer_head(struct ks_log *log, int64_t position)
 	if (position > w->head_seen)
 		w->head_seen = position;
 	w->role.poked = true;
-	ks_cond_signal(&w->role.cond);
-	ks_mutex_unlock(&w->role.mutex);
+	ks_log_role_unlock(&w->role);
 }
 
 void ks_log_writer_verify(struct ks_log *log)
@@ -140,8 +135,7 @@ void ks_log_writer_verify(struct ks_log *log)
 	ks_mutex_lock(&w->role.mutex);
 	w->verify = true;
 	w->role.poked = true;
-	ks_cond_signal(&w->role.cond);
-	ks_mutex_unlock(&w->role.mutex);
+	ks_log_role_unlock(&w->role);
 }
 
 void ks_log_writer_fail_all(struct ks_log *log, const char *text)

@@ -59,7 +59,8 @@ static int arrived(int fd)
 
 static void the_first_writes_go_and_the_next_wait_for_the_pull(void)
 {
-	double writes = ks_metrics_value(KS_METRIC_GATHERED_WRITES, 0), pulls = ks_metrics_value(KS_METRIC_GATHERED_PULLS, 0);
+	double writes = ks_metrics_value(KS_METRIC_GATHERED_WRITES, 0),
+	       pulls = ks_metrics_value(KS_METRIC_GATHERED_PULLS, 0);
 	struct ks_cork cork;
 	int ends[2];
 
@@ -209,19 +210,17 @@ static void a_connection_closed_before_the_pull_loses_nothing(void)
 
 int main(void)
 {
-	return tap_run(
-		"cork",
-		(const struct tap_test[]){
+	return tap_run("cork", (const struct tap_test[]){
 #define T(name) {#name, name}
-			T(the_first_writes_go_and_the_next_wait_for_the_pull),
-			T(writes_with_rests_between_them_never_wait),
-			T(a_rest_does_not_let_go_what_waits),
-			T(a_burst_is_bounded_in_writes_and_time),
-			T(many_connections_with_a_write_each_wait_for_nothing),
-			T(connections_of_one_slot_are_all_pulled),
-			T(what_is_no_tcp_socket_is_left_alone),
-			T(a_connection_closed_before_the_pull_loses_nothing),
+				       T(the_first_writes_go_and_the_next_wait_for_the_pull),
+				       T(writes_with_rests_between_them_never_wait),
+				       T(a_rest_does_not_let_go_what_waits),
+				       T(a_burst_is_bounded_in_writes_and_time),
+				       T(many_connections_with_a_write_each_wait_for_nothing),
+				       T(connections_of_one_slot_are_all_pulled),
+				       T(what_is_no_tcp_socket_is_left_alone),
+				       T(a_connection_closed_before_the_pull_loses_nothing),
 #undef T
-			{NULL, NULL},
-		});
+				       {NULL, NULL},
+			       });
 }
