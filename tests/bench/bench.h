@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kineshim-bench: load on any etcd v3 server through libetcdc's asynchronous calls, the result as one line of JSON.
+ * kineshim-bench: load on any etcd v3 server, the result as one line of JSON. What is measured in numbers, closed loops of unary calls and
+ * watchers, has HTTP/2 of its own (h2_call.h, h2.h), so that the load costs little beside the server; the rest goes through libetcdc.
  *
- * What the parts share: the options of the command line, the clients (one connection and one thread each), a histogram of
+ * What the parts share: the options of the command line, libetcdc's clients (one connection and one thread each), a histogram of
  * latencies, and the clock.
  */
 #ifndef BENCH_BENCH_H
@@ -38,13 +39,14 @@ struct bench {
 	int ttl;      /* seconds, of leases */
 	bool serializable;
 	bool rotate;   /* each call on the next client, of which there may be more than calls */
+	bool light;    /* unary calls of a closed loop are h2_call.h's, not libetcdc's */
 	bool own_keys; /* of watch: a key for each watcher */
 	/* The server's, whose memory is looked at, and behind it those of its database. */
 	int pids[BENCH_PIDS_MAX];
 	int pid_count;
-	bool kube;             /* writes in Kubernetes' shape */
-	int64_t kube_revision; /* of the key that is written */
-	struct etcdc *client[BENCH_CLIENTS_MAX];
+	bool kube;                               /* writes in Kubernetes' shape */
+	int64_t kube_revision;                   /* of the key that is written */
+	struct etcdc *client[BENCH_CLIENTS_MAX]; /* the first one only, with 'light' */
 };
 
 /* ---- Latencies: log-linear buckets of microseconds, at most 1.6 % wide. Any thread may add. ---- */

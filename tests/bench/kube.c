@@ -73,7 +73,7 @@ static void send_txn(struct slot *slot, int64_t mod_revision, bool deletes)
 	make_txn(&kube, slot->key, mod_revision, (const uint8_t *)slot->value, (size_t)slot->loop->bench->value_size);
 	if (deletes)
 		delete_instead(&kube);
-	etcdc_async(slot->client, &etcdc_method_txn, &kube.txn, &slot->loop->options, bench_answered, slot);
+	bench_call(slot, &etcdc_method_txn, &kube.txn);
 }
 
 bool bench_kube_write(struct etcdc *client, const char *key, const uint8_t *value, size_t size, int64_t *mod_revision,
@@ -255,7 +255,7 @@ static void start_list(struct slot *slot)
 	request.limit = slot->loop->bench->page;
 	request.revision = slot->revision;
 	request.serializable = slot->loop->bench->serializable;
-	etcdc_async(slot->client, &etcdc_method_range, &request, &slot->loop->options, bench_answered, slot);
+	bench_call(slot, &etcdc_method_range, &request);
 }
 
 static bool answer_list(struct slot *slot, struct ks_slice bytes)
@@ -299,8 +299,7 @@ static bool seed(struct bench *bench)
 		bool created; /* not in a second run */
 
 		(void)snprintf(key, sizeof(key), LISTED "%08" PRId64, i);
-		if (!bench_kube_write(bench->client[i % bench->clients], key, value, (size_t)bench->value_size,
-				      &revision, &created))
+		if (!bench_kube_write(bench->client[0], key, value, (size_t)bench->value_size, &revision, &created))
 			return false;
 	}
 	return true;

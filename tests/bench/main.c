@@ -17,7 +17,10 @@ static int usage(void)
 		    "         [--seconds S] [--warmup S] [--watchers N] [--rate N] [--kinds N] [--page N] [--kube] "
 		    "[--ttl S] "
 		    "[--serializable] [--user NAME:PASSWORD]\n"
-		    "         [--from N] [--filled] [--rotate] [--own-keys] [--server PID[,PID-OF-ITS-DATABASE…]]\n",
+		    "         [--from N] [--filled] [--rotate] [--own-keys] [--server PID[,PID-OF-ITS-DATABASE…]]\n"
+		    "         [--grpc]\n"
+		    "Closed loops of unary calls have a client of HTTP/2 that costs little; with --grpc, or --user, "
+		    "they go through libetcdc.\n",
 		    stderr);
 	return 2;
 }
@@ -25,11 +28,14 @@ static int usage(void)
 /* Clients are shared out over the endpoints in turns. */
 static bool split_endpoints(struct bench *bench, char *list)
 {
+	static const char plain[] = "http://"; /* as they all are */
 	char *one;
 
 	while ((one = strsep(&list, ","))) {
 		if (bench->endpoint_count == BENCH_ENDPOINTS_MAX)
 			return false;
+		if (strncmp(one, plain, strlen(plain)) == 0)
+			one += strlen(plain);
 		bench->endpoints[bench->endpoint_count++] = one;
 	}
 	return true;
@@ -63,38 +69,51 @@ static bool split_pids(struct bench *bench, char *list)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"endpoint", required_argument, NULL, 'e'}, {"clients", required_argument, NULL, 'c'},
-		{"inflight", required_argument, NULL, 'i'}, {"keys", required_argument, NULL, 'k'},
-		{"key-size", required_argument, NULL, 'K'}, {"value-size", required_argument, NULL, 'V'},
-		{"seconds", required_argument, NULL, 's'},  {"warmup", required_argument, NULL, 'w'},
-		{"watchers", required_argument, NULL, 'W'}, {"serializable", no_argument, NULL, 'S'},
-		{"user", required_argument, NULL, 'u'},     {"rate", required_argument, NULL, 'r'},
-		{"kinds", required_argument, NULL, 'D'},    {"page", required_argument, NULL, 'p'},
-		{"kube", no_argument, NULL, 'B'},           {"ttl", required_argument, NULL, 't'},
-		{"from", required_argument, NULL, 'f'},     {"filled", no_argument, NULL, 'F'},
-		{"rotate", no_argument, NULL, 'R'},         {"own-keys", no_argument, NULL, 'O'},
-		{"server", required_argument, NULL, 'P'},   {NULL, 0, NULL, 0},
+		{"endpoint", required_argument, NULL, 'e'},
+		{"clients", required_argument, NULL, 'c'},
+		{"inflight", required_argument, NULL, 'i'},
+		{"keys", required_argument, NULL, 'k'},
+		{"key-size", required_argument, NULL, 'K'},
+		{"value-size", required_argument, NULL, 'V'},
+		{"seconds", required_argument, NULL, 's'},
+		{"warmup", required_argument, NULL, 'w'},
+		{"watchers", required_argument, NULL, 'W'},
+		{"serializable", no_argument, NULL, 'S'},
+		{"user", required_argument, NULL, 'u'},
+		{"rate", required_argument, NULL, 'r'},
+		{"kinds", required_argument, NULL, 'D'},
+		{"page", required_argument, NULL, 'p'},
+		{"kube", no_argument, NULL, 'B'},
+		{"ttl", required_argument, NULL, 't'},
+		{"from", required_argument, NULL, 'f'},
+		{"filled", no_argument, NULL, 'F'},
+		{"rotate", no_argument, NULL, 'R'},
+		{"own-keys", no_argument, NULL, 'O'},
+		{"server", required_argument, NULL, 'P'},
+		{"grpc", no_argument, NULL, 'G'},
+		{NULL, 0, NULL, 0},
 	};
 	static const struct {
 		const char *name;
 		int (*run)(struct bench *bench);
+		bool loop; /* of unary calls, which are h2_call.h's */
 	} commands[] = {
-		{"put", bench_put},
-		{"get", bench_get},
-		{"range", bench_range},
-		{"page", bench_page},
-		{"watch", bench_watch},
-		{"keepalive", bench_keepalive},
-		{"relay", bench_relay},
-		{"json-watch", bench_json_watch},
-		{"kube-create", bench_kube_create},
-		{"kube-update", bench_kube_update},
-		{"kube-delete", bench_kube_delete},
-		{"kube-list", bench_kube_list},
-		{"many", bench_many},
-		{"leases", bench_leases},
-		{"load", bench_load},
-		{"ready", bench_ready},
+		{"put", bench_put, true},
+		{"get", bench_get, true},
+		{"range", bench_range, true},
+		{"page", bench_page, true},
+		{"watch", bench_watch, false},
+		{"keepalive", bench_keepalive, false},
+		{"relay", bench_relay, false},
+		{"json-watch", bench_json_watch, false},
+		{"kube-create", bench_kube_create, true},
+		{"kube-update", bench_kube_update, true},
+		{"kube-delete", bench_kube_delete, true},
+		{"kube-list", bench_kube_list, true},
+		{"many", bench_many, false},
+		{"leases", bench_leases, false},
+		{"load", bench_load, false},
+		{"ready", bench_ready, false},
 	};
 	struct bench bench = {.clients = 2,
 			      .inflight = 512,
@@ -109,11 +128,13 @@ int main(int argc, char **argv)
 			      .ttl = 60};
 	struct etcdc_config config = {0};
 	int (*run)(struct bench * bench) = NULL;
-	int option, status;
+	int option, status, clients;
 
 	for (size_t i = 0; argc > 1 && i < sizeof(commands) / sizeof(commands[0]); i++) {
-		if (strcmp(argv[1], commands[i].name) == 0)
-			run = commands[i].run;
+		if (strcmp(argv[1], commands[i].name) != 0)
+			continue;
+		run = commands[i].run;
+		bench.light = commands[i].loop;
 	}
 	if (!run)
 		return usage();
@@ -166,6 +187,7 @@ int main(int argc, char **argv)
 		case 'u':
 			config.user = strsep(&optarg, ":");
 			config.password = optarg;
+			bench.light = false; /* libetcdc knows of tokens */
 			break;
 		case 'S':
 			bench.serializable = true;
@@ -181,6 +203,9 @@ int main(int argc, char **argv)
 			break;
 		case 'O':
 			bench.own_keys = true;
+			break;
+		case 'G':
+			bench.light = false;
 			break;
 		case 'P':
 			if (!split_pids(&bench, optarg))
@@ -212,7 +237,9 @@ int main(int argc, char **argv)
 	/* It speaks HTTP by itself, and its clients are connections. */
 	if (run == bench_json_watch)
 		return run(&bench);
-	for (int i = 0; i < bench.clients; i++) {
+	/* Else one, for what is not measured. */
+	clients = bench.light ? 1 : bench.clients;
+	for (int i = 0; i < clients; i++) {
 		struct etcdc_err err;
 
 		config.endpoints = &bench.endpoints[i % bench.endpoint_count];
@@ -224,7 +251,7 @@ int main(int argc, char **argv)
 		}
 	}
 	status = run(&bench);
-	for (int i = 0; i < bench.clients; i++)
+	for (int i = 0; i < clients; i++)
 		etcdc_close(bench.client[i]);
 	return status;
 }
