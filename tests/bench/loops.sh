@@ -7,8 +7,9 @@ set -u
 
 # shellcheck source=tests/lib/program.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib/program.sh"
-ks_program loops etcdctl
+# Before the test has a folder of its own.
 bench=$(readlink -f "${top_builddir:-.}/tests/bench/kineshim-bench")
+ks_program loops etcdctl
 
 # load SECONDS-AT-MOST COMMAND FLAGS…: its result is in ./result, what it complains of in ./why
 load() {
