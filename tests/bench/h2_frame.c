@@ -198,9 +198,10 @@ static int connect_to(const char *endpoint, const char *colon)
 
 	memcpy(host, endpoint, (size_t)(colon - endpoint));
 	host[colon - endpoint] = '\0';
-	errno = EADDRNOTAVAIL;
-	if (getaddrinfo(host, colon + 1, &hints, &found) != 0)
+	if (getaddrinfo(host, colon + 1, &hints, &found) != 0) {
+		errno = EADDRNOTAVAIL;
 		return -1;
+	}
 	for (const struct addrinfo *at = found; at && fd < 0; at = at->ai_next) {
 		fd = socket(at->ai_family, at->ai_socktype | SOCK_CLOEXEC, at->ai_protocol);
 		if (fd >= 0 && connect(fd, at->ai_addr, at->ai_addrlen) < 0) {
@@ -223,9 +224,10 @@ int h2_connect(const char *endpoint)
 	int fd = -1;
 
 	errno = EINVAL;
-	if (colon && strlen(endpoint) <= LITERAL_MAX)
+	if (colon && !strstr(endpoint, "://") && strlen(endpoint) <= LITERAL_MAX)
 		fd = connect_to(endpoint, colon);
 	if (fd < 0)
-		(void)fprintf(stderr, "kineshim-bench: cannot connect to %s: %s\n", endpoint, strerror(errno));
+		(void)fprintf(stderr, "kineshim-bench: cannot connect to %s: %s\n", endpoint,
+			      errno == EINVAL ? "it is not a plain HOST:PORT" : strerror(errno));
 	return fd;
 }
