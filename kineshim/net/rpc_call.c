@@ -117,10 +117,10 @@ void ks_rpc_post_requests(struct rpc_queue *queue, struct rpc_slot *slot)
 	ks_mutex_unlock(&queue->requesting);
 }
 
-const char *ks_rpc_request_arrived(struct rpc_call *call, enum ks_status *status)
+const char *ks_rpc_request_arrived(struct rpc_queue *queue, struct rpc_call *call, enum ks_status *status)
 {
 	call->slot->posted--;
-	ks_rpc_post_requests(call->base.queue, call->slot);
+	ks_rpc_post_requests(queue, call->slot);
 	return ks_rpc_call_begin(call->base.rpc, status);
 }
 
@@ -205,7 +205,7 @@ static void unary_arrived(struct rpc_tag *tag, bool ok)
 		recycle(call);
 		return;
 	}
-	refusal = ks_rpc_request_arrived(call, &status);
+	refusal = ks_rpc_request_arrived(call->base.queue, call, &status);
 	if (refusal)
 		fail(call, status, refusal);
 	else if (!call->slot->method)

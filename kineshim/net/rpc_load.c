@@ -4,7 +4,7 @@
  * their share of these calls.
  *
  * Streams: few of those with small messages are served with the unary calls, as nobody need be woken for them. But for each completion the core
- * looks through all batches that a queue has there, and each open stream has one; so there may be only so many.
+ * looks through all batches that a queue has there, and each open stream has one; so there may be only so many. The others are the workers', as many for each.
  *
  * Unary calls: while the thread uses a whole processor and another one has time to spare, until one thread would be enough again. Where all
  * processors have enough to do more threads would not help; they would only have more to pass on to each other, which costs a sixth.
@@ -133,29 +133,42 @@ void ks_rpc_load_look(struct rpc_queue *queue)
 
 bool ks_rpc_load_serves(const struct rpc_queue *queue, const struct rpc_slot *slot)
 {
-	const struct ks_stream_ops *stream = slot->method ? slot->method->stream : NULL;
+	bool stream = slot->method && slot->method->stream;
 
-	if (!stream)
-		return !queue->worker || atomic_load(&queue->rpc->shared);
-	if (!stream->rests)
-		return queue->worker;
-	return queue->worker == atomic_load(&queue->rpc->crowded);
+	return !queue->worker || (!stream && atomic_load(&queue->rpc->shared));
 }
 
-void ks_rpc_load_streams(struct rpc_queue *queue, size_t open)
+static uint32_t given(const struct rpc_queue *queue)
 {
-	struct ks_rpc *rpc = queue->rpc;
-	bool crowded;
+	return atomic_load_explicit(&queue->streams_given, memory_order_relaxed);
+}
 
-	if (queue->worker)
-		return;
-	crowded = atomic_load_explicit(&rpc->crowded, memory_order_relaxed);
-	if (!crowded && open >= MOST_STREAMS) {
-		atomic_store(&rpc->crowded, true);
-		ask_for_help(rpc);
-	} else if (crowded && open < FEW_STREAMS) {
-		atomic_store(&rpc->crowded, false);
-		for (size_t i = 0; i < rpc->method_count; i++)
-			ks_rpc_post_requests(queue, &queue->slots[i]);
+/* From 'most' streams on until they are 'few' again. */
+static bool is_crowded(struct ks_rpc *rpc)
+{
+	uint32_t streams = given(&rpc->queues[0]);
+
+	if (streams >= MOST_STREAMS)
+		rpc->crowded = true;
+	else if (streams < FEW_STREAMS)
+		rpc->crowded = false;
+	return rpc->crowded;
+}
+
+struct rpc_queue *ks_rpc_load_place(struct ks_rpc *rpc, const struct ks_stream_ops *ops)
+{
+	size_t workers = rpc->queue_count - 1, first;
+	struct rpc_queue *least;
+
+	if (ops->rests && !is_crowded(rpc))
+		return rpc->queues;
+	first = rpc->next_place++ % workers;
+	least = &rpc->queues[1 + first];
+	for (size_t i = 1; i < workers; i++) {
+		struct rpc_queue *worker = &rpc->queues[1 + (first + i) % workers];
+
+		if (given(worker) < given(least))
+			least = worker;
 	}
+	return least;
 }

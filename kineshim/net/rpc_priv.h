@@ -20,6 +20,9 @@
  * anybody else; the core would have two threads that poll pass the polling on to each other with each event, which costs more than a
  * small request. The other queues are workers, and sleep until the core has an event for them. They serve the other streams, long unary
  * calls (ks_call_move), those of the JSON gateway, and their share of the rest while the first has more than it should (rpc_load.c).
+ *
+ * All streams arrive at the first queue, which gives each to the worker that has the fewest. Were they asked for by the workers, the core would give all
+ * of a connection to one of them, and of three connections two to the same.
  */
 #ifndef KS_NET_RPC_PRIV_H
 #define KS_NET_RPC_PRIV_H
@@ -73,9 +76,7 @@ struct rpc_queue {
 	bool worker; /* not the first */
 	struct rpc_slot *slots; /* rpc->method_count, and one for any other method */
 	struct rpc_call *free_calls;
-	struct rpc_stream *free_streams;
 	struct ks_list streams;       /* open ones, for the end */
-	size_t stream_count;
 	struct ks_list waiting;       /* unary calls that want to know when nobody waits for them any more */
 	struct ks_list resting;       /* streams that do not ask for their next message yet, the first to go on first */
 	struct rpc_stream *unsent;    /* streams with something to send at the end of this turn */
@@ -94,6 +95,7 @@ struct rpc_queue {
 	struct ks_mutex turn; /* held for a turn: by the queue's thread, or by a visitor while that one waits for events */
 
 	/* any thread */
+	_Atomic uint32_t streams_given;              /* open ones, and those on their way here */
 	alignas(64) _Atomic(struct ks_task *) inbox; /* newest first */
 	atomic_bool wake_pending;                    /* a wake event is on its way */
 	_Atomic uint32_t posting;                    /* threads inside ks_rpc_queue_post */
@@ -140,12 +142,14 @@ struct ks_rpc {
 	size_t peer_capacity;
 	struct rpc_tag down_tag;
 	struct rpc_load load;
+	/* the first queue's thread */
+	bool crowded;        /* it has many streams, workers get further ones */
+	uint32_t next_place; /* the worker that is asked first whether it has the fewest streams */
 
 	alignas(64) atomic_bool stopping;
 	atomic_bool identities; /* some connection has or had one */
 	_Atomic uint64_t calls_started, calls_open;
 	atomic_bool shared;          /* workers serve unary calls, too */
-	atomic_bool crowded;         /* the first queue has many streams: workers get further ones */
 	_Atomic uint32_t next_queue; /* the worker that is next, for calls that do not come from the core, and long ones */
 	_Atomic size_t reply_bytes;  /* of large unary replies on their way out */
 };
@@ -188,15 +192,15 @@ void ks_rpc_queue_fini(struct rpc_queue *queue);
 
 /* rpc_load.c; all on the queue's thread */
 void ks_rpc_load_look(struct rpc_queue *queue); /* once for each event of the core */
-/* So many streams are open. */
-void ks_rpc_load_streams(struct rpc_queue *queue, size_t open);
 /* Does the queue ask the core for such calls now? */
 bool ks_rpc_load_serves(const struct rpc_queue *queue, const struct rpc_slot *slot);
+/* Who gets the next stream; on the first queue's thread. */
+struct rpc_queue *ks_rpc_load_place(struct ks_rpc *rpc, const struct ks_stream_ops *ops);
 
 /* rpc_call.c */
 void ks_rpc_post_requests(struct rpc_queue *queue, struct rpc_slot *slot);
-/* A request became a call. NULL when it can be served, otherwise why not. */
-const char *ks_rpc_request_arrived(struct rpc_call *call, enum ks_status *status);
+/* A request that 'queue' has posted became a call. NULL when it can be served, otherwise why not. */
+const char *ks_rpc_request_arrived(struct rpc_queue *queue, struct rpc_call *call, enum ks_status *status);
 void ks_rpc_call_init(struct rpc_call *call, const struct ks_call_ops *ops, struct rpc_queue *queue,
 		      struct rpc_slot *slot);
 void ks_rpc_call_fini(struct rpc_call *call); /* what a running call holds; the memory stays */
@@ -221,6 +225,5 @@ void ks_rpc_send_unsent(struct rpc_queue *queue); /* end of a turn of the queue'
 /* Streams that have rested for long enough go on; when to call this again, or 'never'. */
 gpr_timespec ks_rpc_end_rests(struct rpc_queue *queue, gpr_timespec never);
 void ks_rpc_end_streams(struct rpc_queue *queue);
-void ks_rpc_free_streams(struct rpc_queue *queue);
 
 #endif

@@ -240,7 +240,6 @@ void ks_rpc_queue_fini(struct rpc_queue *queue)
 		ks_mutex_fini(&queue->turn);
 	}
 	ks_rpc_free_calls(queue);
-	ks_rpc_free_streams(queue);
 	ks_json_shared_free(queue->lines);
 	free(queue->slots);
 }

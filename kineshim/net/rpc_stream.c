@@ -52,6 +52,7 @@ struct rpc_stream {
 	bool headers_sent, status_sent;
 	bool writes; /* the batch that sends does not only leave the message with the core */
 	bool on_unsent;
+	bool given; /* counted in the queue's streams_given */
 	struct rpc_stream *next_unsent;
 	struct ks_list node; /* queue->streams */
 	struct ks_task wake; /* puts the stream on queue->unsent */
@@ -65,6 +66,7 @@ struct rpc_stream {
 };
 
 static void stream_arrived(struct rpc_tag *tag, bool ok);
+static void stream_begins(struct ks_task *task);
 static void stream_refused(struct rpc_tag *tag, bool ok);
 static void stream_close_done(struct rpc_tag *tag, bool ok);
 static void stream_recv_done(struct rpc_tag *tag, bool ok);
@@ -85,18 +87,15 @@ static const struct ks_stream_ops *ops_of(const struct rpc_stream *stream)
 
 static struct rpc_stream *new_stream(struct rpc_queue *queue, struct rpc_slot *slot)
 {
-	struct rpc_stream *stream = queue->free_streams;
+	struct rpc_stream *stream = ks_xmalloc(sizeof(*stream));
 
-	if (stream)
-		queue->free_streams = stream->next_unsent;
-	else
-		stream = ks_xmalloc(sizeof(*stream));
 	*stream = (struct rpc_stream){
 		.recv_tag.complete = stream_recv_done,
 		.send_tag.complete = stream_send_done,
 		.wake.run = stream_woken,
 	};
 	ks_rpc_call_init(&stream->call, &stream_ops, queue, slot);
+	stream->call.task.run = stream_begins;
 	ks_list_init(&stream->node);
 	ks_list_init(&stream->resting);
 	ks_mutex_init(&stream->lock);
@@ -106,24 +105,13 @@ static struct rpc_stream *new_stream(struct rpc_queue *queue, struct rpc_slot *s
 
 static void free_stream(struct rpc_stream *stream)
 {
-	struct rpc_queue *queue = stream->call.base.queue;
-
 	ks_rpc_call_fini(&stream->call);
 	if (stream->sending)
 		grpc_byte_buffer_destroy(stream->sending);
+	if (stream->given)
+		atomic_fetch_sub_explicit(&stream->call.base.queue->streams_given, 1, memory_order_relaxed);
 	ks_mutex_fini(&stream->lock);
-	stream->next_unsent = queue->free_streams;
-	queue->free_streams = stream;
-}
-
-void ks_rpc_free_streams(struct rpc_queue *queue)
-{
-	struct rpc_stream *stream;
-
-	while ((stream = queue->free_streams)) {
-		queue->free_streams = stream->next_unsent;
-		free(stream);
-	}
+	free(stream);
 }
 
 static void free_message(struct message *message)
@@ -135,14 +123,15 @@ static void free_message(struct message *message)
 
 void ks_rpc_post_stream(struct rpc_queue *queue, struct rpc_slot *slot)
 {
-	struct rpc_stream *stream = new_stream(queue, slot);
+	struct rpc_queue *place = ks_rpc_load_place(queue->rpc, slot->method->stream);
+	struct rpc_stream *stream = new_stream(place, slot);
 	struct rpc_call *call = &stream->call;
 	grpc_call_error error;
 
 	ks_rpc_tag_is(&call->tag, stream_arrived);
 	grpc_metadata_array_init(&call->metadata);
 	error = grpc_server_request_registered_call(queue->rpc->server, slot->handle, &call->call, &call->deadline,
-						    &call->metadata, NULL, queue->cq, queue->cq, &call->tag);
+						    &call->metadata, NULL, place->cq, queue->cq, &call->tag);
 	KS_ASSERT(error == GRPC_CALL_OK);
 }
 
@@ -249,16 +238,30 @@ static void stream_arrived(struct rpc_tag *tag, bool ok)
 		free_stream(stream);
 		return;
 	}
-	refusal = ks_rpc_request_arrived(&stream->call, &status);
-	if (refusal) {
+	/* Before the next request is placed. */
+	stream->given = true;
+	atomic_fetch_add_explicit(&stream->call.base.queue->streams_given, 1, memory_order_relaxed);
+	refusal = ks_rpc_request_arrived(stream->call.base.rpc->queues, &stream->call, &status);
+	if (refusal)
 		refuse(stream, status, refusal);
-		return;
-	}
+	else if (ks_rpc_queue_is_mine(stream->call.base.queue))
+		stream_begins(&stream->call.task);
+	else
+		ks_rpc_queue_post(stream->call.base.queue, &stream->call.task);
+}
+
+/* On the thread of the queue that has it. */
+static void stream_begins(struct ks_task *task)
+{
+	struct rpc_stream *stream = ks_container_of(task, struct rpc_stream, call.task);
+
 	ks_list_append(&stream->call.base.queue->streams, &stream->node);
-	ks_rpc_load_streams(stream->call.base.queue, ++stream->call.base.queue->stream_count);
 	ks_call_count_begin(&stream->call.base);
 	ops_of(stream)->open(&stream->call.base);
 	receive_next(stream);
+	/* The end may have come to this queue before the stream. */
+	if (ks_rpc_stopping(stream->call.base.rpc))
+		stream_finish(&stream->call.base, KS_UNAVAILABLE, KS_TEXT_STOPPED);
 }
 
 /* With the lock held: nothing that is queued will ever be sent. */
@@ -311,7 +314,6 @@ static void batch_done(struct rpc_stream *stream)
 	mark_dead(stream);
 	ks_list_remove(&stream->resting);
 	ks_list_remove(&stream->node);
-	ks_rpc_load_streams(stream->call.base.queue, --stream->call.base.queue->stream_count);
 	ks_call_count_end(&stream->call.base, stream->finished ? stream->call.status : KS_CANCELLED);
 	ops_of(stream)->closed(&stream->call.base);
 	/* Dead streams post no wake, so only an earlier one can be waiting. */

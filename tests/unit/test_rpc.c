@@ -608,6 +608,14 @@ static const struct ks_stream_ops where = {
 	.rests = true,
 };
 
+static const struct ks_stream_ops where_worker = {
+	.open = stream_open,
+	.message = where_message,
+	.half_closed = chat_half_closed,
+	.writable = stream_writable,
+	.closed = stream_closed,
+};
+
 static const struct ks_rpc_method methods[] = {
 	{.path = "/test.T/Echo", .unary = echo},
 	{.path = "/test.T/Fail", .unary = fail},
@@ -631,6 +639,7 @@ static const struct ks_rpc_method methods[] = {
 	{.path = "/test.T/Thread", .unary = which_thread},
 	{.path = "/test.T/Long", .unary = long_call},
 	{.path = "/test.T/Where", .stream = &where},
+	{.path = "/test.T/WhereWorker", .stream = &where_worker},
 };
 
 static char target[64];
@@ -643,7 +652,7 @@ static void start_with(struct ks_rpc_config config)
 	config.methods = methods;
 	config.method_count = sizeof(methods) / sizeof(methods[0]);
 	config.context = &seen;
-	config.threads = 2;
+	config.threads = config.threads ? config.threads : 2;
 	config.max_request_bytes = MAX_REQUEST;
 	config.max_arena_bytes = 1 << 20;
 	config.max_reply_bytes = MAX_REPLIES * LARGE_REPLY;
@@ -1825,13 +1834,13 @@ static void a_long_call_holds_nobody_up(void)
 	stop_server();
 }
 
-static pthread_t open_where(struct gc_stream *stream, struct gc *client)
+static pthread_t open_where(struct gc_stream *stream, struct gc *client, const char *method)
 {
 	pthread_t thread = 0;
 	size_t size = 0;
 	char *data = NULL;
 
-	gc_stream_open(stream, client, "/test.T/Where");
+	gc_stream_open(stream, client, method);
 	CU_ASSERT_TRUE(gc_stream_send(stream, "x", 1, WAIT_MS));
 	CU_ASSERT_TRUE(gc_stream_receive(stream, &data, &size));
 	if (size == sizeof(thread))
@@ -1854,7 +1863,7 @@ static void many_streams_are_shared_with_the_workers(void)
 	gc_open(&client, target, false);
 	first = thread_of(&client, "/test.T/Thread", 0);
 	for (int i = 0; i < STREAMS; i++) {
-		bool there = pthread_equal(open_where(&streams[i], &client), first);
+		bool there = pthread_equal(open_where(&streams[i], &client, "/test.T/Where"), first);
 
 		CU_ASSERT_TRUE(there || i >= 200);
 		elsewhere += !there;
@@ -1867,12 +1876,71 @@ static void many_streams_are_shared_with_the_workers(void)
 	}
 	CU_ASSERT_TRUE(wait_for(&seen.closed, STREAMS));
 	elsewhere = 0;
-	for (int i = 0; i < 150; i++) { /* what workers have asked for is still theirs */
-		elsewhere += !pthread_equal(open_where(&streams[0], &client), first);
+	for (int i = 0; i < 150; i++) { /* what they were given before is still theirs */
+		elsewhere += !pthread_equal(open_where(&streams[0], &client, "/test.T/Where"), first);
 		gc_stream_half_close(&streams[0]);
 		gc_stream_end(&streams[0], &result);
 	}
 	CU_ASSERT_TRUE(elsewhere < 100);
+	gc_close(&client);
+	stop_server();
+}
+
+enum { WORKERS = 3, SHARED_STREAMS = 48 };
+
+static struct {
+	struct gc_stream stream;
+	pthread_t thread;
+	bool open;
+} shared_streams[SHARED_STREAMS];
+
+static int thread_index(pthread_t threads[WORKERS], int *known, pthread_t thread)
+{
+	int i = 0;
+
+	while (i < *known && !pthread_equal(threads[i], thread))
+		i++;
+	if (i == *known) {
+		KS_ASSERT(i < WORKERS);
+		threads[(*known)++] = thread;
+	}
+	return i;
+}
+
+/* Also those of one connection, and also after others have ended. */
+static void workers_have_as_many_streams_each(void)
+{
+	pthread_t threads[WORKERS];
+	struct gc_result result;
+	struct gc client;
+	int known = 0, ended = 0;
+
+	start_with((struct ks_rpc_config){.threads = WORKERS});
+	gc_open(&client, target, false);
+	for (int round = 0; round < 2; round++) {
+		int count[WORKERS] = {0};
+
+		for (int i = 0; i < SHARED_STREAMS; i++) {
+			if (!shared_streams[i].open)
+				shared_streams[i].thread =
+					open_where(&shared_streams[i].stream, &client, "/test.T/WhereWorker");
+			shared_streams[i].open = true;
+			count[thread_index(threads, &known, shared_streams[i].thread)]++;
+		}
+		/* One or two that the core had been asked for were placed before. */
+		for (int w = 0; w < WORKERS; w++)
+			CU_ASSERT(abs(count[w] - SHARED_STREAMS / WORKERS) <= 2);
+		for (int i = 0; i < SHARED_STREAMS; i++) {
+			if (round == 0 && pthread_equal(shared_streams[i].thread, threads[0]))
+				continue;
+			gc_stream_half_close(&shared_streams[i].stream);
+			gc_stream_end(&shared_streams[i].stream, &result);
+			CU_ASSERT_EQUAL(result.status, 0);
+			shared_streams[i].open = false;
+			ended++;
+		}
+		CU_ASSERT_TRUE(wait_for(&seen.closed, ended));
+	}
 	gc_close(&client);
 	stop_server();
 }
@@ -2083,6 +2151,7 @@ int main(void)
 				      T(calls_of_few_clients_stay_on_one_thread),
 				      T(a_long_call_holds_nobody_up),
 				      T(many_streams_are_shared_with_the_workers),
+				      T(workers_have_as_many_streams_each),
 				      T(workers_help_a_busy_first_thread_until_it_is_calm_again),
 				      T(stop_cancels_a_stream_whose_client_never_reads),
 				      T(too_many_pings_end_the_connection),
