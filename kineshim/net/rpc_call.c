@@ -306,8 +306,8 @@ static void start_end(struct rpc_call *call)
 		ops[count++].data.recv_close_on_server.cancelled = &call->cancelled;
 	}
 	call->ending = true;
-	ks_rpc_tag_is(&call->tag, unary_ended);
 	ks_rpc_writes(call);
+	ks_rpc_tag_is(&call->tag, unary_ended); /* last: another queue's thread may take it from here */
 	ks_rpc_start_batch(call, ops, count, &call->tag);
 }
 
