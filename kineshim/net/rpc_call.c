@@ -229,10 +229,15 @@ grpc_op ks_rpc_status_op(struct rpc_call *call)
 	return op;
 }
 
-void ks_rpc_start_batch(struct rpc_call *call, const grpc_op *ops, size_t count, struct rpc_tag *tag)
+void ks_rpc_start_batch(struct rpc_call *call, const grpc_op *ops, size_t count, struct rpc_tag *tag,
+			rpc_complete_fn *complete)
 {
-	grpc_call_error error = grpc_call_start_batch(call->call, ops, count, tag, NULL);
+	grpc_call *core = call->call;
+	grpc_call_error error;
 
+	/* Behind our last look at the call: a moved one comes back to its home's thread, perhaps at once. */
+	ks_rpc_tag_is(tag, complete);
+	error = grpc_call_start_batch(core, ops, count, tag, NULL);
 	KS_ASSERT(error == GRPC_CALL_OK);
 }
 
@@ -285,9 +290,8 @@ static void unary_watch(struct ks_call *base)
 	grpc_op op = ks_rpc_op(GRPC_OP_RECV_CLOSE_ON_SERVER);
 
 	op.data.recv_close_on_server.cancelled = &call->cancelled;
-	ks_rpc_tag_is(&call->close_tag, unary_closed);
 	call->watched = call->closing = true;
-	ks_rpc_start_batch(call, &op, 1, &call->close_tag);
+	ks_rpc_start_batch(call, &op, 1, &call->close_tag, unary_closed);
 }
 
 static void start_end(struct rpc_call *call)
@@ -307,8 +311,7 @@ static void start_end(struct rpc_call *call)
 	}
 	call->ending = true;
 	ks_rpc_writes(call);
-	ks_rpc_tag_is(&call->tag, unary_ended); /* last: another queue's thread may take it from here */
-	ks_rpc_start_batch(call, ops, count, &call->tag);
+	ks_rpc_start_batch(call, ops, count, &call->tag, unary_ended);
 }
 
 static void unary_ended(struct rpc_tag *tag, bool ok)

@@ -210,7 +210,8 @@ const struct ks_identity *ks_rpc_identity(struct ks_call *base); /* rpc.c */
 void ks_rpc_set_status(struct rpc_call *call, enum ks_status status, const char *text);
 grpc_op ks_rpc_op(grpc_op_type type);
 grpc_op ks_rpc_status_op(struct rpc_call *call);
-void ks_rpc_start_batch(struct rpc_call *call, const grpc_op *ops, size_t count, struct rpc_tag *tag);
+void ks_rpc_start_batch(struct rpc_call *call, const grpc_op *ops, size_t count, struct rpc_tag *tag,
+			rpc_complete_fn *complete);
 /* KS_OK when a received message can be handled; otherwise 'text' says why not. */
 enum ks_status ks_rpc_check_message(struct ks_rpc *rpc, grpc_byte_buffer *buffer, char *text, size_t size);
 void ks_rpc_free_calls(struct rpc_queue *queue);

@@ -90,8 +90,6 @@ static struct rpc_stream *new_stream(struct rpc_queue *queue, struct rpc_slot *s
 	struct rpc_stream *stream = ks_xmalloc(sizeof(*stream));
 
 	*stream = (struct rpc_stream){
-		.recv_tag.complete = stream_recv_done,
-		.send_tag.complete = stream_send_done,
 		.wake.run = stream_woken,
 	};
 	ks_rpc_call_init(&stream->call, &stream_ops, queue, slot);
@@ -144,8 +142,7 @@ static void refuse(struct rpc_stream *stream, enum ks_status status, const char 
 	ops[1] = ks_rpc_status_op(&stream->call);
 	ops[2] = ks_rpc_op(GRPC_OP_RECV_CLOSE_ON_SERVER);
 	ops[2].data.recv_close_on_server.cancelled = &stream->call.cancelled;
-	ks_rpc_tag_is(&stream->call.tag, stream_refused);
-	ks_rpc_start_batch(&stream->call, ops, 3, &stream->call.tag);
+	ks_rpc_start_batch(&stream->call, ops, 3, &stream->call.tag, stream_refused);
 }
 
 static void stream_refused(struct rpc_tag *tag, bool ok)
@@ -162,9 +159,8 @@ static void start_close(struct rpc_stream *stream)
 		return;
 	op.data.recv_close_on_server.cancelled = &stream->call.cancelled;
 	stream->closing = true;
-	ks_rpc_tag_is(&stream->call.tag, stream_close_done);
 	stream->batches++;
-	ks_rpc_start_batch(&stream->call, &op, 1, &stream->call.tag);
+	ks_rpc_start_batch(&stream->call, &op, 1, &stream->call.tag, stream_close_done);
 }
 
 static bool reading_paused(struct rpc_stream *stream)
@@ -198,7 +194,7 @@ static void receive_next(struct rpc_stream *stream)
 	op.data.recv_message.recv_message = &stream->incoming;
 	stream->receiving = true;
 	stream->batches++;
-	ks_rpc_start_batch(&stream->call, &op, 1, &stream->recv_tag);
+	ks_rpc_start_batch(&stream->call, &op, 1, &stream->recv_tag, stream_recv_done);
 }
 
 static void rest_when_it_pays(struct rpc_stream *stream)
@@ -454,7 +450,7 @@ static void send_next(struct rpc_stream *stream)
 	stream->writes = count > 1 || !(ops[0].flags & GRPC_WRITE_BUFFER_HINT);
 	if (stream->writes)
 		ks_rpc_writes(&stream->call);
-	ks_rpc_start_batch(&stream->call, ops, count, &stream->send_tag);
+	ks_rpc_start_batch(&stream->call, ops, count, &stream->send_tag, stream_send_done);
 }
 
 static void stream_send_done(struct rpc_tag *tag, bool ok)
