@@ -25,7 +25,7 @@
 
 #include "base/clock.h"
 #include "sqlbackends/mysql_priv.h"
-#include "tests/lib/cut_proxy.h"
+#include "tests/lib/settled_appends.h"
 
 #define URL_MAX 1200
 #define PASSWORD "the-test-password"
@@ -114,12 +114,6 @@ static bool is_mariadb(void)
 	return strstr(mysql_get_server_info(raw), "MariaDB") != NULL;
 }
 
-/* A database handle with one connection. */
-struct side {
-	struct sqlb_db *db;
-	struct sqlb_conn *conn;
-};
-
 static struct side side_open(const char *of)
 {
 	struct side side = {0};
@@ -166,20 +160,6 @@ static void end(struct side *side)
 	raw = NULL;
 }
 
-static struct sqlb_row row_of(int64_t position, int64_t writer, int64_t batch)
-{
-	return (struct sqlb_row){.position = position,
-				 .rows = 1,
-				 .kind = 1,
-				 .revision = position + 1,
-				 .key = ks_slice_str("k"),
-				 .value = ks_slice_str("v"),
-				 .create_revision = 2,
-				 .version = position,
-				 .writer = writer,
-				 .batch = batch};
-}
-
 static enum sqlb_outcome append_this(struct sqlb_conn *conn, struct sqlb_append append)
 {
 	struct ks_err mine = {0};
@@ -212,37 +192,19 @@ static enum sqlb_outcome append_with_lease(struct sqlb_conn *conn, int64_t posit
 		conn, (struct sqlb_append){.rows = &row, .row_count = 1, .leases_new = &lease, .leases_new_count = 1});
 }
 
-/* One of writer 42, whose batch is its position, behind another such. */
 static enum sqlb_outcome send_entry(struct sqlb_conn *conn, int64_t position)
 {
-	struct sqlb_row row = row_of(position, 42, position);
-	struct sqlb_append append = {
-		.after_writer = position > 1 ? 42 : 0, .after_batch = position - 1, .rows = &row, .row_count = 1};
-
-	err = (struct ks_err){0};
-	return ops->append_send(conn, &append, &err);
+	return settled_send(ops, conn, position, &err);
 }
 
 static enum sqlb_outcome receive_within(struct sqlb_conn *conn, int wait_ms, bool *pending)
 {
-	bool appended = true;
-	enum sqlb_outcome outcome;
-
-	err.text[0] = '\0';
-	outcome = ops->append_receive(conn, wait_ms, pending, &appended, &err);
-	CU_ASSERT_EQUAL(appended, outcome == SQLB_OK && !*pending);
-	if (outcome != SQLB_OK && outcome != SQLB_CONFLICT)
-		CU_ASSERT_NOT_EQUAL(err.text[0], '\0');
-	return outcome;
+	return settled_receive_within(ops, conn, wait_ms, pending, &err);
 }
 
 static enum sqlb_outcome receive(struct sqlb_conn *conn)
 {
-	bool pending = true;
-	enum sqlb_outcome outcome = receive_within(conn, -1, &pending);
-
-	CU_ASSERT_FALSE(pending);
-	return outcome;
+	return settled_receive(ops, conn, &err);
 }
 
 /* A server that takes statements ahead; others have nothing to test here. */
@@ -1052,25 +1014,6 @@ static void a_read_that_is_cut_says_why(void)
 
 /* ---- sessions and servers that die ---- */
 
-struct disturber {
-	_Atomic bool stop;
-	void (*disturb)(unsigned *seed);
-	pthread_t thread;
-	_Atomic int times;
-};
-
-static void *disturb_now_and_then(void *arg)
-{
-	struct disturber *disturber = arg;
-	unsigned seed = 4711;
-
-	while (!atomic_load(&disturber->stop)) {
-		disturber->disturb(&seed);
-		atomic_fetch_add(&disturber->times, 1);
-	}
-	return NULL;
-}
-
 /* Ends the writer's session, or just its statement, at any time. */
 static void end_session(unsigned *seed)
 {
@@ -1118,184 +1061,87 @@ static void restart_server(unsigned *seed)
 	run_server_command("my_restart", "");
 }
 
-/* Who wrote the entry at a position? 0: nobody. */
-static bool take_writer_and_batch(void *ctx, const struct sqlb_row *row)
+static void reconnect(void)
 {
-	int64_t *found = ctx;
-
-	found[0] = row->writer;
-	found[1] = row->batch;
-	return true;
-}
-
-struct tally {
-	int done, doubts, landed, away, conflicts;
-};
-
-/*
- * What log/writer.c does, in small: DOUBT, AWAY and a conflict with nobody are answered by the same batch again, a conflict with
- * itself means that it had landed. False: something that must not happen.
- */
-static bool append_until_settled(struct sqlb_conn *conn, int64_t position, struct tally *tally)
-{
-	struct sqlb_loc loc = {position, 0};
-	enum sqlb_outcome outcome;
-	int64_t found[2] = {0};
-
-	for (;;) {
-		outcome = position % 4 ? append_as(conn, position, 42, position)
-				       : append_with_lease(conn, position, 42, position);
-		tally->doubts += outcome == SQLB_DOUBT;
-		tally->away += outcome == SQLB_AWAY;
-		tally->conflicts += outcome == SQLB_CONFLICT;
-		if (outcome == SQLB_OK || outcome == SQLB_BROKEN)
-			break;
-		if (outcome == SQLB_AWAY)
-			pause_ms(5);
-		if (outcome != SQLB_CONFLICT)
-			continue;
-		while (ops->read_at(conn, &loc, 1, take_writer_and_batch, found, &err) == SQLB_AWAY)
-			pause_ms(5);
-		if (found[0] == 0)
-			continue;
-		tally->landed++;
-		if (found[0] != 42 || found[1] != position) {
-			printf("# position %lld has %lld/%lld\n", (long long)position, (long long)found[0],
-			       (long long)found[1]);
-			return false;
-		}
-		outcome = SQLB_OK;
-		break;
-	}
-	if (outcome != SQLB_OK)
-		printf("# %s %s\n", sqlb_outcome_name(outcome), err.text);
-	tally->done += outcome == SQLB_OK;
-	return outcome == SQLB_OK;
-}
-
-/* Every batch must be in the log once, in order. */
-static void check_tally(const struct tally *tally, int least, int disturbances)
-{
-	char expected[100];
-
-	printf("# %d appends, %d disturbances, %d doubts, %d away, %d conflicts, %d had landed\n", tally->done,
-	       disturbances, tally->doubts, tally->away, tally->conflicts, tally->landed);
-	CU_ASSERT_TRUE(tally->done >= least);
-	snprintf(expected, sizeof(expected), "%d/1/%d", tally->done, tally->done);
-	CU_ASSERT_STRING_EQUAL(sql("SELECT CONCAT(COUNT(*), '/', MIN(position), '/', MAX(position)) FROM kineshim_log "
-				   "WHERE batch = position AND writer = 42 AND position > 0"),
-			       expected);
-}
-
-/* Sends as many as can be, and sends again what was not OK, one by one. False: something that must not happen. */
-static bool append_many_until_settled(struct sqlb_conn *conn, int64_t position, struct tally *tally)
-{
-	enum sqlb_outcome outcomes[SQLB_SENT_MAX];
-	int sent = 0;
-
-	for (int i = 0; i < SQLB_SENT_MAX; i++)
-		outcomes[i] = SQLB_AWAY;
-	while (sent < SQLB_SENT_MAX && (outcomes[sent] = send_entry(conn, position + sent)) == SQLB_OK)
-		sent++;
-	for (int i = 0; i < sent; i++)
-		outcomes[i] = receive(conn);
-	for (int i = 0; i < SQLB_SENT_MAX; i++) {
-		tally->doubts += outcomes[i] == SQLB_DOUBT;
-		tally->away += outcomes[i] == SQLB_AWAY;
-		if (i && outcomes[i] == SQLB_OK && outcomes[i - 1] != SQLB_OK) {
-			printf("# number %d without the one before it, which is %s\n", i + 1,
-			       sqlb_outcome_name(outcomes[i - 1]));
-			return false;
-		}
-	}
-	for (int i = 0; i < SQLB_SENT_MAX; i++)
-		if (outcomes[i] == SQLB_OK)
-			tally->done++;
-		else if (!append_until_settled(conn, position + i, tally))
-			return false;
-	return true;
-}
-
-typedef bool settle_fn(struct sqlb_conn *conn, int64_t position, struct tally *tally);
-
-static void append_through_disturbance(void (*disturb)(unsigned *seed), settle_fn *append, int at_a_time, int batches,
-				       int least_disturbances)
-{
-	struct side side = begin();
-	struct disturber disturber = {.disturb = disturb};
-	struct tally tally = {0};
-
-	pthread_create(&disturber.thread, NULL, disturb_now_and_then, &disturber);
-	for (int64_t position = 1; position <= batches || atomic_load(&disturber.times) < least_disturbances;
-	     position += at_a_time)
-		if (!append(side.conn, position, &tally))
-			break;
-	atomic_store(&disturber.stop, true);
-	pthread_join(disturber.thread, NULL);
 	mysql_close(raw);
 	raw = root_connect();
 	use_database();
-	CU_ASSERT_TRUE(tally.doubts + tally.away > 0);
-	check_tally(&tally, batches, disturber.times);
-	end(&side);
 }
 
-/* Here the server lives, and goes on with what it was asked, or is asked later. */
-static void through_cut_connections(settle_fn *append, int at_a_time)
+static struct side open_at(int at_port)
 {
-	struct side side = begin(), cut;
-	struct tally tally = {0};
-	struct cut_proxy *proxy;
 	char through[URL_MAX];
-	int at_port, cuts;
 
-	proxy = cut_proxy_start(port, 60, 20260, &at_port);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(proxy);
 	url_at(through, "kineshim", at_port, "");
-	cut = side_open(through);
-	for (int64_t position = 1; tally.doubts < 50 && position < 100000; position += at_a_time)
-		if (!append(cut.conn, position, &tally))
-			break;
-	side_close(&cut);
-	cuts = cut_proxy_stop(proxy);
-	CU_ASSERT_TRUE(tally.landed > 0 && tally.doubts >= 50);
-	check_tally(&tally, 50, cuts);
-	end(&side);
+	return side_open(through);
+}
+
+/* Some with a transaction of several statements. */
+static enum sqlb_outcome append_entry(struct sqlb_conn *conn, int64_t position, struct ks_err *why)
+{
+	enum sqlb_outcome outcome = position % 4 ? append_as(conn, position, 42, position)
+						 : append_with_lease(conn, position, 42, position);
+
+	*why = err;
+	return outcome;
+}
+
+static const char *entries_of_42(void)
+{
+	return sql("SELECT CONCAT(COUNT(*), '/', MIN(position), '/', MAX(position)) FROM kineshim_log "
+		   "WHERE batch = position AND writer = 42 AND position > 0");
+}
+
+static const struct settled_backend settled = {
+	.ops = &sqlb_mysql_ops,
+	.conflicts_with_nobody = true,
+	.begin = begin,
+	.end = end,
+	.open_at = open_at,
+	.close = side_close,
+	.append = append_entry,
+	.reconnect = reconnect,
+	.entries = entries_of_42,
+};
+
+static void through_cut_connections(int at_a_time)
+{
+	settled_through_cuts(&settled, port, at_a_time, 50);
 }
 
 static void connections_cut_during_appends_lose_and_double_nothing(void)
 {
-	through_cut_connections(append_until_settled, 1);
+	through_cut_connections(1);
 }
 
 static void connections_cut_with_many_on_their_way_lose_and_double_nothing(void)
 {
-	through_cut_connections(append_many_until_settled, SQLB_SENT_MAX);
+	through_cut_connections(SQLB_SENT_MAX);
 }
 
 static void sessions_ended_during_appends_lose_and_double_nothing(void)
 {
-	append_through_disturbance(end_session, append_until_settled, 1, 300, 60);
+	settled_through_disturbance(&settled, end_session, 1, 300, 60);
 }
 
 static void sessions_ended_with_many_on_their_way_lose_and_double_nothing(void)
 {
-	append_through_disturbance(end_session, append_many_until_settled, SQLB_SENT_MAX, 600, 60);
+	settled_through_disturbance(&settled, end_session, SQLB_SENT_MAX, 600, 60);
 }
 
 static void crashes_of_the_server_with_many_on_their_way_lose_and_double_nothing(void)
 {
-	append_through_disturbance(crash_server, append_many_until_settled, SQLB_SENT_MAX, 200, 2);
+	settled_through_disturbance(&settled, crash_server, SQLB_SENT_MAX, 200, 2);
 }
 
 static void crashes_of_the_server_during_appends_lose_and_double_nothing(void)
 {
-	append_through_disturbance(crash_server, append_until_settled, 1, 200, 2);
+	settled_through_disturbance(&settled, crash_server, 1, 200, 2);
 }
 
 static void restarts_of_the_server_during_appends_lose_and_double_nothing(void)
 {
-	append_through_disturbance(restart_server, append_until_settled, 1, 200, 2);
+	settled_through_disturbance(&settled, restart_server, 1, 200, 2);
 }
 
 static void a_session_that_ended_while_idle_is_replaced_without_doubt(void)

@@ -23,7 +23,7 @@
 
 #include "base/clock.h"
 #include "sqlbackends/sqlb.h"
-#include "tests/lib/cut_proxy.h"
+#include "tests/lib/settled_appends.h"
 
 #define URL_MAX 2400
 
@@ -88,12 +88,6 @@ static void url_with(char out[URL_MAX], const char *more_options)
 		 schema_name, more_options);
 }
 
-/* A database handle with one connection. */
-struct side {
-	struct sqlb_db *db;
-	struct sqlb_conn *conn;
-};
-
 static struct side side_open(const char *of)
 {
 	struct side side = {0};
@@ -142,16 +136,7 @@ static void end(struct side *side)
 
 static enum sqlb_outcome append_as(struct sqlb_conn *conn, int64_t position, int64_t writer, int64_t batch)
 {
-	struct sqlb_row row = {.position = position,
-			       .rows = 1,
-			       .kind = 1,
-			       .revision = position + 1,
-			       .key = ks_slice_str("k"),
-			       .value = ks_slice_str("v"),
-			       .create_revision = 2,
-			       .version = position,
-			       .writer = writer,
-			       .batch = batch};
+	struct sqlb_row row = row_of(position, writer, batch);
 	struct sqlb_append append = {.rows = &row, .row_count = 1};
 	struct ks_err mine = {0};
 	enum sqlb_outcome outcome;
@@ -297,25 +282,6 @@ static void a_server_that_stops_answering_leaves_doubt_that_can_be_settled(void)
 
 /* ---- sessions and servers that die ---- */
 
-struct disturber {
-	_Atomic bool stop;
-	void (*disturb)(unsigned *seed);
-	pthread_t thread;
-	_Atomic int times;
-};
-
-static void *disturb_now_and_then(void *arg)
-{
-	struct disturber *disturber = arg;
-	unsigned seed = 4711;
-
-	while (!atomic_load(&disturber->stop)) {
-		disturber->disturb(&seed);
-		atomic_fetch_add(&disturber->times, 1);
-	}
-	return NULL;
-}
-
 /*
  * Ends the writer's session at any time: before, in the middle of, or after an append; sometimes while it
  * connects.
@@ -362,140 +328,69 @@ static void restart_server(unsigned *seed)
 	run_server_command(rand_r(seed) % 2 ? "pg_restart" : "pg_restart_immediately");
 }
 
-/* Who wrote the entry at 'position'? 0: nobody. */
-static bool take_writer_and_batch(void *ctx, const struct sqlb_row *row)
+static void reconnect(void)
 {
-	int64_t *found = ctx;
-
-	found[0] = row->writer;
-	found[1] = row->batch;
-	return true;
-}
-
-struct tally {
-	int done, doubts, landed, away;
-};
-
-/*
- * What log/writer.c does, in small: DOUBT and AWAY are answered by the same batch again, a conflict with itself
- * means that it had landed. False: something that must not happen.
- */
-static bool append_until_settled(struct sqlb_conn *conn, int64_t position, struct tally *tally)
-{
-	struct sqlb_loc loc = {position, 0};
-	enum sqlb_outcome outcome;
-	int64_t found[2] = {0};
-
-	for (;;) {
-		outcome = append_as(conn, position, 42, position);
-		if (outcome != SQLB_DOUBT && outcome != SQLB_AWAY)
-			break;
-		tally->doubts += outcome == SQLB_DOUBT;
-		tally->away += outcome == SQLB_AWAY;
-		if (outcome == SQLB_AWAY)
-			pause_ms(5);
-	}
-	if (outcome == SQLB_CONFLICT) {
-		while (ops->read_at(conn, &loc, 1, take_writer_and_batch, found, &err) == SQLB_AWAY)
-			pause_ms(5);
-		tally->landed++;
-		if (found[0] != 42 || found[1] != position) {
-			printf("# position %lld has %lld/%lld\n", (long long)position, (long long)found[0],
-			       (long long)found[1]);
-			return false;
-		}
-	} else if (outcome != SQLB_OK) {
-		printf("# %s %s\n", sqlb_outcome_name(outcome), err.text);
-		return false;
-	}
-	tally->done++;
-	return true;
-}
-
-/* Every batch must be in the log once, in order. */
-static void check_tally(const struct tally *tally, int least, int disturbances)
-{
-	char expected[100];
-
-	printf("# %d appends, %d disturbances, %d doubts, %d away, %d had landed\n", tally->done, disturbances,
-	       tally->doubts, tally->away, tally->landed);
-	CU_ASSERT_TRUE(tally->done >= least);
-	snprintf(expected, sizeof(expected), "%d/1/%d", tally->done, tally->done);
-	CU_ASSERT_STRING_EQUAL(sql("SELECT count(*) || '/' || min(position) || '/' || max(position) FROM kineshim_log "
-				   "WHERE batch = position AND writer = 42"),
-			       expected);
-}
-
-/* 'append' appends as many entries as 'at_a_time', from a position on. */
-typedef bool append_fn(struct sqlb_conn *conn, int64_t position, struct tally *tally);
-
-static void append_through_disturbance(void (*disturb)(unsigned *seed), append_fn *append, int at_a_time, int batches,
-				       int least_disturbances)
-{
-	struct side side = begin();
-	struct disturber disturber = {.disturb = disturb};
-	struct tally tally = {0};
-
-	pthread_create(&disturber.thread, NULL, disturb_now_and_then, &disturber);
-	for (int64_t position = 1; position <= batches || atomic_load(&disturber.times) < least_disturbances;
-	     position += at_a_time)
-		if (!append(side.conn, position, &tally)) {
-			CU_FAIL("an append came to something else");
-			break;
-		}
-	atomic_store(&disturber.stop, true);
-	pthread_join(disturber.thread, NULL);
 	PQfinish(raw);
 	raw_connect();
-	CU_ASSERT_TRUE(tally.doubts + tally.away > 0);
-	check_tally(&tally, batches, disturber.times);
-	end(&side);
 }
 
-/* Here the server lives, and goes on with what it was asked, or is asked later. */
-static void through_cut_connections(append_fn *append, int at_a_time)
+static struct side open_at(int port)
 {
-	struct side side = begin(), cut;
-	struct tally tally = {0};
-	struct cut_proxy *proxy;
 	char through[URL_MAX];
-	int port, cuts;
 
-	proxy = cut_proxy_start((int)strtol(getenv("KS_TEST_POSTGRES_PORT"), NULL, 10), 60, 20260, &port);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(proxy);
 	snprintf(through, sizeof(through), "postgres://kineshim@127.0.0.1:%d/kineshim?options=-csearch_path%%3D%s",
 		 port, schema_name);
-	cut = side_open(through);
-	for (int64_t position = 1; tally.doubts < 100 && position < 100000; position += at_a_time)
-		if (!append(cut.conn, position, &tally)) {
-			CU_FAIL("an append came to something else");
-			break;
-		}
-	side_close(&cut);
-	cuts = cut_proxy_stop(proxy);
-	CU_ASSERT_TRUE(tally.landed > 0 && tally.doubts >= 100);
-	check_tally(&tally, 100, cuts);
-	end(&side);
+	return side_open(through);
+}
+
+static enum sqlb_outcome append_entry(struct sqlb_conn *conn, int64_t position, struct ks_err *why)
+{
+	enum sqlb_outcome outcome = append_as(conn, position, 42, position);
+
+	*why = err;
+	return outcome;
+}
+
+static const char *entries_of_42(void)
+{
+	return sql("SELECT count(*) || '/' || min(position) || '/' || max(position) FROM kineshim_log "
+		   "WHERE batch = position AND writer = 42");
+}
+
+static const struct settled_backend settled = {
+	.ops = &sqlb_postgres_ops,
+	.begin = begin,
+	.end = end,
+	.open_at = open_at,
+	.close = side_close,
+	.append = append_entry,
+	.reconnect = reconnect,
+	.entries = entries_of_42,
+};
+
+static void through_cut_connections(int at_a_time)
+{
+	settled_through_cuts(&settled, (int)strtol(getenv("KS_TEST_POSTGRES_PORT"), NULL, 10), at_a_time, 100);
 }
 
 static void connections_cut_during_appends_lose_and_double_nothing(void)
 {
-	through_cut_connections(append_until_settled, 1);
+	through_cut_connections(1);
 }
 
 static void sessions_ended_during_appends_lose_and_double_nothing(void)
 {
-	append_through_disturbance(end_session, append_until_settled, 1, 1000, 100);
+	settled_through_disturbance(&settled, end_session, 1, 1000, 100);
 }
 
 static void crashes_of_the_server_during_appends_lose_and_double_nothing(void)
 {
-	append_through_disturbance(crash_server, append_until_settled, 1, 300, 4);
+	settled_through_disturbance(&settled, crash_server, 1, 300, 4);
 }
 
 static void restarts_of_the_server_during_appends_lose_and_double_nothing(void)
 {
-	append_through_disturbance(restart_server, append_until_settled, 1, 300, 4);
+	settled_through_disturbance(&settled, restart_server, 1, 300, 4);
 }
 
 static void a_session_that_ended_while_idle_is_replaced_without_doubt(void)
@@ -534,45 +429,19 @@ static void raise_at_insert(const char *state, bool commit)
 	sql(text);
 }
 
-/* One of writer 42, whose batch is its position, behind another such. */
 static enum sqlb_outcome send_entry(struct sqlb_conn *conn, int64_t position)
 {
-	struct sqlb_row row = {.position = position,
-			       .rows = 1,
-			       .kind = 1,
-			       .revision = position + 1,
-			       .key = ks_slice_str("k"),
-			       .value = ks_slice_str("v"),
-			       .create_revision = 2,
-			       .version = position,
-			       .writer = 42,
-			       .batch = position};
-	struct sqlb_append append = {
-		.after_writer = position > 1 ? 42 : 0, .after_batch = position - 1, .rows = &row, .row_count = 1};
-
-	return ops->append_send(conn, &append, &err);
+	return settled_send(ops, conn, position, &err);
 }
 
 static enum sqlb_outcome receive_within(struct sqlb_conn *conn, int wait_ms, bool *pending)
 {
-	bool appended = true;
-	enum sqlb_outcome outcome;
-
-	err.text[0] = '\0';
-	outcome = ops->append_receive(conn, wait_ms, pending, &appended, &err);
-	CU_ASSERT_EQUAL(appended, outcome == SQLB_OK && !*pending);
-	if (outcome != SQLB_OK && outcome != SQLB_CONFLICT)
-		CU_ASSERT_NOT_EQUAL(err.text[0], '\0');
-	return outcome;
+	return settled_receive_within(ops, conn, wait_ms, pending, &err);
 }
 
 static enum sqlb_outcome receive(struct sqlb_conn *conn)
 {
-	bool pending = true;
-	enum sqlb_outcome outcome = receive_within(conn, -1, &pending);
-
-	CU_ASSERT_FALSE(pending);
-	return outcome;
+	return settled_receive(ops, conn, &err);
 }
 
 static int64_t cpu_ms(void)
@@ -759,48 +628,19 @@ static void an_answer_that_came_before_the_session_ended_counts(void)
 	end(&side);
 }
 
-/* Sends as many as can be, and sends again what was not OK, one by one. False: something that must not happen. */
-static bool append_many_until_settled(struct sqlb_conn *conn, int64_t position, struct tally *tally)
-{
-	enum sqlb_outcome outcomes[SQLB_SENT_MAX];
-	int sent = 0;
-
-	for (int i = 0; i < SQLB_SENT_MAX; i++)
-		outcomes[i] = SQLB_AWAY;
-	while (sent < SQLB_SENT_MAX && (outcomes[sent] = send_entry(conn, position + sent)) == SQLB_OK)
-		sent++;
-	for (int i = 0; i < sent; i++)
-		outcomes[i] = receive(conn);
-	for (int i = 0; i < SQLB_SENT_MAX; i++) {
-		tally->doubts += outcomes[i] == SQLB_DOUBT;
-		tally->away += outcomes[i] == SQLB_AWAY;
-		if (i && outcomes[i] == SQLB_OK && outcomes[i - 1] != SQLB_OK) {
-			printf("# number %d without the one before it, which is %s\n", i + 1,
-			       sqlb_outcome_name(outcomes[i - 1]));
-			return false;
-		}
-	}
-	for (int i = 0; i < SQLB_SENT_MAX; i++)
-		if (outcomes[i] == SQLB_OK)
-			tally->done++;
-		else if (!append_until_settled(conn, position + i, tally))
-			return false;
-	return true;
-}
-
 static void connections_cut_with_many_on_their_way_lose_and_double_nothing(void)
 {
-	through_cut_connections(append_many_until_settled, SQLB_SENT_MAX);
+	through_cut_connections(SQLB_SENT_MAX);
 }
 
 static void sessions_ended_with_many_on_their_way_lose_and_double_nothing(void)
 {
-	append_through_disturbance(end_session, append_many_until_settled, SQLB_SENT_MAX, 1000, 100);
+	settled_through_disturbance(&settled, end_session, SQLB_SENT_MAX, 1000, 100);
 }
 
 static void crashes_of_the_server_with_many_on_their_way_lose_and_double_nothing(void)
 {
-	append_through_disturbance(crash_server, append_many_until_settled, SQLB_SENT_MAX, 300, 4);
+	settled_through_disturbance(&settled, crash_server, SQLB_SENT_MAX, 300, 4);
 }
 
 /* ---- reading all ---- */
