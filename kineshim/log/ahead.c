@@ -23,7 +23,15 @@
 
 _Static_assert(SQLB_SENT_MAX - 1 <= KS_STORE_CUTS, "the store has not as many cuts");
 
-#define FAR_MS 2 /* the quickest append lately took so long: the database is far away, and not just busy */
+/*
+ * The database is far away when a bare round trip takes FAR_US, and the quickest append lately not more than FAR_PART times as long. Otherwise it is
+ * busy, or its disk is slow; and commits wait for each other, so that more of them at a time would only be smaller.
+ */
+#define FAR_US 800
+#define FAR_PART 3
+#define FAR_MS 1        /* of the quickest append: is it worth a round trip to know why? */
+#define MEASURE_MS 5000 /* between two such round trips */
+#define LEAST_SHARE 16  /* requests of an append */
 #define LATELY_MS 500
 #define QUIET_MS 50  /* the tail sees only our own entries meanwhile */
 #define LOOK_MS 1    /* between two looks whether something waits to be sent ahead */
@@ -43,12 +51,42 @@ void ks_log_ahead_took(struct ks_log *log, int64_t took_ms)
 		way->least_ms = took_ms;
 }
 
-static bool is_far(const struct ks_log_way *way)
+static int64_t quickest_ms(const struct ks_log_way *way)
 {
-	return way->before_ms >= FAR_MS && way->least_ms >= FAR_MS;
+	return way->before_ms < way->least_ms ? way->before_ms : way->least_ms;
 }
 
-static bool may_send(struct ks_log *log)
+/* As exactly as the log's clock can say. */
+static int64_t clock_us(const struct ks_log *log)
+{
+	return log->clock == ks_clock_system() ? ks_clock_us() : ks_clock_now(log->clock) * 1000;
+}
+
+/* How long a round trip takes; a look at the head is one, and nothing else. What is wrong the append will be told. */
+static void measure_when_due(struct ks_log *log)
+{
+	struct ks_log_way *way = &log->writer.way;
+	int64_t now_ms = ks_clock_now(log->clock), began_us;
+	struct sqlb_head head;
+	struct ks_err err;
+
+	if (log->config.ahead != KS_LOG_AHEAD_FAR || quickest_ms(way) < FAR_MS ||
+	    (way->measured_ms && now_ms - way->measured_ms < MEASURE_MS))
+		return;
+	began_us = clock_us(log);
+	way->round_us =
+		log->ops->read_head(log->writer.role.conn, &head, &err) == SQLB_OK ? clock_us(log) - began_us : 0;
+	way->measured_ms = now_ms;
+}
+
+static bool is_far(const struct ks_log_way *way)
+{
+	int64_t quickest = quickest_ms(way);
+
+	return quickest >= FAR_MS && way->round_us >= FAR_US && way->round_us * FAR_PART >= quickest * 1000;
+}
+
+static bool may_send(const struct ks_log *log)
 {
 	const struct ks_log_writer *w = &log->writer;
 
@@ -65,6 +103,45 @@ static bool may_send(struct ks_log *log)
 	return false;
 }
 
+static const struct ks_log_batch *newest(const struct ks_log_writer *w)
+{
+	return w->ahead_count ? &w->ahead[w->ahead_count - 1] : &w->batch;
+}
+
+/* Appends that follow each other at once would share what waits in tiny pieces. */
+static int64_t apart_ms(const struct ks_log_writer *w)
+{
+	int64_t apart = w->append_us / 1000 / SQLB_SENT_MAX;
+
+	return apart ? apart : 1;
+}
+
+/* In how many milliseconds the next one may go. */
+static int64_t due_in(struct ks_log *log)
+{
+	const struct ks_log_writer *w = &log->writer;
+
+	if (log->config.ahead == KS_LOG_AHEAD_ALWAYS)
+		return 0;
+	return newest(w)->began_ms + apart_ms(w) - ks_clock_now(log->clock);
+}
+
+size_t ks_log_ahead_share(const struct ks_log *log)
+{
+	const struct ks_log_writer *w = &log->writer;
+	size_t there = w->queue_count + w->batch.count, at_once, share;
+
+	if (log->config.ahead != KS_LOG_AHEAD_FAR || !may_send(log))
+		return w->batch_max;
+	for (size_t i = 0; i < w->ahead_count; i++)
+		there += w->ahead[i].count;
+	at_once = (size_t)(w->append_us / 1000 / apart_ms(w));
+	at_once = at_once < SQLB_SENT_MAX ? at_once : SQLB_SENT_MAX;
+	share = there / (at_once ? at_once : 1) + 1;
+	share = share > LEAST_SHARE ? share : LEAST_SHARE;
+	return share < w->batch_max ? share : w->batch_max;
+}
+
 bool ks_log_ahead_send(struct ks_log *log, int64_t *wait_ms)
 {
 	struct ks_log_writer *w = &log->writer;
@@ -73,6 +150,8 @@ bool ks_log_ahead_send(struct ks_log *log, int64_t *wait_ms)
 	enum sqlb_outcome outcome;
 
 	KS_ASSERT(!w->sent && w->batch.count && !w->ahead_count);
+	if (log->ops->append_send)
+		measure_when_due(log);
 	if (!may_send(log))
 		return false;
 	request = ks_log_batch_begin(log, &w->batch, w->applied.writer, w->applied.batch);
@@ -90,22 +169,6 @@ bool ks_log_ahead_send(struct ks_log *log, int64_t *wait_ms)
 	return true;
 }
 
-static const struct ks_log_batch *newest(const struct ks_log_writer *w)
-{
-	return w->ahead_count ? &w->ahead[w->ahead_count - 1] : &w->batch;
-}
-
-/* In how many milliseconds the next one may go: appends that follow each other at once would share what waits in tiny pieces. */
-static int64_t due_in(struct ks_log *log)
-{
-	const struct ks_log_writer *w = &log->writer;
-	int64_t apart_ms = w->append_us / 1000 / SQLB_SENT_MAX;
-
-	if (log->config.ahead == KS_LOG_AHEAD_ALWAYS)
-		return 0;
-	return newest(w)->began_ms + (apart_ms ? apart_ms : 1) - ks_clock_now(log->clock);
-}
-
 static bool may_send_more(struct ks_log *log)
 {
 	const struct ks_log_writer *w = &log->writer;
@@ -118,11 +181,13 @@ static bool fill_ahead(struct ks_log *log)
 {
 	struct ks_log_writer *w = &log->writer;
 	struct ks_log_batch *ahead = &w->ahead[w->ahead_count];
+	size_t share;
 
 	ks_mutex_lock(&w->role.mutex);
+	share = ks_log_ahead_share(log);
 	/* A look needs the connection; and leases that expire must not wait for clients for ever. */
 	if (!w->verify && ks_list_empty(&w->expired))
-		ks_log_batch_fill(log, ahead, &w->queue, w->batch_max, true);
+		ks_log_batch_fill(log, ahead, &w->queue, share, true);
 	ks_mutex_unlock(&w->role.mutex);
 	if (!ahead->count)
 		return false;

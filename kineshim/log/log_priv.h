@@ -91,10 +91,12 @@ struct ks_log_batch {
 	size_t leases_new_count, leases_gone_count, lease_room;
 };
 
-/* The quickest append of this span of time, and of the one before it: the way to the database, however busy both ends are. */
+/* The way to the database, however busy both ends are. */
 struct ks_log_way {
-	int64_t least_ms, before_ms;
-	int64_t since_ms; /* 0: there was none yet */
+	int64_t least_ms, before_ms; /* the quickest append of this span of time, and of the one before it */
+	int64_t since_ms;            /* 0: there was none yet */
+	int64_t round_us;            /* of a bare round trip, … */
+	int64_t measured_ms;         /* … then; 0: never */
 };
 
 struct ks_log_writer {
@@ -375,6 +377,8 @@ void ks_log_batch_count_in_flight(struct ks_log_writer *w);
 
 /* Sends the writer's batch instead of appending it, if that may be good for something; *wait_ms as a step returns. False: append it. */
 bool ks_log_ahead_send(struct ks_log *log, int64_t *wait_ms);
+/* How many requests go together; fewer than all that wait where several appends share the way. With the role's mutex held. */
+size_t ks_log_ahead_share(const struct ks_log *log);
 /* How long an append took. */
 void ks_log_ahead_took(struct ks_log *log, int64_t took_ms);
 /* While appends are on their way (writer.sent): sends another one, or takes an answer. Returns as a step does. */

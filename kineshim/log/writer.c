@@ -426,7 +426,7 @@ static bool gather(struct ks_log *log)
 	w->expired_next = !ks_list_empty(&w->expired) && (w->expired_next || ks_list_empty(&w->queue));
 	from = w->expired_next ? &w->expired : &w->queue;
 	batch->expired = w->expired_next;
-	max = w->alone ? 1 : w->batch_max;
+	max = w->alone ? 1 : ks_log_ahead_share(log);
 	if (batch->expired)
 		max = w->expired_alone ? 1 : EXPIRED_MAX;
 	ks_log_batch_fill(log, batch, from, max, false);
