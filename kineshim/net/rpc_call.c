@@ -253,9 +253,8 @@ void ks_rpc_wrote(struct rpc_call *call)
 {
 	struct rpc_queue *queue = call->base.queue;
 
-	if (queue == call->home)
-		if (--queue->writing == 0)
-			ks_cork_rest(&queue->cork);
+	if (queue == call->home && --queue->writing == 0)
+		ks_cork_rest(&queue->cork);
 }
 
 void ks_rpc_set_status(struct rpc_call *call, enum ks_status status, const char *text)
