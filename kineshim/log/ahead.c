@@ -62,21 +62,40 @@ static int64_t clock_us(const struct ks_log *log)
 	return log->clock == ks_clock_system() ? ks_clock_us() : ks_clock_now(log->clock) * 1000;
 }
 
-/* How long a round trip takes; a look at the head is one, and nothing else. What is wrong the append will be told. */
-static void measure_when_due(struct ks_log *log)
+static bool measure_is_due(const struct ks_log *log)
+{
+	const struct ks_log_way *way = &log->writer.way;
+
+	return log->config.ahead == KS_LOG_AHEAD_FAR && quickest_ms(way) >= FAR_MS &&
+	       (!way->measured_ms || ks_clock_now(log->clock) - way->measured_ms >= MEASURE_MS);
+}
+
+/* A look at the head is a round trip, and nothing else. */
+static enum sqlb_outcome take_round_trip(struct ks_log *log, int64_t *took_us, struct ks_err *err)
+{
+	int64_t began_us = clock_us(log);
+	struct sqlb_head head;
+	enum sqlb_outcome outcome = log->ops->read_head(log->writer.role.conn, &head, err);
+
+	*took_us = clock_us(log) - began_us;
+	return outcome;
+}
+
+/* A long one is measured again: the first may have connected, or prepared its statement. */
+static enum sqlb_outcome measure(struct ks_log *log, struct ks_err *err)
 {
 	struct ks_log_way *way = &log->writer.way;
-	int64_t now_ms = ks_clock_now(log->clock), began_us;
-	struct sqlb_head head;
-	struct ks_err err;
+	int64_t first_us, second_us;
+	enum sqlb_outcome outcome = take_round_trip(log, &first_us, err);
 
-	if (log->config.ahead != KS_LOG_AHEAD_FAR || quickest_ms(way) < FAR_MS ||
-	    (way->measured_ms && now_ms - way->measured_ms < MEASURE_MS))
-		return;
-	began_us = clock_us(log);
-	way->round_us =
-		log->ops->read_head(log->writer.role.conn, &head, &err) == SQLB_OK ? clock_us(log) - began_us : 0;
-	way->measured_ms = now_ms;
+	second_us = first_us;
+	if (outcome == SQLB_OK && first_us >= FAR_US)
+		outcome = take_round_trip(log, &second_us, err);
+	if (outcome != SQLB_OK)
+		return outcome;
+	way->round_us = first_us < second_us ? first_us : second_us;
+	way->measured_ms = ks_clock_now(log->clock);
+	return SQLB_OK;
 }
 
 static bool is_far(const struct ks_log_way *way)
@@ -86,17 +105,20 @@ static bool is_far(const struct ks_log_way *way)
 	return quickest >= FAR_MS && way->round_us >= FAR_US && way->round_us * FAR_PART >= quickest * 1000;
 }
 
+/* Could it be of use, were the database far away? */
+static bool can_send(const struct ks_log *log)
+{
+	return log->ops->append_send && !log->writer.batch.expired &&
+	       (log->config.ahead != KS_LOG_AHEAD_FAR || atomic_load(&log->live_members) <= 1);
+}
+
 static bool may_send(const struct ks_log *log)
 {
-	const struct ks_log_writer *w = &log->writer;
-
-	if (!log->ops->append_send || w->batch.expired)
-		return false;
 	switch (log->config.ahead) {
 	case KS_LOG_AHEAD_FAR:
-		return is_far(&w->way) && atomic_load(&log->live_members) <= 1;
+		return can_send(log) && is_far(&log->writer.way);
 	case KS_LOG_AHEAD_ALWAYS:
-		return true;
+		return can_send(log);
 	case KS_LOG_AHEAD_NEVER:
 		break;
 	}
@@ -131,7 +153,7 @@ size_t ks_log_ahead_share(const struct ks_log *log)
 	const struct ks_log_writer *w = &log->writer;
 	size_t there = w->queue_count + w->batch.count, at_once, share;
 
-	if (log->config.ahead != KS_LOG_AHEAD_FAR || !may_send(log))
+	if (log->config.ahead != KS_LOG_AHEAD_FAR || w->way.declined || !may_send(log))
 		return w->batch_max;
 	for (size_t i = 0; i < w->ahead_count; i++)
 		there += w->ahead[i].count;
@@ -150,13 +172,19 @@ bool ks_log_ahead_send(struct ks_log *log, int64_t *wait_ms)
 	enum sqlb_outcome outcome;
 
 	KS_ASSERT(!w->sent && w->batch.count && !w->ahead_count);
-	if (log->ops->append_send)
-		measure_when_due(log);
+	if (can_send(log) && measure_is_due(log)) {
+		outcome = measure(log, &err);
+		if (outcome != SQLB_OK) { /* as an append that never left */
+			*wait_ms = ks_log_writer_appended(log, outcome, false, &err);
+			return true;
+		}
+	}
 	if (!may_send(log))
 		return false;
 	request = ks_log_batch_begin(log, &w->batch, w->applied.writer, w->applied.batch);
 	outcome = log->ops->append_send(w->role.conn, &request, &err);
-	if (outcome == SQLB_AWAY && err.status == KS_UNIMPLEMENTED)
+	w->way.declined = outcome == SQLB_AWAY && err.status == KS_UNIMPLEMENTED;
+	if (w->way.declined)
 		return false;
 	*wait_ms = 0;
 	w->stays_behind = false;
@@ -173,7 +201,9 @@ static bool may_send_more(struct ks_log *log)
 {
 	const struct ks_log_writer *w = &log->writer;
 
-	return w->sent < SQLB_SENT_MAX && !w->stays_behind && !w->look && !w->alone && !atomic_load(&log->stopping);
+	/* With none on its way the database can be measured, and others that write be thought of. */
+	return w->sent < SQLB_SENT_MAX && !w->stays_behind && !w->look && !w->alone && !measure_is_due(log) &&
+	       !atomic_load(&log->stopping);
 }
 
 /* What waits in the queue becomes the newest batch ahead; false when there is nothing. */
@@ -218,6 +248,7 @@ static void send_ahead(struct ks_log *log)
 	size_t fitted;
 
 	ahead->number = ++w->next_batch;
+	ahead->behind = true;
 	ahead->proof_mark = ks_log_proof_mark(log);
 	ks_store_cut(log->store);
 	/* Without an entry its answers would need a look at a head that is still to come. Whatever is wrong, it is seen to when its turn comes. */

@@ -81,7 +81,8 @@ struct ks_log_batch {
 	int64_t position;                     /* of the last entry */
 	struct ks_log_applied compaction;     /* the newest in it */
 	bool expired;                         /* revokes of expired leases, guarded by the lease table */
-	bool doubt; /* it was sent and the answer was lost: answered only when that is settled */
+	bool doubt;  /* it was sent and the answer was lost: answered only when that is settled */
+	bool behind; /* it was sent behind another, and its time has the other's in it */
 	uint64_t proof_mark;
 	int64_t began_ms, began_ns; /* of its append: the log's clock, and that of the metrics */
 	struct sqlb_row *rows;
@@ -97,6 +98,7 @@ struct ks_log_way {
 	int64_t since_ms;            /* 0: there was none yet */
 	int64_t round_us;            /* of a bare round trip, … */
 	int64_t measured_ms;         /* … then; 0: never */
+	bool declined;               /* the driver does not send ahead on such a database */
 };
 
 struct ks_log_writer {

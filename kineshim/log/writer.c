@@ -233,7 +233,7 @@ static void batch_clear(struct ks_log_batch *batch)
 {
 	batch->count = batch->entry_count = batch->row_count = batch->bytes = 0;
 	batch->leases_new_count = batch->leases_gone_count = 0;
-	batch->expired = batch->doubt = false;
+	batch->expired = batch->doubt = batch->behind = false;
 	batch->compaction = (struct ks_log_applied){0};
 }
 
@@ -641,7 +641,8 @@ void ks_log_batch_ended(struct ks_log *log, const struct ks_log_batch *batch, en
 
 	count_append(batch, outcome, appended, ks_metrics_now() - batch->began_ns);
 	w->append_us += (took_ms * 1000 - w->append_us) / 8;
-	ks_log_ahead_took(log, took_ms);
+	if (!batch->behind)
+		ks_log_ahead_took(log, took_ms);
 }
 
 static enum sqlb_outcome append(struct ks_log *log, bool *appended, struct ks_err *err)

@@ -5,12 +5,11 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
-#include "base/clock.h"
 #include "base/metrics.h"
 
-void ks_cork_init(struct ks_cork *cork)
+void ks_cork_init(struct ks_cork *cork, int64_t (*now_us)(void))
 {
-	*cork = (struct ks_cork){.burst = 1};
+	*cork = (struct ks_cork){.burst = 1, .now_us = now_us};
 }
 
 static void begin_burst(struct ks_cork *cork)
@@ -40,9 +39,20 @@ static bool hold(struct ks_cork *cork, int fd)
 	if (!set_corked(fd, 1))
 		return false;
 	if (!cork->corked_count)
-		cork->corked_us = ks_clock_us();
+		cork->since_us = cork->now_us();
 	cork->corked[cork->corked_count++] = fd;
 	return true;
+}
+
+/* One write that takes for ever, as to a client that does not read, leaves no moment at which everything has been written. */
+static void rest_when_old(struct ks_cork *cork)
+{
+	int64_t now_us = cork->now_us();
+
+	if (cork->writes && now_us - cork->since_us >= KS_CORK_MOST_US)
+		begin_burst(cork);
+	if (!cork->writes)
+		cork->since_us = now_us;
 }
 
 void ks_cork_write(struct ks_cork *cork, int fd)
@@ -53,6 +63,8 @@ void ks_cork_write(struct ks_cork *cork, int fd)
 		return;
 	if (cork->writes >= KS_CORK_MOST_WRITES)
 		ks_cork_pull(cork);
+	else if (!ks_cork_holds(cork))
+		rest_when_old(cork);
 	cork->writes++;
 	if (slot->fd != fd || slot->burst != cork->burst)
 		*slot = (struct ks_cork_slot){.fd = fd, .burst = cork->burst};
@@ -81,5 +93,5 @@ void ks_cork_pull(struct ks_cork *cork)
 
 bool ks_cork_is_late(const struct ks_cork *cork)
 {
-	return ks_cork_holds(cork) && ks_clock_us() - cork->corked_us >= KS_CORK_MOST_US;
+	return ks_cork_holds(cork) && cork->now_us() - cork->since_us >= KS_CORK_MOST_US;
 }

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/panic.h"
 #include "net/json.h"
 
@@ -40,6 +41,12 @@ static void take_inbox(struct rpc_queue *queue)
 	*end = oldest;
 }
 
+static void pull_when_late(struct rpc_queue *queue)
+{
+	if (ks_cork_is_late(&queue->cork))
+		ks_cork_pull(&queue->cork);
+}
+
 static void run_inbox(struct rpc_queue *queue)
 {
 	struct ks_task *task;
@@ -50,6 +57,7 @@ static void run_inbox(struct rpc_queue *queue)
 	while ((task = queue->drained)) {
 		queue->drained = task->next;
 		task->run(task);
+		pull_when_late(queue);
 	}
 }
 
@@ -116,6 +124,7 @@ bool ks_rpc_queue_visit(struct rpc_queue *queue, struct ks_task *task)
 	visits = ks_mutex_trylock(&queue->turn);
 	if (visits) {
 		current = queue;
+		ks_cork_pull(&queue->cork); /* the queue's thread would, if it were not for us */
 		task->run(task);
 		ks_rpc_send_unsent(queue);
 		ks_cork_pull(&queue->cork);
@@ -178,8 +187,7 @@ static void *run_queue(void *arg)
 		run_inbox(queue);
 		ks_rpc_send_unsent(queue);
 		until = ks_rpc_end_rests(queue, never);
-		if (ks_cork_is_late(&queue->cork))
-			ks_cork_pull(&queue->cork);
+		pull_when_late(queue);
 		holds = ks_cork_holds(&queue->cork);
 		ks_mutex_unlock(&queue->turn);
 		ks_rpc_load_look(queue);
@@ -195,7 +203,7 @@ void ks_rpc_queue_init(struct rpc_queue *queue, struct ks_rpc *rpc)
 	ks_rpc_tag_is(&queue->wake_tag, woken);
 	ks_mutex_init(&queue->requesting);
 	ks_mutex_init(&queue->turn);
-	ks_cork_init(&queue->cork);
+	ks_cork_init(&queue->cork, ks_clock_us);
 	ks_list_init(&queue->streams);
 	ks_list_init(&queue->waiting);
 	ks_list_init(&queue->resting);

@@ -12,7 +12,7 @@
 #define MOST SQLB_SENT_MAX
 
 static struct world w;
-static int sends, receives, on_way, most_on_way;
+static int appends, sends, receives, on_way, most_on_way;
 static int way_ms;                /* what an append takes, by the log's clock */
 static int commit_ms;             /* of that, what is not the way there and back */
 static void (*with_all)(void);    /* called once, when as many as can be are on their way */
@@ -65,6 +65,7 @@ static enum sqlb_outcome slow_append(struct sqlb_conn *conn, const struct sqlb_a
 				     struct ks_err *err)
 {
 	ks_clock_advance(&w.clock, way_ms);
+	appends++;
 	return sqlb_memory_ops.append(conn, append, appended, err);
 }
 
@@ -88,7 +89,7 @@ static void begin(size_t nodes)
 	with_all = after_first = NULL;
 	refused_at = 0;
 	world_start_all(&w);
-	sends = receives = on_way = most_on_way = 0;
+	appends = sends = receives = on_way = most_on_way = 0;
 }
 
 static void finish_all(struct world_call *calls, size_t count)
@@ -367,6 +368,45 @@ static void stop_answers_who_is_on_the_way(void)
 	world_fini(&w);
 }
 
+static enum sqlb_outcome declining_send(struct sqlb_conn *conn, const struct sqlb_append *append, struct ks_err *err)
+{
+	(void)conn;
+	(void)append;
+	ks_fail(err, KS_UNIMPLEMENTED, "not on such a database");
+	return SQLB_AWAY;
+}
+
+/* In how many appends do 64 requests go that come at once, to a database 5 ms away? */
+static int appends_of(bool declines)
+{
+	struct world_call calls[64];
+
+	begin(1);
+	world_stop(&w, 0);
+	w.config.ahead = KS_LOG_AHEAD_FAR;
+	w.config.max_batch_entries = 1000;
+	if (declines)
+		w.ops.append_send = declining_send;
+	world_start_all(&w);
+	way_ms = 5;
+	for (int i = 0; i < 500; i++) {
+		(void)world_do_put(&w, 0, "a", "0");
+		world_run(&w, 10);
+	}
+	sends = appends = 0;
+	for (int i = 0; i < 64; i++)
+		world_put(&w, 0, &calls[i], "a", "1");
+	finish_all(calls, 64);
+	world_fini(&w);
+	return sends + appends;
+}
+
+static void each_takes_its_share_where_they_are_sent_ahead_and_else_all(void)
+{
+	CU_ASSERT(appends_of(false) >= 4);
+	CU_ASSERT_EQUAL(appends_of(true), 1);
+}
+
 /* Sends among 40 requests at once, after some seconds in which each append took so long, but every tenth 'at_best_ms'. */
 static int sends_of(int ms, int at_best_ms, int of_commit_ms, size_t nodes)
 {
@@ -423,6 +463,8 @@ int main(void)
 		{"only_puts_deletes_and_transactions_go_ahead", only_puts_deletes_and_transactions_go_ahead},
 		{"a_request_without_an_entry_is_not_sent_ahead", a_request_without_an_entry_is_not_sent_ahead},
 		{"stop_answers_who_is_on_the_way", stop_answers_who_is_on_the_way},
+		{"each_takes_its_share_where_they_are_sent_ahead_and_else_all",
+		 each_takes_its_share_where_they_are_sent_ahead_and_else_all},
 		{"only_to_a_database_far_away_and_alone", only_to_a_database_far_away_and_alone},
 		{NULL, NULL},
 	};

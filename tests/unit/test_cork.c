@@ -12,6 +12,13 @@
 #include "base/panic.h"
 #include "tests/lib/tap.h"
 
+static int64_t now_us;
+
+static int64_t now(void)
+{
+	return now_us;
+}
+
 /* Of TCP, over loopback. */
 static void connect_pair(int ends[2])
 {
@@ -64,7 +71,7 @@ static void the_first_writes_go_and_the_next_wait_for_the_pull(void)
 	struct ks_cork cork;
 	int ends[2];
 
-	ks_cork_init(&cork);
+	ks_cork_init(&cork, now);
 	connect_pair(ends);
 	for (int burst = 1; burst <= 3; burst++) {
 		for (int i = 0; i < KS_CORK_FREE_WRITES; i++)
@@ -88,7 +95,7 @@ static void writes_with_rests_between_them_never_wait(void)
 	struct ks_cork cork;
 	int ends[2];
 
-	ks_cork_init(&cork);
+	ks_cork_init(&cork, now);
 	connect_pair(ends);
 	for (int i = 0; i < 100; i++) {
 		write_one(&cork, ends[0]);
@@ -104,7 +111,7 @@ static void a_rest_does_not_let_go_what_waits(void)
 	struct ks_cork cork;
 	int ends[2];
 
-	ks_cork_init(&cork);
+	ks_cork_init(&cork, now);
 	connect_pair(ends);
 	for (int i = 0; i < KS_CORK_FREE_WRITES + 1; i++)
 		write_one(&cork, ends[0]);
@@ -121,16 +128,36 @@ static void a_burst_is_bounded_in_writes_and_time(void)
 	struct ks_cork cork;
 	int ends[2];
 
-	ks_cork_init(&cork);
+	ks_cork_init(&cork, now);
 	connect_pair(ends);
 	for (int i = 0; i < KS_CORK_MOST_WRITES; i++)
 		write_one(&cork, ends[0]);
 	CU_ASSERT_EQUAL(arrived(ends[1]), KS_CORK_FREE_WRITES);
-	CU_ASSERT(ks_cork_is_late(&cork)); /* by now */
+	now_us += KS_CORK_MOST_US - 1;
+	CU_ASSERT_FALSE(ks_cork_is_late(&cork));
+	now_us++;
+	CU_ASSERT(ks_cork_is_late(&cork));
 	write_one(&cork, ends[0]);
 	CU_ASSERT_FALSE(ks_cork_holds(&cork));
 	CU_ASSERT_FALSE(ks_cork_is_late(&cork));
 	CU_ASSERT_EQUAL(arrived(ends[1]), KS_CORK_MOST_WRITES - KS_CORK_FREE_WRITES + 1);
+	close_pair(ends);
+}
+
+/* As beside a client that does not read: not everything has been written, and lone answers come and go. */
+static void lone_writes_without_a_rest_between_them_never_wait(void)
+{
+	struct ks_cork cork;
+	int ends[2];
+
+	ks_cork_init(&cork, now);
+	connect_pair(ends);
+	for (int i = 0; i < 3 * KS_CORK_FREE_WRITES; i++) {
+		write_one(&cork, ends[0]);
+		CU_ASSERT_FALSE(ks_cork_holds(&cork));
+		CU_ASSERT_EQUAL(arrived(ends[1]), 1);
+		now_us += KS_CORK_MOST_US / KS_CORK_FREE_WRITES;
+	}
 	close_pair(ends);
 }
 
@@ -139,7 +166,7 @@ static void many_connections_with_a_write_each_wait_for_nothing(void)
 	struct ks_cork cork;
 	int ends[8][2];
 
-	ks_cork_init(&cork);
+	ks_cork_init(&cork, now);
 	for (int i = 0; i < 8; i++) {
 		connect_pair(ends[i]);
 		write_one(&cork, ends[i][0]);
@@ -157,7 +184,7 @@ static void connections_of_one_slot_are_all_pulled(void)
 	struct ks_cork cork;
 	int ends[2], twin;
 
-	ks_cork_init(&cork);
+	ks_cork_init(&cork, now);
 	connect_pair(ends);
 	twin = ends[0] + KS_CORK_SLOTS; /* the same connection by another number */
 	KS_ASSERT(dup2(ends[0], twin) == twin);
@@ -180,7 +207,7 @@ static void what_is_no_tcp_socket_is_left_alone(void)
 	struct ks_cork cork;
 	int ends[2];
 
-	ks_cork_init(&cork);
+	ks_cork_init(&cork, now);
 	KS_ASSERT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
 	for (int i = 0; i < 10; i++)
 		write_one(&cork, ends[0]);
@@ -197,7 +224,7 @@ static void a_connection_closed_before_the_pull_loses_nothing(void)
 	struct ks_cork cork;
 	int ends[2];
 
-	ks_cork_init(&cork);
+	ks_cork_init(&cork, now);
 	connect_pair(ends);
 	for (int i = 0; i < 10; i++)
 		write_one(&cork, ends[0]);
@@ -216,6 +243,7 @@ int main(void)
 				       T(writes_with_rests_between_them_never_wait),
 				       T(a_rest_does_not_let_go_what_waits),
 				       T(a_burst_is_bounded_in_writes_and_time),
+				       T(lone_writes_without_a_rest_between_them_never_wait),
 				       T(many_connections_with_a_write_each_wait_for_nothing),
 				       T(connections_of_one_slot_are_all_pulled),
 				       T(what_is_no_tcp_socket_is_left_alone),
