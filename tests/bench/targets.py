@@ -71,6 +71,8 @@ class Database:
     def __init__(self, kind, folder):
         self.kind = kind
         os.environ["TMPDIR"] = str(folder)
+        # As etcd does, and kineshim and kine on SQLite: the databases wait for the disk, which those of other tests do not.
+        os.environ["KS_TEST_FSYNC"] = "1"
         # kine opens a connection for each request that waits.
         os.environ["KS_TEST_POSTGRES_FLAGS"] = "-c max_connections=1000"
         if kind == "mariadb":
