@@ -22,7 +22,7 @@ import time
 
 import curves
 from pages import command_line, machine, must_know, put_raw, put_section, words
-from targets import KINESHIM, NOT_KINE, Targets, database_versions, harness, note, version_of
+from targets import KINESHIM, NOT_KINE, Targets, database_of, database_versions, harness, note, version_of
 
 INFLIGHT = 64
 PAGE = 500
