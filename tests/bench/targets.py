@@ -107,7 +107,8 @@ class Database:
     def settle(self, name):
         """Does now what a load of many rows leaves for later, and what would else be counted with the calls that follow."""
         if self.short == "pg":
-            shell(f"PGDATABASE={name} pg_run {self.folder} psql -qXAt -c 'VACUUM (ANALYZE) kineshim_log' -c CHECKPOINT")
+            self.sql("VACUUM (ANALYZE) kineshim_log", name)
+            self.sql("CHECKPOINT")
 
     def pids(self):
         """The server and the processes that it has now, which for PostgreSQL are those of its connections too."""
