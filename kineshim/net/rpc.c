@@ -296,24 +296,23 @@ void ks_rpc_adopt(struct ks_rpc *rpc, int fd, const char *peer, struct ks_identi
 
 int ks_rpc_fd(struct rpc_call *call)
 {
-	char *name, *end;
-	long fd;
+	char *name, *end = NULL;
+	long fd = 0;
 
 	if (call->fd != -1)
 		return call->fd;
 	name = grpc_call_get_peer(call->call);
-	fd = name && strncmp(name, "fd:", 3) == 0 ? strtol(name + 3, &end, 10) : -2;
-	call->fd = fd >= 0 && fd <= INT_MAX ? (int)fd : -2;
+	if (name && strncmp(name, "fd:", 3) == 0)
+		fd = strtol(name + 3, &end, 10);
+	call->fd = end && end != name + 3 && fd >= 0 && fd <= INT_MAX ? (int)fd : -2;
 	gpr_free(name);
 	return call->fd;
 }
 
 /* With the lock held. NULL when the core calls the connection something else. */
-static const struct rpc_peer *find_peer(struct ks_rpc *rpc, const char *name)
+static const struct rpc_peer *find_peer(struct ks_rpc *rpc, int fd)
 {
-	int fd;
-
-	if (!name || sscanf(name, "fd:%d", &fd) != 1 || fd < 0 || (size_t)fd >= rpc->peer_capacity)
+	if (fd < 0 || (size_t)fd >= rpc->peer_capacity)
 		return NULL;
 	return rpc->peers[fd].text ? &rpc->peers[fd] : NULL;
 }
@@ -324,14 +323,19 @@ const char *ks_rpc_peer(struct ks_call *base)
 	struct ks_rpc *rpc = base->rpc;
 	const struct rpc_peer *peer;
 	char *name;
+	int fd;
 
 	if (call->peer)
 		return call->peer;
-	name = grpc_call_get_peer(call->call);
+	fd = ks_rpc_fd(call);
 	ks_mutex_lock(&rpc->lock);
-	peer = find_peer(rpc, name);
-	call->peer = ks_xstrdup(peer ? peer->text : name ? name : "unknown");
+	peer = find_peer(rpc, fd);
+	call->peer = peer ? ks_xstrdup(peer->text) : NULL;
 	ks_mutex_unlock(&rpc->lock);
+	if (call->peer)
+		return call->peer;
+	name = grpc_call_get_peer(call->call);
+	call->peer = ks_xstrdup(name ? name : "unknown");
 	gpr_free(name);
 	return call->peer;
 }
@@ -341,17 +345,16 @@ const struct ks_identity *ks_rpc_identity(struct ks_call *base)
 	struct rpc_call *call = ks_container_of(base, struct rpc_call, base);
 	struct ks_rpc *rpc = base->rpc;
 	const struct rpc_peer *peer;
-	char *name;
+	int fd;
 
 	/* Set before the connection that has one is given to the core. */
 	if (call->identity_known || !atomic_load(&rpc->identities))
 		return call->identity;
-	name = grpc_call_get_peer(call->call);
+	fd = ks_rpc_fd(call);
 	ks_mutex_lock(&rpc->lock);
-	peer = find_peer(rpc, name);
+	peer = find_peer(rpc, fd);
 	call->identity = peer ? ks_identity_ref(peer->identity) : NULL;
 	ks_mutex_unlock(&rpc->lock);
-	gpr_free(name);
 	call->identity_known = true;
 	return call->identity;
 }

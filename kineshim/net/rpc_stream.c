@@ -52,7 +52,6 @@ struct rpc_stream {
 	bool headers_sent, status_sent;
 	bool writes; /* the batch that sends does not only leave the message with the core */
 	bool on_unsent;
-	bool given; /* counted in the queue's streams_given */
 	struct rpc_stream *next_unsent;
 	struct ks_list node; /* queue->streams */
 	struct ks_task wake; /* puts the stream on queue->unsent */
@@ -106,7 +105,7 @@ static void free_stream(struct rpc_stream *stream)
 	ks_rpc_call_fini(&stream->call);
 	if (stream->sending)
 		grpc_byte_buffer_destroy(stream->sending);
-	if (stream->given)
+	if (stream->call.call) /* it arrived */
 		atomic_fetch_sub_explicit(&stream->call.base.queue->streams_given, 1, memory_order_relaxed);
 	ks_mutex_fini(&stream->lock);
 	free(stream);
@@ -235,7 +234,6 @@ static void stream_arrived(struct rpc_tag *tag, bool ok)
 		return;
 	}
 	/* Before the next request is placed. */
-	stream->given = true;
 	atomic_fetch_add_explicit(&stream->call.base.queue->streams_given, 1, memory_order_relaxed);
 	refusal = ks_rpc_request_arrived(stream->call.base.rpc->queues, &stream->call, &status);
 	if (refusal)
