@@ -7,7 +7,6 @@
  * of instances share one database.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +16,7 @@
 #include "base/diag.h"
 #include "base/panic.h"
 #include "mssql_priv.h"
+#include "schema.h"
 
 #define SCHEMA_VERSION 1
 
@@ -128,6 +128,8 @@ static enum sqlb_outcome ask_meta(struct sqlb_conn *conn, const char *name, char
 	return ask(conn, sql, out, out_size, found, err);
 }
 
+static const struct sqlb_schema_driver schema_driver = {.read = ask_meta, .broken = sqlb_ms_broken};
+
 /* Whose tables are these? *version: 0 = none there, else that of our schema. */
 static enum sqlb_outcome inspect(struct sqlb_conn *conn, int *version, struct ks_err *err)
 {
@@ -152,23 +154,10 @@ static enum sqlb_outcome inspect(struct sqlb_conn *conn, int *version, struct ks
 			 text);
 		return sqlb_ms_broken(conn, err, why);
 	}
-	outcome = ask_meta(conn, "program", text, sizeof(text), &found, err);
-	if (outcome == SQLB_OK && (!found || strcmp(text, "kineshim") != 0))
+	outcome = sqlb_schema_version(conn, &schema_driver, SCHEMA_VERSION, version, err);
+	if (outcome == SQLB_OK && *version == 0)
 		return sqlb_ms_broken(conn, err, "the table kineshim_meta is not kineshim's");
-	if (outcome == SQLB_OK)
-		outcome = ask_meta(conn, "schema_version", text, sizeof(text), &found, err);
-	if (outcome != SQLB_OK)
-		return outcome;
-	*version = found ? (int)strtol(text, NULL, 10) : 0;
-	if (*version < 1)
-		return sqlb_ms_broken(conn, err, "kineshim_meta has no schema_version");
-	if (*version > SCHEMA_VERSION) {
-		snprintf(why, sizeof(why),
-			 "schema version %d is newer than this program's %d: it needs a newer kineshim", *version,
-			 SCHEMA_VERSION);
-		return sqlb_ms_broken(conn, err, why);
-	}
-	return SQLB_OK;
+	return outcome;
 }
 
 static enum sqlb_outcome run_batch(struct sqlb_conn *conn, const char *text, size_t size, struct ks_err *err)
@@ -181,24 +170,17 @@ static enum sqlb_outcome run_batch(struct sqlb_conn *conn, const char *text, siz
 /* Runs the section "-- version N" of the schema, batch by batch: each ends with GO on a line of its own. */
 static enum sqlb_outcome run_section(struct sqlb_conn *conn, int version, struct ks_err *err)
 {
+	char *section = sqlb_schema_upgrade(schema, version);
 	enum sqlb_outcome outcome = SQLB_OK;
-	const char *at, *end;
-	char marker[40];
 
-	snprintf(marker, sizeof(marker), "\n-- version %d\n", version);
-	at = strstr(schema, marker);
-	KS_ASSERT(at);
-	at += strlen(marker);
-	end = strstr(at, "\n-- version ");
-	if (!end)
-		end = at + strlen(at);
-	while (at < end && outcome == SQLB_OK) {
+	for (const char *at = section; *at && outcome == SQLB_OK;) {
 		const char *go = strstr(at, "\nGO\n");
 
-		KS_ASSERT(go && go < end);
+		KS_ASSERT(go);
 		outcome = run_batch(conn, at, (size_t)(go - at), err);
 		at = go + strlen("\nGO\n");
 	}
+	free(section);
 	return outcome;
 }
 
@@ -206,21 +188,13 @@ static enum sqlb_outcome run_section(struct sqlb_conn *conn, int version, struct
 static enum sqlb_outcome upgrade(struct sqlb_conn *conn, int version, struct ks_err *err)
 {
 	enum sqlb_outcome outcome = SQLB_OK;
-	char sql[400];
+	char sql[SQLB_SCHEMA_NOTE_BYTES];
 
 	for (int next = version + 1; next <= SCHEMA_VERSION && outcome == SQLB_OK; next++)
 		outcome = run_section(conn, next, err);
 	if (outcome != SQLB_OK)
 		return outcome;
-	if (version == 0)
-		snprintf(sql, sizeof(sql),
-			 "INSERT INTO kineshim_meta (name, value) VALUES ('program', 'kineshim'), ('schema_version', "
-			 "'%d'), ('cluster_id', '%016" PRIx64 "'), ('created_at', CONVERT(varchar(19), "
-			 "SYSUTCDATETIME(), 126) + 'Z')",
-			 SCHEMA_VERSION, sqlb_random_id());
-	else
-		snprintf(sql, sizeof(sql), "UPDATE kineshim_meta SET value = '%d' WHERE name = 'schema_version'",
-			 SCHEMA_VERSION);
+	sqlb_schema_note(sql, version, SCHEMA_VERSION, "CONVERT(varchar(19), SYSUTCDATETIME(), 126) + 'Z'", "");
 	return run_batch(conn, sql, strlen(sql), err);
 }
 
@@ -249,21 +223,6 @@ static enum sqlb_outcome upgrade_locked(struct sqlb_conn *conn, struct ks_err *e
 	if (outcome != SQLB_OK)
 		sqlb_ms_drop(conn);
 	return outcome;
-}
-
-static enum sqlb_outcome read_cluster_id(struct sqlb_conn *conn, uint64_t *cluster_id, struct ks_err *err)
-{
-	enum sqlb_outcome outcome;
-	char text[40];
-	bool found;
-
-	outcome = ask_meta(conn, "cluster_id", text, sizeof(text), &found, err);
-	if (outcome != SQLB_OK)
-		return outcome;
-	*cluster_id = found ? strtoull(text, NULL, 16) : 0;
-	if (*cluster_id == 0)
-		return sqlb_ms_broken(conn, err, "kineshim_meta has no cluster_id");
-	return SQLB_OK;
 }
 
 /* What an administrator should know of the database, once for each start. A server that has not these columns is fine. */
@@ -302,7 +261,7 @@ static enum sqlb_outcome ms_migrate(struct sqlb_conn *conn, uint64_t *cluster_id
 	if (outcome == SQLB_OK && version < SCHEMA_VERSION)
 		outcome = upgrade_locked(conn, err);
 	if (outcome == SQLB_OK)
-		outcome = read_cluster_id(conn, cluster_id, err);
+		outcome = sqlb_schema_cluster_id(conn, &schema_driver, cluster_id, err);
 	if (outcome == SQLB_OK) { /* are the log's columns what they should be? */
 		static const char text[] = "SELECT TOP (0) " SQLB_MS_ROW_COLUMNS ", " SQLB_MS_NOW " FROM kineshim_log";
 

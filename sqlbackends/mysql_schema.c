@@ -14,8 +14,8 @@
 #include <time.h>
 
 #include "base/diag.h"
-#include "base/panic.h"
 #include "mysql_priv.h"
+#include "schema.h"
 
 #define SCHEMA_VERSION 1
 #define OLDEST_MARIADB 100600
@@ -42,6 +42,8 @@ static enum sqlb_outcome ask_meta(struct sqlb_conn *conn, const char *name, char
 	return sqlb_my_ask(conn, sql, out, out_size, found, err);
 }
 
+static const struct sqlb_schema_driver schema_driver = {.read = ask_meta, .broken = sqlb_my_broken};
+
 /* A table of one of our names that was not made by this program: its comment does not say so. */
 static enum sqlb_outcome look_for_foreign(struct sqlb_conn *conn, struct ks_err *err)
 {
@@ -64,8 +66,8 @@ static enum sqlb_outcome look_for_foreign(struct sqlb_conn *conn, struct ks_err 
 /* *version: 0 = none there, or not all of it, else that of our schema. */
 static enum sqlb_outcome inspect(struct sqlb_conn *conn, int *version, struct ks_err *err)
 {
-	char text[100], why[200];
 	enum sqlb_outcome outcome;
+	char text[100];
 	bool found;
 
 	*version = 0;
@@ -77,25 +79,10 @@ static enum sqlb_outcome inspect(struct sqlb_conn *conn, int *version, struct ks
 		return outcome;
 	if (!found)
 		return look_for_foreign(conn, err);
-	outcome = ask_meta(conn, "program", text, sizeof(text), &found, err);
-	if (outcome == SQLB_OK && found && strcmp(text, "kineshim") != 0)
-		return sqlb_my_broken(conn, err, "the table kineshim_meta is not kineshim's");
-	if (outcome == SQLB_OK && !found) /* it was being made when something came in between */
+	outcome = sqlb_schema_version(conn, &schema_driver, SCHEMA_VERSION, version, err);
+	if (outcome == SQLB_OK && *version == 0) /* it was being made when something came in between */
 		return look_for_foreign(conn, err);
-	if (outcome == SQLB_OK)
-		outcome = ask_meta(conn, "schema_version", text, sizeof(text), &found, err);
-	if (outcome != SQLB_OK)
-		return outcome;
-	*version = found ? (int)strtol(text, NULL, 10) : 0;
-	if (*version < 1)
-		return sqlb_my_broken(conn, err, "kineshim_meta has no schema_version");
-	if (*version > SCHEMA_VERSION) {
-		snprintf(why, sizeof(why),
-			 "schema version %d is newer than this program's %d: it needs a newer kineshim", *version,
-			 SCHEMA_VERSION);
-		return sqlb_my_broken(conn, err, why);
-	}
-	return SQLB_OK;
+	return outcome;
 }
 
 /* ---- the maker ---- */
@@ -150,36 +137,23 @@ static void wait_for_maker(void)
 /* ---- making ---- */
 
 /*
- * Runs the section "-- NAME" of the schema, statement by statement, as the maker that we must still be (NULL: it does not
+ * Runs a section of the schema (taken over), statement by statement, as the maker that we must still be (NULL: it does not
  * matter who does it); CONFLICT when we are not.
  */
-static enum sqlb_outcome run_section(struct sqlb_conn *conn, const char *name, struct maker *maker, struct ks_err *err)
+static enum sqlb_outcome run_section(struct sqlb_conn *conn, char *section, struct maker *maker, struct ks_err *err)
 {
 	enum sqlb_outcome outcome = SQLB_OK;
-	const char *begin, *end, *next;
+	char *end, *statement = section;
 	bool mine = true;
-	char marker[40];
 
-	snprintf(marker, sizeof(marker), "\n-- %s\n", name);
-	begin = strstr(schema, marker);
-	KS_ASSERT(begin);
-	begin += strlen(marker);
-	end = strstr(begin, "\n-- version ");
-	if (!end)
-		end = strstr(begin, "\n-- view\n");
-	if (!end)
-		end = begin + strlen(begin);
-	for (; outcome == SQLB_OK && (next = strstr(begin, ";\n")) != NULL && next < end; begin = next + 2) {
-		size_t size = (size_t)(next - begin);
-		char *statement = ks_xcalloc(1, size + 1);
-
-		memcpy(statement, begin, size);
+	for (; outcome == SQLB_OK && (end = strstr(statement, ";\n")) != NULL; statement = end + 2) {
+		*end = '\0';
 		if (maker)
 			outcome = claim(conn, maker, &mine, err);
 		if (outcome == SQLB_OK)
 			outcome = mine ? sqlb_my_exec(conn, statement, err) : SQLB_CONFLICT;
-		free(statement);
 	}
+	free(section);
 	return outcome;
 }
 
@@ -187,25 +161,14 @@ static enum sqlb_outcome run_section(struct sqlb_conn *conn, const char *name, s
 static enum sqlb_outcome upgrade(struct sqlb_conn *conn, int version, struct maker *maker, struct ks_err *err)
 {
 	enum sqlb_outcome outcome = SQLB_OK;
-	char sql[500], name[30];
+	char sql[SQLB_SCHEMA_NOTE_BYTES];
 
-	for (int next = version + 1; next <= SCHEMA_VERSION && outcome == SQLB_OK; next++) {
-		snprintf(name, sizeof(name), "version %d", next);
-		outcome = run_section(conn, name, maker, err);
-	}
+	for (int next = version + 1; next <= SCHEMA_VERSION && outcome == SQLB_OK; next++)
+		outcome = run_section(conn, sqlb_schema_upgrade(schema, next), maker, err);
 	if (outcome != SQLB_OK)
 		return outcome;
-	if (version == 0)
-		snprintf(sql, sizeof(sql),
-			 "INSERT INTO kineshim_meta (name, value) VALUES ('program', 'kineshim'), ('schema_version', "
-			 "'%d'), "
-			 "('cluster_id', '%016" PRIx64 "'), "
-			 "('created_at', DATE_FORMAT(UTC_TIMESTAMP(), '%%Y-%%m-%%dT%%H:%%i:%%sZ')) "
-			 "ON DUPLICATE KEY UPDATE name = VALUES(name)",
-			 SCHEMA_VERSION, sqlb_random_id());
-	else
-		snprintf(sql, sizeof(sql), "UPDATE kineshim_meta SET value = '%d' WHERE name = 'schema_version'",
-			 SCHEMA_VERSION);
+	sqlb_schema_note(sql, version, SCHEMA_VERSION, "DATE_FORMAT(UTC_TIMESTAMP(), '%Y-%m-%dT%H:%i:%sZ')",
+			 " ON DUPLICATE KEY UPDATE name = VALUES(name)");
 	return sqlb_my_exec(conn, sql, err);
 }
 
@@ -220,7 +183,7 @@ static enum sqlb_outcome upgrade_once(struct sqlb_conn *conn, struct maker *make
 	if (outcome == SQLB_OK)
 		outcome = inspect(conn, &version, err);
 	if (outcome == SQLB_OK && version == 0) /* perhaps not even the table that says who makes the others */
-		outcome = run_section(conn, "meta", NULL, err);
+		outcome = run_section(conn, sqlb_schema_section(schema, "meta"), NULL, err);
 	if (outcome == SQLB_OK && version < SCHEMA_VERSION) {
 		outcome = claim(conn, maker, &mine, err);
 		if (outcome != SQLB_OK || !mine)
@@ -283,7 +246,7 @@ static enum sqlb_outcome make_view(struct sqlb_conn *conn, struct maker *maker, 
 	if (outcome == SQLB_OK && mine)
 		outcome = look_for_view(conn, &found, &why);
 	if (outcome == SQLB_OK && mine && !found)
-		outcome = run_section(conn, "view", maker, &why);
+		outcome = run_section(conn, sqlb_schema_section(schema, "view"), maker, &why);
 	if (outcome == SQLB_OK)
 		return SQLB_OK;
 	if (outcome != SQLB_CONFLICT)
@@ -292,21 +255,6 @@ static enum sqlb_outcome make_view(struct sqlb_conn *conn, struct maker *maker, 
 			"create views: %s",
 			why.text);
 	return sqlb_my_begin(conn, SQLB_MY_ANSWER_TIMEOUT_S, err);
-}
-
-static enum sqlb_outcome read_cluster_id(struct sqlb_conn *conn, uint64_t *cluster_id, struct ks_err *err)
-{
-	enum sqlb_outcome outcome;
-	char text[40];
-	bool found;
-
-	outcome = ask_meta(conn, "cluster_id", text, sizeof(text), &found, err);
-	if (outcome != SQLB_OK)
-		return outcome;
-	*cluster_id = found ? strtoull(text, NULL, 16) : 0;
-	if (*cluster_id == 0)
-		return sqlb_my_broken(conn, err, "kineshim_meta has no cluster_id");
-	return SQLB_OK;
 }
 
 /* A database that is up to date is only looked at: a read-only replica can be read. */
@@ -335,7 +283,7 @@ enum sqlb_outcome sqlb_my_migrate(struct sqlb_conn *conn, uint64_t *cluster_id, 
 	if (outcome == SQLB_OK)
 		outcome = sqlb_my_begin(conn, SQLB_MY_ANSWER_TIMEOUT_S, err);
 	if (outcome == SQLB_OK)
-		outcome = read_cluster_id(conn, cluster_id, err);
+		outcome = sqlb_schema_cluster_id(conn, &schema_driver, cluster_id, err);
 	if (outcome == SQLB_OK) /* are the log's columns what they should be? */
 		outcome = sqlb_my_prepare(conn, SQLB_MY_ROWS, 0, &stmt, err);
 	return sqlb_my_no_conflict(outcome);

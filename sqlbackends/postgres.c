@@ -8,7 +8,6 @@
  */
 #include <ctype.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +16,7 @@
 
 #include "base/panic.h"
 #include "postgres_priv.h"
+#include "schema.h"
 #include "url.h"
 
 #define SCHEMA_VERSION 1
@@ -361,6 +361,8 @@ static enum sqlb_outcome ask_meta(struct sqlb_conn *conn, const char *name, char
 	return ask(conn, sql, out, out_size, found, err);
 }
 
+static const struct sqlb_schema_driver schema_driver = {.read = ask_meta, .broken = sqlb_pg_broken};
+
 /* Whose tables are these? *version: 0 = none there, else that of our schema. */
 static enum sqlb_outcome inspect(struct sqlb_conn *conn, int *version, struct ks_err *err)
 {
@@ -385,42 +387,9 @@ static enum sqlb_outcome inspect(struct sqlb_conn *conn, int *version, struct ks
 			 text);
 		return sqlb_pg_broken(conn, err, why);
 	}
-	outcome = ask_meta(conn, "program", text, sizeof(text), &found, err);
-	if (outcome == SQLB_OK && (!found || strcmp(text, "kineshim") != 0))
+	outcome = sqlb_schema_version(conn, &schema_driver, SCHEMA_VERSION, version, err);
+	if (outcome == SQLB_OK && *version == 0)
 		return sqlb_pg_broken(conn, err, "the table kineshim_meta is not kineshim's");
-	if (outcome == SQLB_OK)
-		outcome = ask_meta(conn, "schema_version", text, sizeof(text), &found, err);
-	if (outcome != SQLB_OK)
-		return outcome;
-	*version = found ? (int)strtol(text, NULL, 10) : 0;
-	if (*version < 1)
-		return sqlb_pg_broken(conn, err, "kineshim_meta has no schema_version");
-	if (*version > SCHEMA_VERSION) {
-		snprintf(why, sizeof(why),
-			 "schema version %d is newer than this program's %d: it needs a newer kineshim", *version,
-			 SCHEMA_VERSION);
-		return sqlb_pg_broken(conn, err, why);
-	}
-	return SQLB_OK;
-}
-
-/* Runs the section "-- version N" of the schema. */
-static enum sqlb_outcome run_section(struct sqlb_conn *conn, int version, struct ks_err *err)
-{
-	enum sqlb_outcome outcome;
-	const char *begin, *end;
-	char marker[40];
-	char *section;
-
-	snprintf(marker, sizeof(marker), "\n-- version %d\n", version);
-	begin = strstr(schema, marker);
-	KS_ASSERT(begin);
-	begin += strlen(marker);
-	end = strstr(begin, "\n-- version ");
-	section = ks_xcalloc(1, strlen(begin) + 1);
-	memcpy(section, begin, end ? (size_t)(end - begin) : strlen(begin));
-	outcome = sqlb_pg_exec(conn, section, NULL, err);
-	free(section);
 	return outcome;
 }
 
@@ -428,22 +397,18 @@ static enum sqlb_outcome run_section(struct sqlb_conn *conn, int version, struct
 static enum sqlb_outcome upgrade(struct sqlb_conn *conn, int version, struct ks_err *err)
 {
 	enum sqlb_outcome outcome = SQLB_OK;
-	char sql[400];
+	char sql[SQLB_SCHEMA_NOTE_BYTES];
 
-	for (int next = version + 1; next <= SCHEMA_VERSION && outcome == SQLB_OK; next++)
-		outcome = run_section(conn, next, err);
+	for (int next = version + 1; next <= SCHEMA_VERSION && outcome == SQLB_OK; next++) {
+		char *section = sqlb_schema_upgrade(schema, next);
+
+		outcome = sqlb_pg_exec(conn, section, NULL, err);
+		free(section);
+	}
 	if (outcome != SQLB_OK)
 		return outcome;
-	if (version == 0)
-		snprintf(sql, sizeof(sql),
-			 "INSERT INTO kineshim_meta (name, value) VALUES ('program', 'kineshim'), ('schema_version', "
-			 "'%d'), "
-			 "('cluster_id', '%016" PRIx64 "'), "
-			 "('created_at', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))",
-			 SCHEMA_VERSION, sqlb_random_id());
-	else
-		snprintf(sql, sizeof(sql), "UPDATE kineshim_meta SET value = '%d' WHERE name = 'schema_version'",
-			 SCHEMA_VERSION);
+	sqlb_schema_note(sql, version, SCHEMA_VERSION,
+			 "to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')", "");
 	return sqlb_pg_exec(conn, sql, NULL, err);
 }
 
@@ -470,21 +435,6 @@ static enum sqlb_outcome upgrade_locked(struct sqlb_conn *conn, struct ks_err *e
 	return outcome;
 }
 
-static enum sqlb_outcome read_cluster_id(struct sqlb_conn *conn, uint64_t *cluster_id, struct ks_err *err)
-{
-	enum sqlb_outcome outcome;
-	char text[40];
-	bool found;
-
-	outcome = ask_meta(conn, "cluster_id", text, sizeof(text), &found, err);
-	if (outcome != SQLB_OK)
-		return outcome;
-	*cluster_id = found ? strtoull(text, NULL, 16) : 0;
-	if (*cluster_id == 0)
-		return sqlb_pg_broken(conn, err, "kineshim_meta has no cluster_id");
-	return SQLB_OK;
-}
-
 /*
  * A database that is up to date is only looked at: a read-only standby can be read, and nobody waits for a
  * lock.
@@ -499,7 +449,7 @@ static enum sqlb_outcome pg_migrate(struct sqlb_conn *conn, uint64_t *cluster_id
 		return outcome;
 	if (conn->plain) {
 		outcome = sqlb_pg_plain_migrate(conn, SCHEMA_VERSION, sqlb_random_id(), err);
-		return outcome == SQLB_OK ? read_cluster_id(conn, cluster_id, err) : outcome;
+		return outcome == SQLB_OK ? sqlb_schema_cluster_id(conn, &schema_driver, cluster_id, err) : outcome;
 	}
 	if (PQserverVersion(conn->pg) < OLDEST_SERVER)
 		return sqlb_pg_broken(conn, err, "the server is older than PostgreSQL 13");
@@ -507,7 +457,7 @@ static enum sqlb_outcome pg_migrate(struct sqlb_conn *conn, uint64_t *cluster_id
 	if (outcome == SQLB_OK && version < SCHEMA_VERSION)
 		outcome = upgrade_locked(conn, err);
 	if (outcome == SQLB_OK)
-		outcome = read_cluster_id(conn, cluster_id, err);
+		outcome = sqlb_schema_cluster_id(conn, &schema_driver, cluster_id, err);
 	if (outcome == SQLB_OK)
 		outcome = sqlb_pg_prepare(conn, SQLB_PG_ROWS, err); /* are the log's columns what they should be? */
 	return outcome;

@@ -33,6 +33,7 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "base/panic.h"
+#include "schema.h"
 #include "url.h"
 
 #define APPLICATION_ID 0x4b53484d /* "KSHM", in the file's header */
@@ -296,26 +297,6 @@ static enum sqlb_outcome inspect(struct sqlb_conn *conn, int *version, struct ks
 	return SQLB_OK;
 }
 
-/* Runs the section "-- version N" of the schema. */
-static int run_section(struct sqlb_conn *conn, int version)
-{
-	char marker[40];
-	const char *begin, *end;
-	char *section;
-	int rc;
-
-	snprintf(marker, sizeof(marker), "\n-- version %d\n", version);
-	begin = strstr(schema, marker);
-	KS_ASSERT(begin);
-	begin += strlen(marker);
-	end = strstr(begin, "\n-- version ");
-	section = ks_xcalloc(1, (end ? (size_t)(end - begin) : strlen(begin)) + 1);
-	memcpy(section, begin, end ? (size_t)(end - begin) : strlen(begin));
-	rc = sqlb_lite_exec(conn, section);
-	free(section);
-	return rc;
-}
-
 static int note_meta(struct sqlb_conn *conn, const char *name, const char *value)
 {
 	char *sql = sqlite3_mprintf("INSERT OR REPLACE INTO kineshim_meta (name, value) VALUES (%Q, %Q)", name, value);
@@ -331,8 +312,12 @@ static int upgrade(struct sqlb_conn *conn, int version)
 	uint64_t id = 0;
 	int rc = SQLITE_OK;
 
-	for (int next = version + 1; next <= SCHEMA_VERSION && rc == SQLITE_OK; next++)
-		rc = run_section(conn, next);
+	for (int next = version + 1; next <= SCHEMA_VERSION && rc == SQLITE_OK; next++) {
+		char *section = sqlb_schema_upgrade(schema, next);
+
+		rc = sqlb_lite_exec(conn, section);
+		free(section);
+	}
 	snprintf(text, sizeof(text), "%d", SCHEMA_VERSION);
 	if (rc == SQLITE_OK)
 		rc = note_meta(conn, "schema_version", text);
