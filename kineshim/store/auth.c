@@ -10,64 +10,56 @@
 
 /* ---- users and roles ---- */
 
-static void user_unref(struct ks_auth_user_object *object)
+/* NULL without memory. Everything behind the row is zero, and 'record' points into a copy of the payload that the row keeps. */
+static void *new_row(size_t size, struct ks_slice payload, struct ks_auth_record *record, struct ks_loc loc)
 {
-	if (!object || atomic_fetch_sub_explicit(&object->refs, 1, memory_order_acq_rel) != 1)
-		return;
-	ks_bytes_unref(object->payload);
-	free(object);
-}
+	struct ks_auth_row *row = calloc(1, size);
 
-static void role_unref(struct ks_auth_role_object *object)
-{
-	if (!object || atomic_fetch_sub_explicit(&object->refs, 1, memory_order_acq_rel) != 1)
-		return;
-	ks_bytes_unref(object->payload);
-	free(object);
-}
-
-/* The record once more, pointing into a copy of the payload. */
-static struct ks_bytes *keep_payload(struct ks_slice payload, struct ks_auth_record *record)
-{
-	struct ks_bytes *copy = ks_bytes_copy(payload);
-
-	if (copy)
-		KS_ASSERT(ks_auth_decode(ks_bytes_slice(copy), record));
-	return copy;
+	if (!row)
+		return NULL;
+	row->payload = ks_bytes_copy(payload);
+	if (!row->payload) {
+		free(row);
+		return NULL;
+	}
+	KS_ASSERT(ks_auth_decode(ks_bytes_slice(row->payload), record));
+	atomic_init(&row->refs, 1);
+	row->loc = loc;
+	return row;
 }
 
 static struct ks_auth_user_object *new_user(struct ks_slice payload, struct ks_auth_record *record, struct ks_loc loc)
 {
-	struct ks_auth_user_object *object = calloc(1, sizeof(*object) + record->item_count * sizeof(object->roles[0]));
+	struct ks_auth_user_object *object;
 
-	if (!object)
-		return NULL;
-	object->payload = keep_payload(payload, record);
-	if (!object->payload) {
-		free(object);
-		return NULL;
-	}
-	atomic_init(&object->refs, 1);
-	object->loc = loc;
-	ks_auth_decode_user(record, &object->user, object->roles);
+	object = new_row(sizeof(*object) + record->item_count * sizeof(object->roles[0]), payload, record, loc);
+	if (object)
+		ks_auth_decode_user(record, &object->user, object->roles);
 	return object;
 }
 
 static struct ks_auth_role_object *new_role(struct ks_slice payload, struct ks_auth_record *record, struct ks_loc loc)
 {
-	struct ks_auth_role_object *object = calloc(1, sizeof(*object) + record->item_count * sizeof(object->perms[0]));
+	struct ks_auth_role_object *object;
 
-	if (!object)
-		return NULL;
-	object->payload = keep_payload(payload, record);
-	if (!object->payload) {
-		free(object);
-		return NULL;
-	}
-	atomic_init(&object->refs, 1);
-	object->loc = loc;
-	ks_auth_decode_role(record, &object->role, object->perms);
+	object = new_row(sizeof(*object) + record->item_count * sizeof(object->perms[0]), payload, record, loc);
+	if (object)
+		ks_auth_decode_role(record, &object->role, object->perms);
 	return object;
+}
+
+static void ref_row(struct ks_auth_row *row)
+{
+	atomic_fetch_add_explicit(&row->refs, 1, memory_order_relaxed);
+}
+
+/* Of a user or a role, which goes with it. */
+static void unref_row(struct ks_auth_row *row)
+{
+	if (atomic_fetch_sub_explicit(&row->refs, 1, memory_order_acq_rel) != 1)
+		return;
+	ks_bytes_unref(row->payload);
+	free(row);
 }
 
 /* ---- versions ---- */
@@ -94,11 +86,11 @@ void ks_auth_unref(struct ks_auth *auth)
 	if (!auth || atomic_fetch_sub_explicit(&auth->refs, 1, memory_order_acq_rel) != 1)
 		return;
 	for (size_t i = 0; i < auth->user_count; i++) {
-		user_unref(auth->users[i].object);
+		unref_row(&auth->users[i].object->row);
 		ks_auth_grants_unref(atomic_load_explicit(&auth->users[i].grants, memory_order_relaxed));
 	}
 	for (size_t i = 0; i < auth->role_count; i++)
-		role_unref(auth->roles[i]);
+		unref_row(&auth->roles[i]->row);
 	ks_bytes_unref(auth->secret);
 	free(auth->users);
 	free(auth->credentials);
@@ -124,16 +116,9 @@ static bool make_room(struct ks_auth *auth)
 		auth->credentials = credentials;
 		auth->user_room = room;
 	}
-	if (auth->role_count == auth->role_room) {
-		size_t room = 2 * auth->role_room + 8;
-		struct ks_auth_role_object **roles = realloc(auth->roles, room * sizeof(struct ks_auth_role_object *));
-
-		if (!roles)
-			return false;
-		auth->roles = roles;
-		auth->role_room = room;
-	}
-	return ks_grow((void **)&auth->gone, &auth->gone_room, auth->gone_count, sizeof(*auth->gone));
+	return ks_grow((void **)&auth->roles, &auth->role_room, auth->role_count,
+		       sizeof(struct ks_auth_role_object *)) &&
+	       ks_grow((void **)&auth->gone, &auth->gone_room, auth->gone_count, sizeof(*auth->gone));
 }
 
 /* Others see only one of the two: no call-back reads the one that is being copied but through its grants, which may appear. */
@@ -164,7 +149,7 @@ static struct ks_auth *copy_version(const struct ks_auth *from)
 
 		auth->users[i].object = from->users[i].object;
 		auth->credentials[i] = from->credentials[i];
-		atomic_fetch_add_explicit(&auth->users[i].object->refs, 1, memory_order_relaxed);
+		ref_row(&auth->users[i].object->row);
 		if (grants)
 			atomic_fetch_add_explicit(&grants->refs, 1, memory_order_relaxed);
 		atomic_init(&auth->users[i].grants, grants);
@@ -172,7 +157,7 @@ static struct ks_auth *copy_version(const struct ks_auth *from)
 	auth->user_count = from->user_count;
 	for (size_t i = 0; i < from->role_count; i++) {
 		auth->roles[i] = from->roles[i];
-		atomic_fetch_add_explicit(&auth->roles[i]->refs, 1, memory_order_relaxed);
+		ref_row(&auth->roles[i]->row);
 	}
 	auth->role_count = from->role_count;
 	for (size_t i = 0; i < from->gone_count; i++)
@@ -183,37 +168,48 @@ static struct ks_auth *copy_version(const struct ks_auth *from)
 
 /* ---- looking up ---- */
 
-/* The first user whose name is not less; *found when it is that name. */
-static size_t seek_user(const struct ks_auth *auth, struct ks_slice name, bool *found)
+typedef struct ks_slice name_fn(const void *of, size_t i);
+
+static struct ks_slice user_name(const void *auth, size_t i)
 {
-	size_t low = 0, high = auth->user_count;
+	return ((const struct ks_auth *)auth)->users[i].object->user.name;
+}
+
+static struct ks_slice role_name(const void *auth, size_t i)
+{
+	return ((const struct ks_auth *)auth)->roles[i]->role.name;
+}
+
+static struct ks_slice role_of_user(const void *user, size_t i)
+{
+	return ((const struct ks_auth_user *)user)->roles[i];
+}
+
+/* The first of 'count' ascending names that is not less than 'name'; *found when it is that name. */
+static size_t seek(const void *of, size_t count, name_fn *name_at, struct ks_slice name, bool *found)
+{
+	size_t low = 0, high = count;
 
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
 
-		if (ks_slice_cmp(auth->users[middle].object->user.name, name) < 0)
+		if (ks_slice_cmp(name_at(of, middle), name) < 0)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	*found = low < auth->user_count && ks_slice_eq(auth->users[low].object->user.name, name);
+	*found = low < count && ks_slice_eq(name_at(of, low), name);
 	return low;
+}
+
+static size_t seek_user(const struct ks_auth *auth, struct ks_slice name, bool *found)
+{
+	return seek(auth, auth->user_count, user_name, name, found);
 }
 
 static size_t seek_role(const struct ks_auth *auth, struct ks_slice name, bool *found)
 {
-	size_t low = 0, high = auth->role_count;
-
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-
-		if (ks_slice_cmp(auth->roles[middle]->role.name, name) < 0)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	*found = low < auth->role_count && ks_slice_eq(auth->roles[low]->role.name, name);
-	return low;
+	return seek(auth, auth->role_count, role_name, name, found);
 }
 
 static size_t seek_credential(const struct ks_auth *auth, size_t count, uint64_t credential)
@@ -305,17 +301,10 @@ const struct ks_auth_role *ks_auth_role_at(const struct ks_auth *auth, size_t i)
 
 bool ks_auth_user_has_role(const struct ks_auth_user *user, struct ks_slice role)
 {
-	size_t low = 0, high = user->role_count;
+	bool found;
 
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-
-		if (ks_slice_cmp(user->roles[middle], role) < 0)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low < user->role_count && ks_slice_eq(user->roles[low], role);
+	(void)seek(user, user->role_count, role_of_user, role, &found);
+	return found;
 }
 
 /* ---- effects ---- */
@@ -359,10 +348,10 @@ static void set_user(struct ks_auth *auth, struct ks_slice name, struct ks_auth_
 	struct ks_auth_slot *slot = &auth->users[i];
 
 	if (found) {
-		drop(dropped, slot->object->loc);
+		drop(dropped, slot->object->row.loc);
 		unindex_credential(auth, auth->user_count, slot->object);
 		forget_grants(slot);
-		user_unref(slot->object);
+		unref_row(&slot->object->row);
 	} else if (object) {
 		memmove(slot + 1, slot, (auth->user_count - i) * sizeof(*slot));
 	}
@@ -388,8 +377,8 @@ static void set_role(struct ks_auth *auth, struct ks_slice name, struct ks_auth_
 		if (ks_auth_user_has_role(&auth->users[u].object->user, name))
 			forget_grants(&auth->users[u]);
 	if (found) {
-		drop(dropped, (*place)->loc);
-		role_unref(*place);
+		drop(dropped, (*place)->row.loc);
+		unref_row(&(*place)->row);
 	} else if (object) {
 		memmove(place + 1, place, (auth->role_count - i) * sizeof(struct ks_auth_role_object *));
 	}
@@ -431,8 +420,10 @@ bool ks_auth_apply(struct ks_auth **version, const struct ks_effect *effect, str
 	if (atomic_load_explicit(&auth->refs, memory_order_acquire) > 1)
 		auth = copy_version(auth);
 	if (!auth || !make_room(auth)) {
-		user_unref(user);
-		role_unref(role);
+		if (user)
+			unref_row(&user->row);
+		if (role)
+			unref_row(&role->row);
 		ks_bytes_unref(secret);
 		if (auth != *version)
 			ks_auth_unref(auth);
@@ -483,10 +474,10 @@ bool ks_auth_row_needed(const struct ks_auth *auth, const struct ks_effect *effe
 	switch (record.object) {
 	case KS_AUTH_USER:
 		i = seek_user(auth, record.name, &found);
-		return found && same_loc(auth->users[i].object->loc, loc);
+		return found && same_loc(auth->users[i].object->row.loc, loc);
 	case KS_AUTH_ROLE:
 		i = seek_role(auth, record.name, &found);
-		return found && same_loc(auth->roles[i]->loc, loc);
+		return found && same_loc(auth->roles[i]->row.loc, loc);
 	case KS_AUTH_SWITCH:
 		return same_loc(auth->switch_loc, loc);
 	}

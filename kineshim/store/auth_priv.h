@@ -11,18 +11,21 @@
 #include "store/auth.h"
 #include "store/store_priv.h"
 
-struct ks_auth_user_object {
+/* What a user and a role begin with. */
+struct ks_auth_row {
 	_Atomic uint32_t refs;
-	struct ks_bytes *payload; /* what 'user' points into */
 	struct ks_loc loc;
+	struct ks_bytes *payload; /* what the rest points into */
+};
+
+struct ks_auth_user_object {
+	struct ks_auth_row row;
 	struct ks_auth_user user;
 	struct ks_slice roles[];
 };
 
 struct ks_auth_role_object {
-	_Atomic uint32_t refs;
-	struct ks_bytes *payload;
-	struct ks_loc loc;
+	struct ks_auth_row row;
 	struct ks_auth_role role;
 	struct ks_auth_perm perms[];
 };
