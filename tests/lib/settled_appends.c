@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Two loops over positions, and one step of them for each way to append. See settled_appends.h. */
+/* The tests, two loops over positions, and one step of them for each way to append. See settled_appends.h. */
 #include "tests/lib/settled_appends.h"
 
 #include <pthread.h>
@@ -27,54 +27,76 @@ struct disturber {
 	_Atomic int times;
 };
 
+static const struct settled_backend *tested;
+
+static void through_disturbance(void (*disturb)(unsigned *seed), int at_a_time, const struct settled_goal *goal);
+static void through_cuts(int at_a_time);
 static void *disturb_now_and_then(void *arg);
-static bool append_from(const struct settled_backend *backend, struct sqlb_conn *conn, int64_t position, int at_a_time,
-			struct tally *tally);
-static void check_tally(const struct settled_backend *backend, const struct tally *tally, int least, int disturbances);
+static bool append_from(struct sqlb_conn *conn, int64_t position, int at_a_time, struct tally *tally);
+static void check_tally(const struct tally *tally, int least, int disturbances);
 
-void settled_through_disturbance(const struct settled_backend *backend, void (*disturb)(unsigned *seed), int at_a_time,
-				 int least, int least_disturbances)
+/* ---- the tests ---- */
+
+static void connections_cut_during_appends_lose_and_double_nothing(void)
 {
-	struct side side = backend->begin();
-	struct disturber disturber = {.disturb = disturb};
-	struct tally tally = {0};
-
-	CU_ASSERT_EQUAL_FATAL(pthread_create(&disturber.thread, NULL, disturb_now_and_then, &disturber), 0);
-	for (int64_t position = 1; position <= least || atomic_load(&disturber.times) < least_disturbances;
-	     position += at_a_time)
-		if (!append_from(backend, side.conn, position, at_a_time, &tally)) {
-			CU_FAIL("an append came to something else");
-			break;
-		}
-	atomic_store(&disturber.stop, true);
-	pthread_join(disturber.thread, NULL);
-	backend->reconnect();
-	CU_ASSERT_TRUE(tally.doubts + tally.away > 0);
-	check_tally(backend, &tally, least, atomic_load(&disturber.times));
-	backend->end(&side);
+	through_cuts(1);
 }
 
-void settled_through_cuts(const struct settled_backend *backend, int server_port, int at_a_time, int least_doubts)
+static void connections_cut_with_many_on_their_way_lose_and_double_nothing(void)
 {
-	struct side side = backend->begin(), cut;
-	struct tally tally = {0};
-	struct cut_proxy *proxy;
-	int port, cuts;
-
-	proxy = cut_proxy_start(server_port, LIFE_MS, PROXY_SEED, &port);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(proxy);
-	cut = backend->open_at(port);
-	for (int64_t position = 1; tally.doubts < least_doubts && position < MOST_POSITIONS; position += at_a_time)
-		if (!append_from(backend, cut.conn, position, at_a_time, &tally)) {
-			CU_FAIL("an append came to something else");
-			break;
-		}
-	backend->close(&cut);
-	cuts = cut_proxy_stop(proxy);
-	CU_ASSERT_TRUE(tally.landed > 0 && tally.doubts >= least_doubts);
-	check_tally(backend, &tally, least_doubts, cuts);
-	backend->end(&side);
+	through_cuts(SQLB_SENT_MAX);
 }
+
+static void sessions_ended_during_appends_lose_and_double_nothing(void)
+{
+	through_disturbance(tested->end_session, 1, &tested->sessions);
+}
+
+static void sessions_ended_with_many_on_their_way_lose_and_double_nothing(void)
+{
+	through_disturbance(tested->end_session, SQLB_SENT_MAX, &tested->sessions_with_many);
+}
+
+static void crashes_of_the_server_during_appends_lose_and_double_nothing(void)
+{
+	through_disturbance(tested->crash_server, 1, &tested->servers);
+}
+
+static void crashes_of_the_server_with_many_on_their_way_lose_and_double_nothing(void)
+{
+	through_disturbance(tested->crash_server, SQLB_SENT_MAX, &tested->servers);
+}
+
+static void restarts_of_the_server_during_appends_lose_and_double_nothing(void)
+{
+	through_disturbance(tested->restart_server, 1, &tested->servers);
+}
+
+static const struct tap_test tests[] = {
+	{"connections_cut_during_appends_lose_and_double_nothing",
+	 connections_cut_during_appends_lose_and_double_nothing},
+	{"connections_cut_with_many_on_their_way_lose_and_double_nothing",
+	 connections_cut_with_many_on_their_way_lose_and_double_nothing},
+	{"sessions_ended_during_appends_lose_and_double_nothing",
+	 sessions_ended_during_appends_lose_and_double_nothing},
+	{"sessions_ended_with_many_on_their_way_lose_and_double_nothing",
+	 sessions_ended_with_many_on_their_way_lose_and_double_nothing},
+	{"crashes_of_the_server_during_appends_lose_and_double_nothing",
+	 crashes_of_the_server_during_appends_lose_and_double_nothing},
+	{"crashes_of_the_server_with_many_on_their_way_lose_and_double_nothing",
+	 crashes_of_the_server_with_many_on_their_way_lose_and_double_nothing},
+	{"restarts_of_the_server_during_appends_lose_and_double_nothing",
+	 restarts_of_the_server_during_appends_lose_and_double_nothing},
+	{NULL, NULL},
+};
+
+void settled_add(const char *suite, const struct settled_backend *backend)
+{
+	tested = backend;
+	tap_add(suite, tests);
+}
+
+/* ---- what they and others are made of ---- */
 
 struct sqlb_row row_of(int64_t position, int64_t writer, int64_t batch)
 {
@@ -132,6 +154,52 @@ bool take_writer_and_batch(void *ctx, const struct sqlb_row *row)
 	return true;
 }
 
+/*
+ * Both: 'at_a_time' entries, at most SQLB_SENT_MAX, are sent before the first of them is received; 1: it is appended in one call.
+ */
+static void through_disturbance(void (*disturb)(unsigned *seed), int at_a_time, const struct settled_goal *goal)
+{
+	struct side side = tested->begin();
+	struct disturber disturber = {.disturb = disturb};
+	struct tally tally = {0};
+
+	CU_ASSERT_EQUAL_FATAL(pthread_create(&disturber.thread, NULL, disturb_now_and_then, &disturber), 0);
+	for (int64_t position = 1; position <= goal->entries || atomic_load(&disturber.times) < goal->disturbances;
+	     position += at_a_time)
+		if (!append_from(side.conn, position, at_a_time, &tally)) {
+			CU_FAIL("an append came to something else");
+			break;
+		}
+	atomic_store(&disturber.stop, true);
+	pthread_join(disturber.thread, NULL);
+	tested->reconnect();
+	CU_ASSERT_TRUE(tally.doubts + tally.away > 0);
+	check_tally(&tally, goal->entries, atomic_load(&disturber.times));
+	tested->end(&side);
+}
+
+static void through_cuts(int at_a_time)
+{
+	struct side side = tested->begin(), cut;
+	struct tally tally = {0};
+	struct cut_proxy *proxy;
+	int port, cuts;
+
+	proxy = cut_proxy_start(tested->server_port, LIFE_MS, PROXY_SEED, &port);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(proxy);
+	cut = tested->open_at(port);
+	for (int64_t position = 1; tally.doubts < tested->doubts && position < MOST_POSITIONS; position += at_a_time)
+		if (!append_from(cut.conn, position, at_a_time, &tally)) {
+			CU_FAIL("an append came to something else");
+			break;
+		}
+	tested->close(&cut);
+	cuts = cut_proxy_stop(proxy);
+	CU_ASSERT_TRUE(tally.landed > 0 && tally.doubts >= tested->doubts);
+	check_tally(&tally, tested->doubts, cuts);
+	tested->end(&side);
+}
+
 static void *disturb_now_and_then(void *arg)
 {
 	struct disturber *disturber = arg;
@@ -164,12 +232,11 @@ static bool is_ours(const int64_t found[2], int64_t position)
  * DOUBT, AWAY and, where that may happen, a conflict with nobody are answered by the same batch again, a conflict with itself
  * means that it had landed. False: something that must not happen.
  */
-static bool append_until_settled(const struct settled_backend *backend, struct sqlb_conn *conn, int64_t position,
-				 struct tally *tally)
+static bool append_until_settled(struct sqlb_conn *conn, int64_t position, struct tally *tally)
 {
 	for (;;) {
 		struct ks_err err = {0};
-		enum sqlb_outcome outcome = backend->append(conn, position, &err);
+		enum sqlb_outcome outcome = tested->append(conn, position, &err);
 		int64_t found[2] = {0};
 
 		tally->doubts += outcome == SQLB_DOUBT;
@@ -185,10 +252,10 @@ static bool append_until_settled(const struct settled_backend *backend, struct s
 			pause_a_little();
 			break;
 		case SQLB_CONFLICT:
-			while (backend->ops->read_at(conn, &(struct sqlb_loc){position, 0}, 1, take_writer_and_batch,
-						     found, &err) == SQLB_AWAY)
+			while (tested->ops->read_at(conn, &(struct sqlb_loc){position, 0}, 1, take_writer_and_batch,
+						    found, &err) == SQLB_AWAY)
 				pause_a_little();
-			if (found[0] == 0 && backend->conflicts_with_nobody)
+			if (found[0] == 0 && tested->conflicts_with_nobody)
 				break;
 			tally->landed++;
 			if (!is_ours(found, position))
@@ -203,8 +270,7 @@ static bool append_until_settled(const struct settled_backend *backend, struct s
 }
 
 /* Sends as many as can be, and sends again what was not OK, one by one. False: something that must not happen. */
-static bool append_many_until_settled(const struct settled_backend *backend, struct sqlb_conn *conn, int64_t position,
-				      int count, struct tally *tally)
+static bool append_many_until_settled(struct sqlb_conn *conn, int64_t position, int count, struct tally *tally)
 {
 	enum sqlb_outcome outcomes[SQLB_SENT_MAX];
 	struct ks_err err;
@@ -212,10 +278,10 @@ static bool append_many_until_settled(const struct settled_backend *backend, str
 
 	for (int i = 0; i < count; i++)
 		outcomes[i] = SQLB_AWAY;
-	while (sent < count && (outcomes[sent] = settled_send(backend->ops, conn, position + sent, &err)) == SQLB_OK)
+	while (sent < count && (outcomes[sent] = settled_send(tested->ops, conn, position + sent, &err)) == SQLB_OK)
 		sent++;
 	for (int i = 0; i < sent; i++)
-		outcomes[i] = settled_receive(backend->ops, conn, &err);
+		outcomes[i] = settled_receive(tested->ops, conn, &err);
 	for (int i = 0; i < count; i++) {
 		tally->doubts += outcomes[i] == SQLB_DOUBT;
 		tally->away += outcomes[i] == SQLB_AWAY;
@@ -228,29 +294,28 @@ static bool append_many_until_settled(const struct settled_backend *backend, str
 	for (int i = 0; i < count; i++)
 		if (outcomes[i] == SQLB_OK)
 			tally->done++;
-		else if (!append_until_settled(backend, conn, position + i, tally))
+		else if (!append_until_settled(conn, position + i, tally))
 			return false;
 	return true;
 }
 
-static bool append_from(const struct settled_backend *backend, struct sqlb_conn *conn, int64_t position, int at_a_time,
-			struct tally *tally)
+static bool append_from(struct sqlb_conn *conn, int64_t position, int at_a_time, struct tally *tally)
 {
-	return at_a_time == 1 ? append_until_settled(backend, conn, position, tally)
-			      : append_many_until_settled(backend, conn, position, at_a_time, tally);
+	return at_a_time == 1 ? append_until_settled(conn, position, tally)
+			      : append_many_until_settled(conn, position, at_a_time, tally);
 }
 
 /* Every batch must be in the log once, in order. */
-static void check_tally(const struct settled_backend *backend, const struct tally *tally, int least, int disturbances)
+static void check_tally(const struct tally *tally, int least, int disturbances)
 {
 	char expected[100];
 
 	printf("# %d appends, %d disturbances, %d doubts, %d away, ", tally->done, disturbances, tally->doubts,
 	       tally->away);
-	if (backend->conflicts_with_nobody) /* elsewhere they are those that had landed */
+	if (tested->conflicts_with_nobody) /* elsewhere they are those that had landed */
 		printf("%d conflicts, ", tally->conflicts);
 	printf("%d had landed\n", tally->landed);
 	CU_ASSERT_TRUE(tally->done >= least);
 	snprintf(expected, sizeof(expected), "%d/1/%d", tally->done, tally->done);
-	CU_ASSERT_STRING_EQUAL(backend->entries(), expected);
+	CU_ASSERT_STRING_EQUAL(tested->entries(), expected);
 }

@@ -6,8 +6,8 @@
  *
  * Every entry is of writer 42, and its batch is its position.
  *
- * Owner: what is given is borrowed for the call; what begin and open_at gave goes back to end and close.
- * Threads: of the running test, but for 'disturb', which has one of its own. It runs beside append and the calls of
+ * Owner: what is given is borrowed until tap_finish; what begin and open_at gave goes back to end and close.
+ * Threads: of the running test, but for what disturbs, which has one of its own. It runs beside append and the calls of
  * 'ops', and beside nothing else that is given.
  * Errors: are failed assertions of CUnit, with what came of an append as a comment.
  */
@@ -20,6 +20,11 @@
 struct side {
 	struct sqlb_db *db;
 	struct sqlb_conn *conn;
+};
+
+/* A test ends when there are so many entries, and so many disturbances have come. */
+struct settled_goal {
+	int entries, disturbances;
 };
 
 struct settled_backend {
@@ -38,19 +43,23 @@ struct settled_backend {
 	void (*reconnect)(void);
 	/* Behind the backend's back: how many such entries there are, the first and the last position, as "12/1/12". */
 	const char *(*entries)(void);
+
+	/* What disturbs, called again and again: each ends what it says once, at any time. */
+	void (*end_session)(unsigned *seed);
+	void (*crash_server)(unsigned *seed);
+	void (*restart_server)(unsigned *seed);
+	/* Sessions end while entries go one by one, and while several are on their way; servers end while they do either. */
+	struct settled_goal sessions, sessions_with_many, servers;
+	/*
+	 * Connections to the server at this port of 127.0.0.1 are cut until so many entries were in doubt. Here the server lives, and
+	 * goes on with what it was asked, or is asked later.
+	 */
+	int server_port;
+	int doubts;
 };
 
-/*
- * Both: 'at_a_time' entries, at most SQLB_SENT_MAX, are sent before the first of them is received; 1: it is appended in one call.
- * Here until there are 'least' entries, and 'disturb' has returned 'least_disturbances' times. It is called again and again.
- */
-void settled_through_disturbance(const struct settled_backend *backend, void (*disturb)(unsigned *seed), int at_a_time,
-				 int least, int least_disturbances);
-/*
- * Until so many were in doubt, through a proxy that cuts connections to the server at 'server_port'. Here the server lives, and
- * goes on with what it was asked, or is asked later.
- */
-void settled_through_cuts(const struct settled_backend *backend, int server_port, int at_a_time, int least_doubts);
+/* The tests, as a suite of that name. One backend for each program. */
+void settled_add(const char *suite, const struct settled_backend *backend);
 
 /* What these appends are made of, for the other tests of the suites. */
 

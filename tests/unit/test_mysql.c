@@ -1092,7 +1092,7 @@ static const char *entries_of_42(void)
 		   "WHERE batch = position AND writer = 42 AND position > 0");
 }
 
-static const struct settled_backend settled = {
+static struct settled_backend settled = {
 	.ops = &sqlb_mysql_ops,
 	.conflicts_with_nobody = true,
 	.begin = begin,
@@ -1102,47 +1102,14 @@ static const struct settled_backend settled = {
 	.append = append_entry,
 	.reconnect = reconnect,
 	.entries = entries_of_42,
+	.end_session = end_session,
+	.crash_server = crash_server,
+	.restart_server = restart_server,
+	.sessions = {300, 60},
+	.sessions_with_many = {600, 60},
+	.servers = {200, 2},
+	.doubts = 50,
 };
-
-static void through_cut_connections(int at_a_time)
-{
-	settled_through_cuts(&settled, port, at_a_time, 50);
-}
-
-static void connections_cut_during_appends_lose_and_double_nothing(void)
-{
-	through_cut_connections(1);
-}
-
-static void connections_cut_with_many_on_their_way_lose_and_double_nothing(void)
-{
-	through_cut_connections(SQLB_SENT_MAX);
-}
-
-static void sessions_ended_during_appends_lose_and_double_nothing(void)
-{
-	settled_through_disturbance(&settled, end_session, 1, 300, 60);
-}
-
-static void sessions_ended_with_many_on_their_way_lose_and_double_nothing(void)
-{
-	settled_through_disturbance(&settled, end_session, SQLB_SENT_MAX, 600, 60);
-}
-
-static void crashes_of_the_server_with_many_on_their_way_lose_and_double_nothing(void)
-{
-	settled_through_disturbance(&settled, crash_server, SQLB_SENT_MAX, 200, 2);
-}
-
-static void crashes_of_the_server_during_appends_lose_and_double_nothing(void)
-{
-	settled_through_disturbance(&settled, crash_server, 1, 200, 2);
-}
-
-static void restarts_of_the_server_during_appends_lose_and_double_nothing(void)
-{
-	settled_through_disturbance(&settled, restart_server, 1, 200, 2);
-}
 
 static void a_session_that_ended_while_idle_is_replaced_without_doubt(void)
 {
@@ -1792,20 +1759,6 @@ static const struct tap_test tests[] = {
 	{"many_rows_are_one_statement_and_all_or_nothing", many_rows_are_one_statement_and_all_or_nothing},
 	{"many_rows_cut_at_any_byte_lose_and_double_nothing", many_rows_cut_at_any_byte_lose_and_double_nothing},
 	{"reads_of_many_rows_become_one_statement", reads_of_many_rows_become_one_statement},
-	{"sessions_ended_during_appends_lose_and_double_nothing",
-	 sessions_ended_during_appends_lose_and_double_nothing},
-	{"connections_cut_during_appends_lose_and_double_nothing",
-	 connections_cut_during_appends_lose_and_double_nothing},
-	{"sessions_ended_with_many_on_their_way_lose_and_double_nothing",
-	 sessions_ended_with_many_on_their_way_lose_and_double_nothing},
-	{"connections_cut_with_many_on_their_way_lose_and_double_nothing",
-	 connections_cut_with_many_on_their_way_lose_and_double_nothing},
-	{"crashes_of_the_server_with_many_on_their_way_lose_and_double_nothing",
-	 crashes_of_the_server_with_many_on_their_way_lose_and_double_nothing},
-	{"crashes_of_the_server_during_appends_lose_and_double_nothing",
-	 crashes_of_the_server_during_appends_lose_and_double_nothing},
-	{"restarts_of_the_server_during_appends_lose_and_double_nothing",
-	 restarts_of_the_server_during_appends_lose_and_double_nothing},
 	{"a_session_that_ended_while_idle_is_replaced_without_doubt",
 	 a_session_that_ended_while_idle_is_replaced_without_doubt},
 	{"a_read_only_server_is_away_and_can_be_read", a_read_only_server_is_away_and_can_be_read},
@@ -1843,5 +1796,8 @@ int main(int argc, char **argv)
 		return 77;
 	}
 	port = (int)strtol(getenv("KS_TEST_MARIADB_PORT"), NULL, 10);
-	return tap_run("mysql", tests);
+	settled.server_port = port;
+	tap_add("mysql", tests);
+	settled_add("mysql appends", &settled);
+	return tap_finish();
 }

@@ -357,7 +357,7 @@ static const char *entries_of_42(void)
 		   "WHERE batch = position AND writer = 42");
 }
 
-static const struct settled_backend settled = {
+static struct settled_backend settled = {
 	.ops = &sqlb_postgres_ops,
 	.begin = begin,
 	.end = end,
@@ -366,32 +366,14 @@ static const struct settled_backend settled = {
 	.append = append_entry,
 	.reconnect = reconnect,
 	.entries = entries_of_42,
+	.end_session = end_session,
+	.crash_server = crash_server,
+	.restart_server = restart_server,
+	.sessions = {1000, 100},
+	.sessions_with_many = {1000, 100},
+	.servers = {300, 4},
+	.doubts = 100,
 };
-
-static void through_cut_connections(int at_a_time)
-{
-	settled_through_cuts(&settled, (int)strtol(getenv("KS_TEST_POSTGRES_PORT"), NULL, 10), at_a_time, 100);
-}
-
-static void connections_cut_during_appends_lose_and_double_nothing(void)
-{
-	through_cut_connections(1);
-}
-
-static void sessions_ended_during_appends_lose_and_double_nothing(void)
-{
-	settled_through_disturbance(&settled, end_session, 1, 1000, 100);
-}
-
-static void crashes_of_the_server_during_appends_lose_and_double_nothing(void)
-{
-	settled_through_disturbance(&settled, crash_server, 1, 300, 4);
-}
-
-static void restarts_of_the_server_during_appends_lose_and_double_nothing(void)
-{
-	settled_through_disturbance(&settled, restart_server, 1, 300, 4);
-}
 
 static void a_session_that_ended_while_idle_is_replaced_without_doubt(void)
 {
@@ -626,21 +608,6 @@ static void an_answer_that_came_before_the_session_ended_counts(void)
 	OK(send_entry(side.conn, 5));
 	OK(receive(side.conn));
 	end(&side);
-}
-
-static void connections_cut_with_many_on_their_way_lose_and_double_nothing(void)
-{
-	through_cut_connections(SQLB_SENT_MAX);
-}
-
-static void sessions_ended_with_many_on_their_way_lose_and_double_nothing(void)
-{
-	settled_through_disturbance(&settled, end_session, SQLB_SENT_MAX, 1000, 100);
-}
-
-static void crashes_of_the_server_with_many_on_their_way_lose_and_double_nothing(void)
-{
-	settled_through_disturbance(&settled, crash_server, SQLB_SENT_MAX, 300, 4);
 }
 
 /* ---- reading all ---- */
@@ -1295,14 +1262,6 @@ static const struct tap_test tests[] = {
 	{"a_listener_that_never_answers_is_away", a_listener_that_never_answers_is_away},
 	{"a_server_that_stops_answering_leaves_doubt_that_can_be_settled",
 	 a_server_that_stops_answering_leaves_doubt_that_can_be_settled},
-	{"sessions_ended_during_appends_lose_and_double_nothing",
-	 sessions_ended_during_appends_lose_and_double_nothing},
-	{"connections_cut_during_appends_lose_and_double_nothing",
-	 connections_cut_during_appends_lose_and_double_nothing},
-	{"crashes_of_the_server_during_appends_lose_and_double_nothing",
-	 crashes_of_the_server_during_appends_lose_and_double_nothing},
-	{"restarts_of_the_server_during_appends_lose_and_double_nothing",
-	 restarts_of_the_server_during_appends_lose_and_double_nothing},
 	{"a_session_that_ended_while_idle_is_replaced_without_doubt",
 	 a_session_that_ended_while_idle_is_replaced_without_doubt},
 	{"appends_on_their_way_are_pending_until_they_are_answered",
@@ -1313,12 +1272,6 @@ static const struct tap_test tests[] = {
 	{"a_session_that_ends_with_two_on_their_way_gives_two_outcomes",
 	 a_session_that_ends_with_two_on_their_way_gives_two_outcomes},
 	{"an_answer_that_came_before_the_session_ended_counts", an_answer_that_came_before_the_session_ended_counts},
-	{"connections_cut_with_many_on_their_way_lose_and_double_nothing",
-	 connections_cut_with_many_on_their_way_lose_and_double_nothing},
-	{"sessions_ended_with_many_on_their_way_lose_and_double_nothing",
-	 sessions_ended_with_many_on_their_way_lose_and_double_nothing},
-	{"crashes_of_the_server_with_many_on_their_way_lose_and_double_nothing",
-	 crashes_of_the_server_with_many_on_their_way_lose_and_double_nothing},
 	{"a_read_of_all_whose_session_ends_is_away_and_none_is_taken_for_the_end",
 	 a_read_of_all_whose_session_ends_is_away_and_none_is_taken_for_the_end},
 	{"a_read_of_all_may_take_longer_than_a_statement", a_read_of_all_may_take_longer_than_a_statement},
@@ -1359,5 +1312,8 @@ int main(int argc, char **argv)
 		return 77;
 	}
 	snprintf(base_url, sizeof(base_url), "%s", of);
-	return tap_run("postgres", tests);
+	settled.server_port = (int)strtol(getenv("KS_TEST_POSTGRES_PORT"), NULL, 10);
+	tap_add("postgres", tests);
+	settled_add("postgres appends", &settled);
+	return tap_finish();
 }
