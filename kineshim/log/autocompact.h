@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * When to compact by itself, and to which revision: etcd's two compactors (spec 5.4) as a state machine that is told the time,
- * the revision and how a compaction ended. It knows no log and no store; housekeeper.c drives it.
+ * the revision and how a compaction ended. It knows no log and no store; compactor.c drives it.
  *
  * periodic, period P: every S = min(P, 1h)/10 a sample of the current revision, P/S + 1 of them kept, so that the oldest is
  *     P old, or P + S. Nothing for the first P, then every min(P, 1h) a compaction to the oldest sample. One that failed is tried again

@@ -1,14 +1,86 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Chores that may take minutes, on a thread and a connection of their own, so that no keepalive waits behind them.
- * The connection is made for a chore and given back after it.
+ * Chores: what a client asks of this instance and no other. Those that may take minutes are done here, on a thread and a connection of
+ * their own, so that no keepalive waits behind them; the connection is made for a chore and given back after it. The others wait
+ * for the side thread: a move of the duty (duty.c), the size (size.c), the end of a physical compaction (trim.c).
  */
 #include <stdlib.h>
 
-#include "log/log_priv.h"
+#include "log/housekeeper.h"
 #include "store/alarm.h"
 
 #define HASH_CHUNK 512
+
+/* ---- any thread ---- */
+
+static void fail(struct ks_chore *chore, enum ks_status status, const char *text)
+{
+	ks_fail(&chore->err, status, "%s", text);
+	chore->done(chore);
+}
+
+void ks_log_chore(struct ks_committer *committer, struct ks_chore *chore)
+{
+	struct ks_log *log = ks_container_of(committer, struct ks_log, committer);
+	struct ks_log_role *role = &log->side.role;
+	struct ks_list *queue = &log->side.physical;
+	const char *refusal;
+
+	if (chore->kind == KS_CHORE_MOVE_LEADER) {
+		queue = &log->side.moves;
+	} else if (chore->kind == KS_CHORE_SIZE) {
+		queue = &log->side.sizes;
+	} else if (chore->kind != KS_CHORE_COMPACT_PHYSICAL) {
+		role = &log->chores.role;
+		queue = &log->chores.queue;
+	}
+	chore->since_ms = ks_clock_now(log->clock);
+	refusal = ks_log_role_queue(log, role, queue, &chore->link);
+	if (refusal)
+		fail(chore, KS_UNAVAILABLE, refusal);
+}
+
+/* Those that have waited since then. */
+static void fail_waiting(struct ks_log_role *role, struct ks_list *queue, int64_t since_ms, enum ks_status status,
+			 const char *text)
+{
+	struct ks_list failed, *link;
+
+	ks_list_init(&failed);
+	ks_mutex_lock(&role->mutex);
+	while (!ks_list_empty(queue) && ks_container_of(queue->next, struct ks_chore, link)->since_ms <= since_ms) {
+		link = ks_list_pop(queue);
+		ks_list_append(&failed, link);
+	}
+	ks_mutex_unlock(&role->mutex);
+	while ((link = ks_list_pop(&failed)))
+		fail(ks_container_of(link, struct ks_chore, link), status, text);
+}
+
+void ks_log_chores_fail_all(struct ks_log *log, const char *text)
+{
+	fail_waiting(&log->chores.role, &log->chores.queue, INT64_MAX, KS_UNAVAILABLE, text);
+}
+
+void ks_log_side_chores_fail_all(struct ks_log *log, const char *text)
+{
+	struct ks_log_side *s = &log->side;
+	struct ks_list *const queues[] = {&s->physical, &s->moves, &s->moving, &s->sizes};
+
+	for (size_t i = 0; i < sizeof(queues) / sizeof(queues[0]); i++)
+		fail_waiting(&s->role, queues[i], INT64_MAX, KS_UNAVAILABLE, text);
+}
+
+void ks_log_side_chores_expire(struct ks_log *log, int64_t since_ms)
+{
+	struct ks_log_side *s = &log->side;
+
+	fail_waiting(&s->role, &s->moving, since_ms, KS_UNKNOWN, KS_LOG_MOVE_TIMEOUT);
+	fail_waiting(&s->role, &s->moves, since_ms, KS_UNKNOWN, KS_LOG_MOVE_TIMEOUT);
+	fail_waiting(&s->role, &s->sizes, since_ms, KS_UNAVAILABLE, "etcdserver: request timed out");
+}
+
+/* ---- the thread for long ones ---- */
 
 struct values {
 	const struct ks_loc *locs;
@@ -114,28 +186,11 @@ int64_t ks_log_chores_step(struct ks_log *log)
 		return KS_LOG_IDLE;
 	chore = ks_container_of(link, struct ks_chore, link);
 	if (log->ops->connect(log->config.db, &role->conn, &err) != SQLB_OK) {
-		ks_fail(&chore->err, KS_RESOURCE_EXHAUSTED, "%s", err.text);
-		chore->done(chore);
+		fail(chore, KS_RESOURCE_EXHAUSTED, err.text);
 		return 0;
 	}
 	run(log, chore);
 	log->ops->disconnect(role->conn);
 	role->conn = NULL;
 	return 0;
-}
-
-void ks_log_chores_fail_all(struct ks_log *log, const char *text)
-{
-	struct ks_list all, *link;
-
-	ks_list_init(&all);
-	ks_mutex_lock(&log->chores.role.mutex);
-	ks_list_splice(&all, &log->chores.queue);
-	ks_mutex_unlock(&log->chores.role.mutex);
-	while ((link = ks_list_pop(&all))) {
-		struct ks_chore *chore = ks_container_of(link, struct ks_chore, link);
-
-		ks_fail(&chore->err, KS_UNAVAILABLE, "%s", text);
-		chore->done(chore);
-	}
 }

@@ -6,8 +6,11 @@
  *   writer  writer.c, replay.c   gather → evaluate → append → publish → answer; the only one that changes the store
  *   tail    tail.c               waits for foreign appends and pokes the writer
  *   reader  head.c               one head probe for all waiting linearizable reads; values that the cache let go
- *   side    housekeeper.c,       keepalives, lease expiry;
+ *   side    housekeeper.c        one thing after the other:
+ *           keepalive.c          keepalives;
+ *           lease_times.c        the remaining times of leases;
  *           duty.c               who is the housekeeper;
+ *           expiry.c             leases that end;
  *           size.c               how large the log is;
  *           compactor.c          auto-compaction (the rule is in autocompact.c);
  *           members.c            who is alive;

@@ -300,6 +300,9 @@ void ks_log_role_fine(struct ks_log *log, struct ks_log_role *role);
 int64_t ks_log_role_pause(struct ks_log *log, const struct ks_log_role *role);
 /* NULL when a new request may wait for this role; else the text for KS_UNAVAILABLE. */
 const char *ks_log_role_refuses(struct ks_log *log, const struct ks_log_role *role);
+/* Queues a new request for it, and wakes it; or says why not, as above. */
+const char *ks_log_role_queue(struct ks_log *log, struct ks_log_role *role, struct ks_list *queue,
+			      struct ks_list *link);
 uint64_t ks_log_random(uint64_t *state);
 
 /* ---- replay.c [writer]: rows of the log into the store ---- */
@@ -438,7 +441,7 @@ enum sqlb_outcome ks_log_size_step(struct ks_log *log, struct ks_err *err);
 
 int64_t ks_log_compactor_step(struct ks_log *log);
 
-/* ---- housekeeper.c, trim.c, chores.c ---- */
+/* ---- housekeeper.c, keepalive.c, lease_times.c, trim.c, chores.c ---- */
 
 void ks_log_keepalive(struct ks_committer *committer, struct ks_keepalive *keepalive);
 void ks_log_lease_times(struct ks_committer *committer, struct ks_lease_times *times);

@@ -119,6 +119,20 @@ const char *ks_log_role_refuses(struct ks_log *log, const struct ks_log_role *ro
 	return NULL;
 }
 
+const char *ks_log_role_queue(struct ks_log *log, struct ks_log_role *role, struct ks_list *queue, struct ks_list *link)
+{
+	const char *refusal;
+
+	ks_mutex_lock(&role->mutex);
+	refusal = ks_log_role_refuses(log, role);
+	if (!refusal) {
+		ks_list_append(queue, link);
+		role->poked = true;
+	}
+	ks_log_role_unlock(role);
+	return refusal;
+}
+
 /* splitmix64: spreads pauses, nothing more. */
 uint64_t ks_log_random(uint64_t *state)
 {

@@ -38,6 +38,51 @@
 #define SCAN_BYTES (512u << 10)
 #define SCAN_PAUSE_MS 20
 
+/* ---- from the writer ---- */
+
+void ks_log_side_compacted(struct ks_log *log, struct ks_log_applied compaction, bool loaded)
+{
+	struct ks_log_side *s = &log->side;
+
+	ks_mutex_lock(&s->role.mutex);
+	if (compaction.position >= s->compaction.position)
+		s->compaction = compaction;
+	/*
+	 * A store that was just loaded does not remember what the rows behind the newest compaction will leave over at the next
+	 * one: so there is a scan now and another one then.
+	 */
+	if (loaded)
+		s->scan_wanted = s->audit_wanted = s->scan_again = true;
+	else if (s->scan_again) {
+		s->scan_wanted = true;
+		s->scan_again = false;
+	}
+	ks_mutex_unlock(&s->role.mutex);
+}
+
+void ks_log_side_compact(struct ks_log *log)
+{
+	struct ks_log_side *s = &log->side;
+
+	ks_mutex_lock(&s->role.mutex);
+	s->compact_wanted = true;
+	s->role.poked = true;
+	ks_log_role_unlock(&s->role);
+}
+
+void ks_log_side_lost(struct ks_log *log)
+{
+	struct ks_log_side *s = &log->side;
+
+	ks_mutex_lock(&s->role.mutex);
+	s->generation++;
+	s->compaction = (struct ks_log_applied){0};
+	s->scan_wanted = true;
+	ks_mutex_unlock(&s->role.mutex);
+}
+
+/* ---- the side thread ---- */
+
 static size_t pending(const struct ks_log_side *s)
 {
 	return s->trim.count - s->trim.start;
