@@ -423,6 +423,9 @@ static enum sqlb_outcome lite_migrate(struct sqlb_conn *conn, uint64_t *cluster_
 		outcome = migrate_locked(conn, err);
 	if (outcome != SQLB_OK)
 		return outcome;
+	sqlb_lite_take_turn(conn->db);
+	sqlb_lite_make_room(conn);
+	sqlb_lite_give_turn(conn->db);
 	rc = ask_text(conn, "SELECT value FROM kineshim_meta WHERE name = 'cluster_id'", text, sizeof(text));
 	if (sqlb_lite_outcome(rc) != SQLB_OK)
 		return sqlb_lite_failed(conn, "migrate", rc, err);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One SQLite connection: connect, prepared statements, transactions in turn, and what SQLite's codes mean. The checkpointer,
- * a thread with a connection of its own, is here, too. See sqlite.c for the why.
+ * One SQLite connection: connect, prepared statements, transactions in turn, and what SQLite's codes mean. See sqlite.c for the why.
  */
 #include "sqlite_priv.h"
 
@@ -386,69 +385,4 @@ enum sqlb_outcome sqlb_lite_end_read(struct sqlb_conn *conn, int rc, const char 
 		sqlb_lite_roll_back(conn);
 	}
 	return outcome;
-}
-
-/* ---- the checkpointer ---- */
-
-static int checkpoint(struct sqlb_conn *conn, int *pages, int *done)
-{
-	return sqlite3_wal_checkpoint_v2(conn->handle, NULL, SQLITE_CHECKPOINT_PASSIVE, pages, done);
-}
-
-/*
- * First without the turn, then with it for the little that was appended meanwhile. A connection that has read nothing yet
- * does not know that there is a WAL, and its checkpoint does nothing without a word: so it reads.
- */
-static int checkpoint_twice(struct sqlb_conn *conn, int *pages, int *done)
-{
-	int64_t head[4];
-	int rc = sqlb_lite_ask(conn, LITE_HEAD, NULL, 0, head, 4);
-
-	if (sqlb_lite_outcome(rc) == SQLB_OK)
-		rc = checkpoint(conn, pages, done);
-	if (rc != SQLITE_OK)
-		return rc;
-	sqlb_lite_take_turn(conn->db);
-	rc = checkpoint(conn, pages, done);
-	sqlb_lite_give_turn(conn->db);
-	return rc;
-}
-
-void *sqlb_lite_checkpointer(void *arg)
-{
-	struct sqlb_db *db = arg;
-	struct sqlb_conn conn = {.db = db};
-	struct ks_err err;
-
-	for (;;) {
-		int pages = 0, done = 0, rc;
-		bool stop;
-
-		ks_mutex_lock(&db->mutex);
-		while (!db->stop && db->wal_pages < db->checkpoint_at)
-			ks_cond_wait(&db->wal_grew, &db->mutex, -1);
-		stop = db->stop;
-		ks_mutex_unlock(&db->mutex);
-		if (stop)
-			break;
-		rc = SQLITE_ERROR;
-		if (sqlb_lite_ready(&conn, "checkpoint", &err) == SQLB_OK) {
-			rc = checkpoint_twice(&conn, &pages, &done);
-			if (rc != SQLITE_OK)
-				sqlb_lite_failed(&conn, "checkpoint", rc, &err);
-		}
-		if (rc != SQLITE_OK && (rc & 0xff) != SQLITE_BUSY)
-			KS_DIAG_LIMITED(KS_WARN, "sqlite", "%s", err.text);
-		ks_mutex_lock(&db->mutex);
-		/* A reader in the way, or an error: again when the WAL is half as long once more. */
-		if (rc == SQLITE_OK && pages >= 0 && done == pages) {
-			db->wal_pages = 0;
-			db->checkpoint_at = CHECKPOINT_PAGES;
-		} else {
-			db->checkpoint_at = db->wal_pages + CHECKPOINT_PAGES / 2;
-		}
-		ks_mutex_unlock(&db->mutex);
-	}
-	sqlb_lite_drop(&conn);
-	return NULL;
 }

@@ -3,7 +3,8 @@
  * What the files of the SQLite backend share.
  *
  *   sqlite.c        the vtable, the URL, the lock file, the schema
- *   sqlite_conn.c   one connection, transactions, error codes, the checkpointer
+ *   sqlite_conn.c   one connection, transactions, error codes
+ *   sqlite_wal.c    the write-ahead log's room, the checkpointer
  *   sqlite_log.c    append, reading, trimming, waiting for change
  *   sqlite_side.c   leases, duty, members, size
  *   sqlite_leases.c the deadlines of leases, in memory
@@ -137,6 +138,11 @@ bool sqlb_lite_file_moved(struct sqlb_conn *conn);
 enum sqlb_outcome sqlb_lite_moved(struct sqlb_conn *conn, struct ks_err *err);
 /* The end of a reading statement, or of a transaction of several. */
 enum sqlb_outcome sqlb_lite_end_read(struct sqlb_conn *conn, int rc, const char *op, struct ks_err *err);
+
+/* ---- sqlite_wal.c ---- */
+
+/* Makes the write-ahead log as long as it gets before it starts over, if it is shorter. With the turn, after something was read or written. */
+void sqlb_lite_make_room(struct sqlb_conn *conn);
 /* The thread: runs until db->stop. */
 void *sqlb_lite_checkpointer(void *arg);
 

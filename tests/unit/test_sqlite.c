@@ -948,6 +948,58 @@ static void a_checkpoint_that_fails_stops_nothing(void)
 	free(value);
 }
 
+/* ---- the log's room ---- */
+
+static off_t wal_size(void)
+{
+	struct stat wal = {0};
+
+	CU_ASSERT_EQUAL(stat(beside("-wal"), &wal), 0);
+	return wal.st_size;
+}
+
+static void no_commit_of_the_first_round_makes_the_wal_longer(void)
+{
+	off_t room;
+
+	new_path();
+	set_up();
+	room = wal_size();
+	CU_ASSERT_TRUE(room > 1000 * 8192);
+	for (int64_t position = 1; position <= 600; position++)
+		CU_ASSERT_EQUAL(put(a, position), SQLB_OK);
+	CU_ASSERT_EQUAL(wal_size(), room);
+	tear_down();
+	set_up(); /* the end removed it */
+	CU_ASSERT_EQUAL(wal_size(), room);
+	check_no_gap(600);
+	tear_down();
+}
+
+/* Commits make it as long as they need it, as they always did. */
+static void without_the_wals_room_all_goes_on(void)
+{
+	new_path();
+	set_up();
+	tear_down();
+	CU_ASSERT_EQUAL(ops->open(url, folder, &db, &err), KS_OK);
+	CU_ASSERT_EQUAL(ops->connect(db, &a, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(ops->connect(db, &b, &err), SQLB_OK);
+	CU_ASSERT_EQUAL(put(a, 1), SQLB_OK);
+	fail_after(20, SQLITE_FULL, SQLITE_FULL, true);
+	CU_ASSERT_EQUAL(ops->migrate(a, &cluster_id, &err), SQLB_OK);
+	CU_ASSERT_TRUE(wal_size() > 0 && wal_size() < 1000 * 8192);
+	fail_after(0, 0, 0, false);
+	for (int64_t position = 2; position <= 200; position++)
+		CU_ASSERT_EQUAL(put(a, position), SQLB_OK);
+	check_no_gap(200);
+	tear_down();
+	set_up();
+	check_no_gap(200);
+	CU_ASSERT_STRING_EQUAL(ask("PRAGMA integrity_check"), "ok");
+	tear_down();
+}
+
 /* ---- kill -9 ---- */
 
 static void acknowledged_appends_survive_a_kill(void)
@@ -1041,6 +1093,9 @@ int main(void)
 			{"defragment_without_room_for_a_copy_gives_back_what_is_free",
 			 defragment_without_room_for_a_copy_gives_back_what_is_free},
 			{"a_checkpoint_that_fails_stops_nothing", a_checkpoint_that_fails_stops_nothing},
+			{"no_commit_of_the_first_round_makes_the_wal_longer",
+			 no_commit_of_the_first_round_makes_the_wal_longer},
+			{"without_the_wals_room_all_goes_on", without_the_wals_room_all_goes_on},
 			{"acknowledged_appends_survive_a_kill", acknowledged_appends_survive_a_kill},
 			{NULL, NULL},
 		});
