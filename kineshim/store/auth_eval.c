@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Requests that change users, roles and the switch (spec 7.5): the rules, in etcd's order, and the effects. What is already as it
- * was asked for gives no effect. Whether the caller may is asked before (txn.c).
+ * was asked for gives no effect. Whether the caller may is asked before (txn_perm.c).
  */
 #include <stdlib.h>
 
