@@ -48,8 +48,6 @@ enum ks_status ks_eval_may(struct ks_eval *e, const struct ks_request *req)
 	enum ks_status status;
 	struct ks_op op;
 
-	if (!ks_auth_enabled(auth) || caller->internal)
-		return KS_OK;
 	switch (req->kind) {
 	case KS_REQ_PUT:
 		op = (struct ks_op){.kind = KS_OP_PUT, .put = req->put};

@@ -50,7 +50,7 @@ enum ks_status ks_eval_choose_path(struct ks_eval *e, const struct ks_txn_req *t
 
 /* ---- txn_perm.c ---- */
 
-/* May the caller do that? */
+/* May the caller do that? Auth is on, and it is nobody of our own. */
 enum ks_status ks_eval_may(struct ks_eval *e, const struct ks_request *req) KS_MUST_CHECK;
 
 /* ---- txn_check.c: what must hold before anything is changed ---- */
