@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kineshim-bench: load on any etcd v3 server, the result as one line of JSON. What is measured in numbers, closed loops of unary calls and
- * watchers, has HTTP/2 of its own (h2_call.h, h2.h), so that the load costs little beside the server; the rest goes through libetcdc.
+ * watchers with their writer, has HTTP/2 of its own (h2_call.h, h2.h), so that the load costs little beside the server; the rest goes through libetcdc.
  *
  * What the parts share: the options of the command line, libetcdc's clients (one connection and one thread each), a histogram of
  * latencies, and the clock.
@@ -46,7 +46,7 @@ struct bench {
 	int pid_count;
 	bool kube;                               /* writes in Kubernetes' shape */
 	int64_t kube_revision;                   /* of the key that is written */
-	struct etcdc *client[BENCH_CLIENTS_MAX]; /* the first one only, with 'light' */
+	struct etcdc *client[BENCH_CLIENTS_MAX]; /* the first one only, where others do what is measured */
 };
 
 /* ---- Latencies: log-linear buckets of microseconds, at most 1.6 % wide. Any thread may add. ---- */

@@ -212,6 +212,11 @@ void h2_calls_wait(struct h2_calls *calls)
 	ks_thread_join(calls->thread);
 }
 
+void h2_calls_serve(struct h2_calls *calls)
+{
+	(void)run(calls);
+}
+
 void h2_calls_free(struct h2_calls *calls)
 {
 	struct ks_list *link;

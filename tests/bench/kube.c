@@ -10,6 +10,7 @@
 #include "base/panic.h"
 #include "tests/bench/loop.h"
 #include "tests/bench/wire.h"
+#include "tests/bench/writer.h"
 
 #define KEY_ROOM BENCH_KEY_ROOM
 #define PREFIX "/registry/pods/"
@@ -124,6 +125,19 @@ static bool read_txn(struct ks_slice bytes, int64_t *revision)
 				*revision = (int64_t)value;
 	}
 	return succeeded != 0;
+}
+
+bool bench_writer_kube(struct bench_writer *writer, const char *key, struct ks_slice value, int64_t *mod_revision,
+		       bool *succeeded)
+{
+	struct kube_txn kube;
+
+	make_txn(&kube, key, *mod_revision, value.data, value.size);
+	if (!bench_writer_call(writer, &etcdc_method_txn, &kube.txn, read_txn))
+		return false;
+	*mod_revision = writer->revision;
+	*succeeded = writer->succeeded;
+	return true;
 }
 
 /* The field 'wanted' of a message, which is then the message; false when it has none. */

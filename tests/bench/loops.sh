@@ -71,6 +71,29 @@ for by in '' --grpc; do
 	check $? "lists by pages, with $with"
 done
 
+# ---- one writer and its watchers ----
+
+# Events of a write, and the writes before those that are counted. All that were counted came, and were written.
+watched() {
+	local each=$1 first=$2 before count
+
+	shift 2
+	before=$(revision)
+	load 60 "$@" || return
+	count=$(field count)
+	echo "$count events, $(($(revision) - before)) revisions" >>why
+	[ "$count" -gt 0 ] && [ $((count % each)) = 0 ] && [ "$(revision)" = $((before + first + count / each)) ]
+}
+
+watched 50 20 watch --watchers 50 --clients 3 --inflight 4
+check $? "one writer and 50 watchers"
+watched 50 20 watch --watchers 50 --clients 3 --inflight 4 --kube
+check $? "the same in Kubernetes' shape"
+watched 1 20 watch --watchers 50 --clients 3 --inflight 4 --own-keys
+check $? "a key for each watcher"
+watched 1 0 many --watchers 200 --clients 4 --rate 300
+check $? "a stream for each watcher"
+
 start_ready narrow --data-dir=narrow.data --max-concurrent-streams=10 --max-request-bytes=65536
 check $? "a server that allows little"
 for by in '' --grpc; do
@@ -96,6 +119,8 @@ timeout 30 "$bench" put --endpoint "$url" --seconds 60 --inflight 64 --clients 4
 killed=$!
 timeout 30 "$bench" get --endpoint "$url" --seconds 60 --inflight 1 --filled >result.lone 2>lone.err &
 lone=$!
+timeout 30 "$bench" watch --endpoint "$url" --seconds 60 --watchers 100 --inflight 4 >result.watch 2>watch.err &
+watch=$!
 sleep 0.7
 kill -KILL "$one"
 wait "$one" 2>/dev/null
@@ -105,6 +130,9 @@ check $? "calls on several connections to a server that is killed end with a fai
 wait "$lone"
 [ $? -eq 1 ] && grep -q 'kineshim-bench: UNAVAILABLE' lone.err
 check $? "so does one call"
+wait "$watch"
+[ $? -eq 1 ] && [ ! -s result.watch ] && grep -q 'events are missing' watch.err
+check $? "so do a writer and its watchers"
 ! load 10 get --filled && grep -q 'cannot connect to' why
 check $? "and then it says that there is no server"
 

@@ -238,7 +238,7 @@ int main(int argc, char **argv)
 	if (run == bench_json_watch)
 		return run(&bench);
 	/* Else one, for what is not measured. */
-	clients = bench.light ? 1 : bench.clients;
+	clients = bench.light || run == bench_watch || run == bench_many ? 1 : bench.clients;
 	for (int i = 0; i < clients; i++) {
 		struct etcdc_err err;
 

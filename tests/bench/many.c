@@ -10,6 +10,7 @@
 #include "base/panic.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/watchers.h"
+#include "tests/bench/writer.h"
 
 /* ---- watch streams ---- */
 
@@ -19,7 +20,7 @@ static void many_key(int64_t number, char key[48])
 }
 
 /* In Kubernetes' shape, so that kine takes it: the first write creates, later ones say the revision before. */
-static bool write_key(struct etcdc *client, int64_t number, int64_t *mod_revision)
+static bool write_key(struct bench_writer *writer, int64_t number, int64_t *mod_revision)
 {
 	uint8_t value[100];
 	uint64_t sent_ns = now_ns();
@@ -29,7 +30,7 @@ static bool write_key(struct etcdc *client, int64_t number, int64_t *mod_revisio
 	many_key(number, key);
 	memset(value, 'v', sizeof(value));
 	memcpy(value, &sent_ns, sizeof(sent_ns));
-	if (!bench_kube_write(client, key, value, sizeof(value), mod_revision, &succeeded))
+	if (!bench_writer_kube(writer, key, ks_slice_of(value, sizeof(value)), mod_revision, &succeeded))
 		return false;
 	if (!succeeded)
 		(void)fputs("kineshim-bench: a write lost its race; the store is to be fresh\n", stderr);
@@ -37,7 +38,8 @@ static bool write_key(struct etcdc *client, int64_t number, int64_t *mod_revisio
 }
 
 /* Each write at its time: at a rate that all servers reach, so that their delays can be compared. */
-static bool write_keys(struct bench *bench, const struct watchers *many, int64_t *revisions, int64_t count)
+static bool write_keys(struct bench *bench, struct bench_writer *writer, const struct watchers *many,
+		       int64_t *revisions, int64_t count)
 {
 	uint64_t begin_ns = now_ns();
 
@@ -47,7 +49,7 @@ static bool write_keys(struct bench *bench, const struct watchers *many, int64_t
 
 		if (due_ns > now)
 			(void)usleep((useconds_t)((due_ns - now) / 1000));
-		if (atomic_load(&many->ended) > 0 || !write_key(bench->client[0], number, &revisions[number]))
+		if (atomic_load(&many->ended) > 0 || !write_key(writer, number, &revisions[number]))
 			return false;
 	}
 	return true;
@@ -60,8 +62,10 @@ int bench_many(struct bench *bench)
 	int64_t count = (int64_t)(bench->seconds * bench->rate);
 	uint64_t begin_ns = now_ns();
 	double cpu_s, seconds;
+	struct bench_writer writer;
 	bool ok = watchers_open(many, bench, 0, bench->clients);
 
+	ok = bench_writer_open(&writer, bench) && ok;
 	for (int i = 0; ok && i < bench->watchers; i++) {
 		struct watchers_connection *connection = &many->connection[i % bench->clients];
 		char key[48];
@@ -73,7 +77,7 @@ int bench_many(struct bench *bench)
 	seconds = (double)(now_ns() - begin_ns) / 1e9;
 	atomic_store(&many->measuring, true);
 	cpu_s = cpu_seconds();
-	ok = ok && write_keys(bench, many, revisions, count) && bench_await(&many->events, count, &many->ended, 60);
+	ok = ok && write_keys(bench, &writer, many, revisions, count) && watchers_await(many, count);
 	cpu_s = cpu_seconds() - cpu_s;
 	if (ok) {
 		printf("{\"bench\":\"many\",\"streams\":%d,\"rate\":%.0f,\"created_seconds\":%.3f,\"count\":%" PRId64,
@@ -86,6 +90,7 @@ int bench_many(struct bench *bench)
 			      atomic_load(&many->created), atomic_load(&many->events), count);
 	}
 	watchers_close(many);
+	bench_writer_close(&writer);
 	free(revisions);
 	free(many);
 	return ok ? 0 : 1;

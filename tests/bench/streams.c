@@ -13,6 +13,7 @@
 #include "base/thread.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/watchers.h"
+#include "tests/bench/writer.h"
 
 #define STREAMS_PER_CLIENT 2
 #define WATCHED "/bench/watch"
@@ -28,29 +29,13 @@ static void watched_key(const struct bench *bench, int64_t number, char key[48])
 		(void)snprintf(key, 48, WATCHED);
 }
 
-static bool put_one(struct bench *bench, const char *key, const uint8_t *value, size_t size)
-{
-	Etcdserverpb__PutRequest request = ETCDSERVERPB__PUT_REQUEST__INIT;
-	Etcdserverpb__PutResponse *response;
-	struct etcdc_err err;
-
-	request.key = (ProtobufCBinaryData){strlen(key), (uint8_t *)(uintptr_t)key};
-	request.value = (ProtobufCBinaryData){size, (uint8_t *)(uintptr_t)value};
-	if (etcdc_put(bench->client[0], &request, &response, &err) != KS_OK) {
-		(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(err.status), err.text);
-		return false;
-	}
-	etcdc_free(response);
-	return true;
-}
-
 /* With --kube in the shape that kine takes. What an earlier run left is overwritten: the first write then says what is there. */
-static bool kube_one(struct bench *bench, const uint8_t *value, size_t size)
+static bool kube_one(struct bench *bench, struct bench_writer *writer, struct ks_slice value)
 {
 	bool succeeded = false;
 
 	for (int attempts = 0; attempts < 2 && !succeeded; attempts++) {
-		if (!bench_kube_write(bench->client[0], WATCHED, value, size, &bench->kube_revision, &succeeded))
+		if (!bench_writer_kube(writer, WATCHED, value, &bench->kube_revision, &succeeded))
 			return false;
 		if (!succeeded && !bench_mod_revision(bench->client[0], WATCHED, &bench->kube_revision))
 			return false;
@@ -59,7 +44,7 @@ static bool kube_one(struct bench *bench, const uint8_t *value, size_t size)
 }
 
 /* With --own-keys a write has one event, at another watcher than the one before. */
-static bool write_one(struct bench *bench, int64_t serial, struct hist *hist)
+static bool write_one(struct bench *bench, struct bench_writer *writer, int64_t serial, struct hist *hist)
 {
 	char key[48];
 	uint8_t value[4096];
@@ -70,7 +55,8 @@ static bool write_one(struct bench *bench, int64_t serial, struct hist *hist)
 	memset(value, 'v', size);
 	memcpy(value, &sent_ns, sizeof(sent_ns));
 	watched_key(bench, serial * 7919 % bench->watchers, key);
-	if (!(bench->kube ? kube_one(bench, value, size) : put_one(bench, key, value, size)))
+	if (!(bench->kube ? kube_one(bench, writer, ks_slice_of(value, size))
+			  : bench_writer_put(writer, key, ks_slice_of(value, size))))
 		return false;
 	if (hist)
 		hist_add(hist, (now_ns() - sent_ns) / 1000);
@@ -86,20 +72,20 @@ static int64_t events_of_a_put(const struct bench *bench)
  * The writer sends the next put when the last one was answered and all watchers have at most 'inflight' puts to catch up; so the
  * rate is what the server delivers, and the latency is not that of an ever longer queue.
  */
-static bool write_and_count(struct bench *bench, struct watchers *watchers, struct hist *puts, double *seconds,
-			    int64_t *count)
+static bool write_and_count(struct bench *bench, struct bench_writer *writer, struct watchers *watchers,
+			    struct hist *puts, double *seconds, int64_t *count)
 {
 	uint64_t begin_ns = now_ns(), end_ns = begin_ns + (uint64_t)(bench->seconds * 1e9);
 	int64_t before = atomic_load(&watchers->events), written = 0, each = events_of_a_put(bench);
 
 	while (now_ns() < end_ns) {
-		if (!write_one(bench, written, puts))
+		if (!write_one(bench, writer, written, puts))
 			return false;
 		written++;
-		while (atomic_load(&watchers->events) - before < (written - bench->inflight) * each)
-			(void)usleep(50);
+		if (!watchers_await(watchers, before + (written - bench->inflight) * each))
+			return false;
 	}
-	if (!bench_await(&watchers->events, before + written * each, &watchers->ended, 60))
+	if (!watchers_await(watchers, before + written * each))
 		return false;
 	*seconds = (double)(now_ns() - begin_ns) / 1e9;
 	*count = atomic_load(&watchers->events) - before;
@@ -110,6 +96,7 @@ int bench_watch(struct bench *bench)
 {
 	struct watchers *watchers = ks_xcalloc(1, sizeof(*watchers));
 	struct hist *puts = ks_xcalloc(1, sizeof(*puts));
+	struct bench_writer writer;
 	/* The first client is the writer's. */
 	int connections = bench->clients > 1 ? bench->clients - 1 : 1, streams = connections * STREAMS_PER_CLIENT;
 	size_t numbers[BENCH_CLIENTS_MAX * STREAMS_PER_CLIENT];
@@ -119,6 +106,7 @@ int bench_watch(struct bench *bench)
 	uint64_t begin_ns;
 	bool ok = watchers_open(watchers, bench, bench->clients > 1 ? 1 : 0, connections);
 
+	ok = bench_writer_open(&writer, bench) && ok;
 	for (int i = 0; ok && i < streams; i++)
 		numbers[i] = h2_stream_open(watchers->connection[i % connections].h2);
 	usage_take(bench, &idle);
@@ -132,12 +120,12 @@ int bench_watch(struct bench *bench)
 	ok = ok && bench_await(&watchers->created, bench->watchers, &watchers->ended, 60);
 	created_s = (double)(now_ns() - begin_ns) / 1e9;
 	for (int i = 0; ok && i < 20; i++)
-		ok = write_one(bench, i, NULL);
-	ok = ok && bench_await(&watchers->events, 20 * events_of_a_put(bench), &watchers->ended, 60);
+		ok = write_one(bench, &writer, i, NULL);
+	ok = ok && watchers_await(watchers, 20 * events_of_a_put(bench));
 	atomic_store(&watchers->measuring, true);
 	cpu_s = cpu_seconds();
 	usage_take(bench, &created);
-	ok = ok && write_and_count(bench, watchers, puts, &seconds, &count);
+	ok = ok && write_and_count(bench, &writer, watchers, puts, &seconds, &count);
 	cpu_s = cpu_seconds() - cpu_s;
 	usage_take(bench, &after);
 	if (ok) {
@@ -160,6 +148,7 @@ int bench_watch(struct bench *bench)
 			      atomic_load(&watchers->created), atomic_load(&watchers->events));
 	}
 	watchers_close(watchers);
+	bench_writer_close(&writer);
 	free(puts);
 	free(watchers);
 	return ok ? 0 : 1;

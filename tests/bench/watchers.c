@@ -8,6 +8,8 @@
 #include "base/panic.h"
 #include "tests/bench/wire.h"
 
+#define PATIENCE_MS 60000
+
 /* Events that come together are mostly of the same put. */
 static void count_age(struct watchers_connection *connection, uint64_t us)
 {
@@ -56,6 +58,13 @@ static void take_response(void *arg, struct ks_slice response, uint64_t received
 	connection->responses += connection->events > before;
 }
 
+static void wake(struct watchers *watchers)
+{
+	ks_mutex_lock(&watchers->mutex);
+	ks_cond_signal(&watchers->came);
+	ks_mutex_unlock(&watchers->mutex);
+}
+
 static void tell(void *arg)
 {
 	struct watchers_connection *connection = arg;
@@ -66,7 +75,9 @@ static void tell(void *arg)
 	/* Last: whoever waits for all events looks at the rest then. */
 	if (connection->events) {
 		atomic_fetch_add(&watchers->responses, connection->responses);
-		atomic_fetch_add(&watchers->events, connection->events);
+		if (atomic_fetch_add(&watchers->events, connection->events) + connection->events >=
+		    atomic_load(&watchers->awaited))
+			wake(watchers);
 	}
 	connection->events = connection->responses = 0;
 	connection->aged = 0;
@@ -77,12 +88,31 @@ static void note_end(void *arg)
 	const struct watchers_connection *connection = arg;
 
 	atomic_fetch_add(&connection->watchers->ended, 1);
+	wake(connection->watchers);
+}
+
+bool watchers_await(struct watchers *watchers, int64_t events)
+{
+	bool in_time = true;
+
+	if (atomic_load(&watchers->events) >= events)
+		return atomic_load(&watchers->ended) == 0;
+	ks_mutex_lock(&watchers->mutex);
+	atomic_store(&watchers->awaited, events); /* before the look: who adds the last one sees it, or is seen */
+	while (in_time && atomic_load(&watchers->events) < events && atomic_load(&watchers->ended) == 0)
+		in_time = ks_cond_wait(&watchers->came, &watchers->mutex, PATIENCE_MS);
+	atomic_store(&watchers->awaited, INT64_MAX);
+	ks_mutex_unlock(&watchers->mutex);
+	return in_time && atomic_load(&watchers->ended) == 0;
 }
 
 bool watchers_open(struct watchers *watchers, const struct bench *bench, int first, int count)
 {
 	static const struct h2_ops ops = {.message = take_response, .pause = tell, .ended = note_end};
 
+	atomic_store(&watchers->awaited, INT64_MAX);
+	ks_mutex_init(&watchers->mutex);
+	ks_cond_init(&watchers->came);
 	for (int i = 0; i < count; i++) {
 		struct watchers_connection *connection = &watchers->connection[i];
 
@@ -116,4 +146,6 @@ void watchers_close(struct watchers *watchers)
 {
 	for (int i = 0; i < watchers->count; i++)
 		h2_close(watchers->connection[i].h2);
+	ks_cond_fini(&watchers->came);
+	ks_mutex_fini(&watchers->mutex);
 }

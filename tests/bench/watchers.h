@@ -8,6 +8,7 @@
 #ifndef BENCH_WATCHERS_H
 #define BENCH_WATCHERS_H
 
+#include "base/thread.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/h2.h"
 
@@ -25,6 +26,9 @@ struct watchers {
 	_Atomic int64_t created, events, responses; /* responses: with events */
 	_Atomic int64_t ended;
 	atomic_bool measuring; /* how old events are */
+	_Atomic int64_t awaited; /* so many events; INT64_MAX: nobody waits */
+	struct ks_mutex mutex;
+	struct ks_cond came; /* as many as are awaited, or the end of a stream */
 	struct hist hist;
 	int count;
 	struct watchers_connection connection[BENCH_CLIENTS_MAX];
@@ -32,6 +36,8 @@ struct watchers {
 
 /* Connections like those of the clients from 'first' on. False, and a message on stderr, when one fails; close them in any case. */
 bool watchers_open(struct watchers *watchers, const struct bench *bench, int first, int count);
+/* Until there are so many events, and wakes at once then. False when a stream has ended, or after a minute. One thread. */
+bool watchers_await(struct watchers *watchers, int64_t events);
 bool watchers_create(struct watchers_connection *connection, size_t stream, const char *key);
 void watchers_close(struct watchers *watchers);
 

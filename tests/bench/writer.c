@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See writer.h. */
+#include "tests/bench/writer.h"
+
+#include <string.h>
+
+#include "base/panic.h"
+
+#define PACKED_MAX (16 << 20)
+
+bool bench_writer_open(struct bench_writer *writer, const struct bench *bench)
+{
+	*writer = (struct bench_writer){.calls = h2_calls_new()};
+	ks_buf_init(&writer->packed, PACKED_MAX);
+	writer->connection = h2_calls_connect(writer->calls, bench->endpoints[0]);
+	return writer->connection != NULL;
+}
+
+void bench_writer_close(struct bench_writer *writer)
+{
+	h2_calls_free(writer->calls);
+	ks_buf_fini(&writer->packed);
+}
+
+static void answered(void *arg, const struct etcdc_result *result)
+{
+	struct bench_writer *writer = arg;
+
+	writer->failed = result->err->status != KS_OK;
+	if (writer->failed)
+		(void)fprintf(stderr, "kineshim-bench: %s %s\n", ks_status_name(result->err->status),
+			      result->err->text);
+	else
+		writer->succeeded = !writer->read || writer->read(result->bytes, &writer->revision);
+}
+
+bool bench_writer_call(struct bench_writer *writer, const struct etcdc_method *method, const void *request,
+		       bool (*read)(struct ks_slice answer, int64_t *revision))
+{
+	size_t size = protobuf_c_message_get_packed_size(request);
+
+	writer->read = read;
+	writer->failed = writer->succeeded = false;
+	KS_ASSERT(ks_buf_reserve(&writer->packed, size));
+	(void)protobuf_c_message_pack(request, writer->packed.data);
+	h2_call(writer->connection, method->path, ks_slice_of(writer->packed.data, size), answered, writer);
+	h2_calls_serve(writer->calls);
+	return !writer->failed;
+}
+
+bool bench_writer_put(struct bench_writer *writer, const char *key, struct ks_slice value)
+{
+	Etcdserverpb__PutRequest request = ETCDSERVERPB__PUT_REQUEST__INIT;
+
+	request.key = (ProtobufCBinaryData){strlen(key), (uint8_t *)(uintptr_t)key};
+	request.value = (ProtobufCBinaryData){value.size, (uint8_t *)(uintptr_t)value.data};
+	return bench_writer_call(writer, &etcdc_method_put, &request, NULL);
+}
