@@ -4,8 +4,8 @@
 
 #include "agent.h"
 
-#include <stdatomic.h>
 #include <malloc.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -203,7 +203,8 @@ static enum ks_status start_sources(struct dpa_agent *agent, struct ks_err *err)
 	struct dpa_object *object;
 	bool there;
 
-	if (dpa_object_start(agent->options, agent->replica, agent->board, agent->signer, agent->verifier, &object, err) != KS_OK)
+	if (dpa_object_start(agent->options, agent->replica, agent->board, agent->signer, agent->verifier, &object,
+			     err) != KS_OK)
 		return err->status;
 	agent->object = object;
 	agent->client = dpa_connect(agent->options, err);

@@ -92,7 +92,9 @@ static void complete_bash(FILE *out, const struct ks_tool *tools)
 
 static void complete_zsh(FILE *out, const struct ks_tool *tools)
 {
-	(void)fputs("#compdef " KS_PROGRAM "\n# zsh completion; made by `" KS_PROGRAM " completion zsh`\n_arguments -S \\\n", out);
+	(void)fputs("#compdef " KS_PROGRAM "\n# zsh completion; made by `" KS_PROGRAM
+		    " completion zsh`\n_arguments -S \\\n",
+		    out);
 	for (size_t i = 0; i < ks_option_count; i++) {
 		const struct option *option = &ks_option_rows[i];
 		const char *choices = completes(option) ? choices_of(option) : "";

@@ -124,8 +124,8 @@ enum sqlb_outcome sqlb_lite_append(struct sqlb_conn *conn, const struct sqlb_app
 	if (sqlb_lite_outcome(rc) == SQLB_OK) {
 		rc = SQLITE_OK;
 		taken = append->row_count && (append->rows[0].position != head[0] + 1 ||
-					      (append->after_writer != 0 && (head[2] != append->after_writer ||
-									     head[3] != append->after_batch)));
+					      (append->after_writer != 0 &&
+					       (head[2] != append->after_writer || head[3] != append->after_batch)));
 	}
 	if (rc == SQLITE_OK && !taken)
 		rc = look_at_leases(conn, append, now, &expired);

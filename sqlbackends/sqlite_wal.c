@@ -11,8 +11,10 @@
 #include "base/diag.h"
 
 #define PIECE (64 * 1024)
-#define FRAME_BYTES (24 + 8192) /* its header, and a page as migrate makes it; with other pages there is less room, or more */
-#define ROUND_PAGES (CHECKPOINT_PAGES + CHECKPOINT_PAGES / 4) /* what comes while the checkpointer is at work is behind it */
+/* its header, and a page as migrate makes it; with other pages there is less room, or more */
+#define FRAME_BYTES (24 + 8192)
+/* what comes while the checkpointer is at work is behind it */
+#define ROUND_PAGES (CHECKPOINT_PAGES + CHECKPOINT_PAGES / 4)
 
 /* ---- room ---- */
 

@@ -71,13 +71,13 @@ void dpa_eureka_ask(struct dpa_discovery *discovery)
 	KS_ASSERT(asprintf(&path, "%sapps", config->prefix) > 0);
 	discovery->eureka.busy = true;
 	discovery->eureka.transfer = dpa_fetch_start(discovery->http,
-						    &(struct dpa_http_request){
-							    .config = config,
-							    .server = &config->servers[discovery->eureka.server],
-							    .basic = true,
-							    .path = path,
-						    },
-						    done, discovery);
+						     &(struct dpa_http_request){
+							     .config = config,
+							     .server = &config->servers[discovery->eureka.server],
+							     .basic = true,
+							     .path = path,
+						     },
+						     done, discovery);
 	free(path);
 	if (!discovery->eureka.transfer)
 		done(discovery, &(struct dpa_http_answer){.error = "out of memory"});

@@ -104,13 +104,13 @@ static void start_login(struct dpa_discovery *discovery, struct login *login, co
 	KS_ASSERT(asprintf(&form, "username=%s&password=%s", name, secret) > 0);
 	KS_ASSERT(asprintf(&path, "%sauth/login", http->prefix) > 0);
 	login->transfer = dpa_fetch_start(discovery->http,
-					 &(struct dpa_http_request){
-						 .config = http,
-						 .server = &http->servers[login->server],
-						 .path = path,
-						 .form = form,
-					 },
-					 login_done, login);
+					  &(struct dpa_http_request){
+						  .config = http,
+						  .server = &http->servers[login->server],
+						  .path = path,
+						  .form = form,
+					  },
+					  login_done, login);
 	explicit_bzero(form, strlen(form));
 	explicit_bzero(secret, strlen(secret));
 	free(form);
@@ -190,12 +190,12 @@ static void list(struct dpa_service *service)
 	ks_buf_append(&path, "", 1);
 	service->poll.transfer = path.failed ? NULL
 					     : dpa_fetch_start(discovery->http,
-							      &(struct dpa_http_request){
-								      .config = http,
-								      .server = &http->servers[service->poll.server],
-								      .path = (const char *)path.data,
-							      },
-							      list_done, service);
+							       &(struct dpa_http_request){
+								       .config = http,
+								       .server = &http->servers[service->poll.server],
+								       .path = (const char *)path.data,
+							       },
+							       list_done, service);
 	if (path.data)
 		explicit_bzero(path.data, path.size);
 	ks_buf_fini(&path);

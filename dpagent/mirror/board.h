@@ -18,8 +18,8 @@ const char *dpa_source_name(enum dpa_source source); /* "none", "upstream", "dis
 
 /* Conditions that a person must see to; each is on or off, with a text. */
 enum dpa_alarm {
-	DPA_ALARM_DISK_INVALID,   /* the newest disk image was damaged or wrongly signed: the older one was used, or none */
-	DPA_ALARM_DISK_WRITE,     /* the last image could not be written (disk full) */
+	DPA_ALARM_DISK_INVALID, /* the newest disk image was damaged or wrongly signed: the older one was used, or none */
+	DPA_ALARM_DISK_WRITE,   /* the last image could not be written (disk full) */
 	DPA_ALARM_OBJECT_INVALID, /* the newest object was damaged or wrongly signed */
 	DPA_ALARM_OBJECT_ACCESS,  /* object storage refuses or does not answer */
 	DPA_ALARM_HELD,           /* upstream is empty, the last good configuration is held */
@@ -36,8 +36,8 @@ struct dpa_status {
 	int64_t source_since_ms; /* wall clock */
 	bool connected;
 	int64_t connected_since_ms;
-	char endpoint[256];       /* upstream in use; "" when not connected */
-	char upstream_error[512]; /* the last one; "" while connected */
+	char endpoint[256];                                   /* upstream in use; "" when not connected */
+	char upstream_error[512];                             /* the last one; "" while connected */
 	uint64_t reconnects, resyncs, verifications, repairs; /* repairs: differences that a verification found */
 	struct {
 		bool on;

@@ -25,9 +25,9 @@ struct dpa_image_key {
 };
 
 struct dpa_image {
-	uint64_t cluster_id; /* upstream's; 0: not known */
-	int64_t up_revision; /* upstream's revision that this is the state of */
-	int64_t revision;    /* local; not below any mod_revision of the keys */
+	uint64_t cluster_id;  /* upstream's; 0: not known */
+	int64_t up_revision;  /* upstream's revision that this is the state of */
+	int64_t revision;     /* local; not below any mod_revision of the keys */
 	int64_t confirmed_ms; /* wall clock: when upstream last confirmed this state */
 	int64_t saved_ms;     /* wall clock: when it was written; set by the writer of the format */
 	bool final;           /* written at a clean stop: nothing newer was ever served */
@@ -43,6 +43,7 @@ bool dpa_image_key_name(const struct dpa_image_key *key, struct ks_slice *name);
  * What upstream alone has, by its own numbers: without overlay, discovery and offset. For object storage, which other machines read.
  * 'plain' is to be zeroed.
  */
-enum ks_status dpa_image_plain(const struct dpa_image *image, struct dpa_image *plain, struct ks_err *err) KS_MUST_CHECK;
+enum ks_status dpa_image_plain(const struct dpa_image *image, struct dpa_image *plain,
+			       struct ks_err *err) KS_MUST_CHECK;
 
 #endif

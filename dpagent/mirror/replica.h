@@ -22,9 +22,9 @@ struct dpa_replica;
 typedef bool dpa_transform_fn(void *ctx, struct ks_slice key, const struct ks_slice *raw, struct ks_buf *out);
 
 struct dpa_replica_config {
-	const char *prefix;    /* keys that begin with it; "": all */
-	size_t history_events; /* records kept beyond the live keys; 0: a default */
-	size_t history_bytes;  /* of them, with keys and values; 0: a default (256 MiB) */
+	const char *prefix;          /* keys that begin with it; "": all */
+	size_t history_events;       /* records kept beyond the live keys; 0: a default */
+	size_t history_bytes;        /* of them, with keys and values; 0: a default (256 MiB) */
 	dpa_transform_fn *transform; /* NULL: none */
 	void *transform_ctx;
 	bool own_changes; /* there is an overlay or a transform: revisions of our own may come at any time */
@@ -70,7 +70,8 @@ enum ks_status dpa_replica_load(struct dpa_replica *replica, const struct dpa_im
 				struct ks_err *err) KS_MUST_CHECK;
 /* The present state, consistent, while changes go on (the lock is held for a bounded number of keys at a time). 'image' is to be
  * zeroed. KS_UNAVAILABLE when nothing is loaded. */
-enum ks_status dpa_replica_image(struct dpa_replica *replica, struct dpa_image *image, struct ks_err *err) KS_MUST_CHECK;
+enum ks_status dpa_replica_image(struct dpa_replica *replica, struct dpa_image *image,
+				 struct ks_err *err) KS_MUST_CHECK;
 
 /* ---- upstream's changes ---- */
 
@@ -109,8 +110,8 @@ struct dpa_resync;
 
 struct dpa_resync_summary {
 	size_t put, deleted, same;
-	bool held;     /* nothing was changed: the listing is empty and the state is not */
-	bool jumped;   /* watches were cancelled */
+	bool held;        /* nothing was changed: the listing is empty and the state is not */
+	bool jumped;      /* watches were cancelled */
 	int64_t revision; /* local */
 };
 

@@ -35,7 +35,7 @@ struct dpa_overlay_entry {
 struct dpa_replica {
 	struct dpa_replica_config config;
 	char *prefix;
-	char *reports_prefix; /* "": none */
+	char *reports_prefix;        /* "": none */
 	struct ks_interval interval; /* of the prefix */
 	uint8_t *interval_memory;
 	struct ks_store *store;

@@ -181,8 +181,8 @@ static bool check_whole(struct reading *r, enum sqlb_outcome *outcome)
 	/* What is there is sound, and less than the clients had before they moved: they must not begin to change it. */
 	if (r->end == GOING && r->whole && r->import[0]) {
 		ks_fail(&r->err, KS_FAILED_PRECONDITION,
-			"the import from %s is not finished: run kineshim import again, which goes on with it, or drop the "
-			"tables of kineshim",
+			"the import from %s is not finished: run kineshim import again, which goes on with it, or drop "
+			"the tables of kineshim",
 			r->import);
 		r->end = BAD;
 	}

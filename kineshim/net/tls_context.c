@@ -226,7 +226,8 @@ static void report_own(const struct ks_tls_context *context, SSL_CTX *ctx)
 
 	KS_SET(TLS_EXPIRY, end_s);
 	if (left_s <= 0)
-		ks_diag(KS_ERROR, "tls", "the server's certificate has ended, clients refuse it; put a new one in its place path=%s",
+		ks_diag(KS_ERROR, "tls",
+			"the server's certificate has ended, clients refuse it; put a new one in its place path=%s",
 			context->files[TLS_CERT]);
 	else if (left_s < NEAR_END_S)
 		ks_diag(KS_WARN, "tls", "the server's certificate ends soon path=%s days_left=%lld",

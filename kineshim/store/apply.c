@@ -66,8 +66,7 @@ static const char *effect_fault(const struct ks_entry *entry, const struct ks_ef
 	return "an effect is of an unknown kind";
 }
 
-static enum ks_status check(const struct ks_state *state, bool sparse, const struct ks_entry *entry,
-			    struct ks_err *err)
+static enum ks_status check(const struct ks_state *state, bool sparse, const struct ks_entry *entry, struct ks_err *err)
 {
 	const struct ks_point *tail = &state->tail;
 	bool has_keys = false;

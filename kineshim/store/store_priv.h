@@ -61,7 +61,7 @@ struct ks_state {
 	struct ks_alarms *alarms;
 	struct ks_alarms *alarms_tail;
 	struct ks_locs alarms_dropped;
-	bool direct;                 /* loading: what is applied is committed at once */
+	bool direct; /* loading: what is applied is committed at once */
 	/* A large tail is published in pieces. Until the last one readers see the state before it, but must not go by the
 	 * live bits of the committed view. */
 	bool publishing;
@@ -73,8 +73,9 @@ struct ks_state {
 	int64_t compact_target;  /* what the pass under way removes */
 	int64_t cursor_revision; /* next record that it looks at */
 	int32_t cursor_sub;
-	int64_t removed;        /* the greatest revision of a record that was removed */
-	struct ks_locs garbage; /* rows of leases, users, roles, alarms and compactions that nobody needs, oldest first */
+	int64_t removed; /* the greatest revision of a record that was removed */
+	/* rows of leases, users, roles, alarms and compactions that nobody needs, oldest first */
+	struct ks_locs garbage;
 
 	/* cache: value_cache.c */
 	size_t cached_bytes;
@@ -148,7 +149,7 @@ bool ks_state_publish(struct ks_state *state, size_t max) KS_MUST_CHECK;
 struct ks_bytes *ks_state_take_record(struct ks_state *state, struct ks_record *record) KS_MUST_CHECK;
 /* Takes a key without records out of the index. */
 void ks_state_drop_key(struct ks_state *state, struct ks_key *key);
-void ks_locs_add(struct ks_locs *locs, struct ks_loc loc); /* without memory it is forgotten, and locs->forgot */
+void ks_locs_add(struct ks_locs *locs, struct ks_loc loc);   /* without memory it is forgotten, and locs->forgot */
 void ks_locs_move(struct ks_locs *to, struct ks_locs *from); /* all of them, with what was forgotten */
 
 /* ---- compact.c ---- */

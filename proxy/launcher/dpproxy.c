@@ -372,7 +372,8 @@ static int sys_reaches(lua_State *L)
 	}
 	pid = fork();
 	if (pid == 0) {
-		if (initgroups(user->pw_name, user->pw_gid) != 0 || setgid(user->pw_gid) != 0 || setuid(user->pw_uid) != 0)
+		if (initgroups(user->pw_name, user->pw_gid) != 0 || setgid(user->pw_gid) != 0 ||
+		    setuid(user->pw_uid) != 0)
 			_exit(2);
 		_exit(access(path, R_OK | W_OK | X_OK) == 0 ? 0 : 1);
 	}

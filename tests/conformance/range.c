@@ -181,7 +181,8 @@ static void thousands_of_keys(struct conf *conf)
 	RANGE("key:'big/' range_end:'big0' count_only:1 min_mod_revision:r20");
 	RANGE("key:'big/' range_end:'big0' limit:3 sort_target:VALUE sort_order:DESCEND serializable:1");
 	TXN("success{request_range{key:'big/' range_end:'big0' keys_only:1}} success{request_range{key:'big/15'}}");
-	TXN("compare{key:'none' target:VERSION result:EQUAL version:7} failure{request_range{key:'big/' range_end:'big0' keys_only:1}}");
+	TXN("compare{key:'none' target:VERSION result:EQUAL version:7} failure{request_range{key:'big/' "
+	    "range_end:'big0' keys_only:1}}");
 	TXN("success{request_txn{success{request_range{key:'big/' range_end:'big0' limit:2000}}}}");
 	TXN("success{request_range{key:'big/' range_end:'big0' keys_only:1 serializable:1}}");
 }

@@ -103,13 +103,12 @@ static void eureka(const char *body, const char *name, const char *wanted)
 static void eureka_gives_what_is_up(void)
 {
 	static const char many[] = "{\"applications\":{\"application\":[{\"name\":\"ONE\",\"instance\":[" INSTANCE(
-		"10.0.0.1", "UP", "80",
-		"true", "false") "," INSTANCE("10.0.0.2", "DOWN", "80", "true",
-					      "false") "," INSTANCE("10.0.0.3", "UP", "\"80\"", "false",
-								    "true") "]},{\"name\":\"TWO\","
-									    "\"instance\":" INSTANCE("10.0.0.4", "UP",
-												     "\"81\"", "true",
-												     "true") "}]}}";
+		"10.0.0.1", "UP", "80", "true",
+		"false") "," INSTANCE("10.0.0.2", "DOWN", "80", "true",
+				      "false") "," INSTANCE("10.0.0.3", "UP", "\"80\"", "false",
+							    "true") "]},{\"name\":\"TWO\","
+								    "\"instance\":" INSTANCE("10.0.0.4", "UP", "\"81\"",
+											     "true", "true") "}]}}";
 
 	eureka(many, "one",
 	       "[{\"host\":\"10.0.0.1\",\"port\":80,\"weight\":7},{\"host\":\"10.0.0.3\",\"port\":443,\"weight\":7}]");

@@ -1022,7 +1022,8 @@ static void ten_thousand_calls_are_all_answered(void)
 static void answers_to_many_calls_at_once_are_gathered_and_not_late(void)
 {
 	enum { ROUNDS = 20, CALLS = 50 };
-	double writes = ks_metrics_value(KS_METRIC_GATHERED_WRITES, 0), pulls = ks_metrics_value(KS_METRIC_GATHERED_PULLS, 0);
+	double writes = ks_metrics_value(KS_METRIC_GATHERED_WRITES, 0),
+	       pulls = ks_metrics_value(KS_METRIC_GATHERED_PULLS, 0);
 	int64_t began_ms;
 	int raw;
 

@@ -59,7 +59,8 @@ static void take(const char *seen, const char *const args[])
 static void passwords_of_urls_become_stars(void)
 {
 	TAKE("kineshim import --from kine://postgres:***@h/d", "import", "--from", "kine://postgres://u:hunter2@h/d");
-	TAKE("kineshim import --from=kine://mysql:***@tcp(h:3306)/d", "import", "--from=kine://mysql://u:hunter2@tcp(h:3306)/d");
+	TAKE("kineshim import --from=kine://mysql:***@tcp(h:3306)/d", "import",
+	     "--from=kine://mysql://u:hunter2@tcp(h:3306)/d");
 	TAKE("kineshim import --from-user u:***", "import", "--from-user", "u:hunter2");
 	TAKE("kineshim --endpoint postgres://u:***@h/d --name n", "--endpoint", "postgres://u:hunter2@h/d", "--name",
 	     "n");
