@@ -19,7 +19,7 @@
  */
 #include "base/metrics.h"
 #include "base/panic.h"
-#include "log/log_priv.h"
+#include "log/writer.h"
 
 _Static_assert(SQLB_SENT_MAX - 1 <= KS_STORE_CUTS, "the store has not as many cuts");
 

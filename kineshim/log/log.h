@@ -3,7 +3,7 @@
  * The SQL log: implements ks_committer on a sqlbackends database. The only meeting of store and sqlbackends.
  *
  * Five threads, each with a database connection of its own:
- *   writer  writer.c, replay.c   gather → evaluate → append → publish → answer; the only one that changes the store
+ *   writer  writer.h, replay.c   gather → evaluate → append → publish → answer; the only one that changes the store
  *   tail    tail.c               waits for foreign appends and pokes the writer
  *   reader  head.c               one head probe for all waiting linearizable reads; values that the cache let go
  *   side    housekeeper.c        one thing after the other:

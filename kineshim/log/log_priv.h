@@ -59,7 +59,7 @@ struct ks_log_applied {
 };
 
 /*
- * The writer's states (writer.c moves between them and nowhere else):
+ * The writer's states (ks_log_writer_go moves between them):
  *
  *            migrate ok              all rows read                  append: DOUBT or CONFLICT
  *   STARTING ---------->  LOADING  --------------->  SERVING  ----------------------------->  SETTLING
@@ -331,7 +331,7 @@ void ks_log_gauges_stop(struct ks_log *log);
 void ks_log_know_head(struct ks_log *log, int64_t position);
 void ks_log_caught_up(struct ks_log *log, int64_t applied);
 
-/* ---- writer.c ---- */
+/* ---- queue.c, writer.c ---- */
 
 void ks_log_submit(struct ks_committer *committer, struct ks_submit *submit);
 void ks_log_submit_expired(struct ks_log *log, struct ks_submit *submit);
@@ -344,50 +344,8 @@ void ks_log_writer_abandon(struct ks_log *log);
 void ks_log_reader_abandon(struct ks_log *log);
 void ks_log_writer_fini(struct ks_log *log);
 void ks_log_writer_expire(struct ks_log *log);
-/* The batch is not in the log: throws the tail away and puts the requests back, to be evaluated again; also those that were sent behind it. */
-void ks_log_writer_unwind(struct ks_log *log);
-/* What became of the batch's append; returns as a step does. */
-int64_t ks_log_writer_appended(struct ks_log *log, enum sqlb_outcome outcome, bool appended, struct ks_err *err);
 /* The writer's own bookkeeping after ks_store_publish (also replay.c). */
 void ks_log_writer_published(struct ks_log *log, struct ks_log_applied applied, uint64_t proof_mark);
-
-/* The way of a batch, step by step; 'batch' is the writer's or one ahead. */
-
-/* role.mutex is held. Moves requests into an empty batch: at most 'max', and none behind one that is more than puts and deletes, if only_kv. */
-void ks_log_batch_fill(struct ks_log *log, struct ks_log_batch *batch, struct ks_list *from, size_t max, bool only_kv);
-void ks_log_batch_waited(struct ks_log *log,
-			 const struct ks_log_batch *batch); /* for the metric: it is full, and not empty */
-enum ks_log_evaluated {
-	KS_LOG_EVALUATED,
-	KS_LOG_LACKS_VALUE, /* it could not be read, ks_log_role_failed was called unless appends are on their way */
-	KS_LOG_TOO_LARGE,   /* the first *fitted requests may be appended together */
-};
-/* Into the store's tail. Unless it is evaluated, the caller rolls back and puts back. */
-enum ks_log_evaluated ks_log_batch_evaluate(struct ks_log *log, struct ks_log_batch *batch,
-					    size_t *fitted) KS_MUST_CHECK;
-/* Makes rows of it. False without memory. */
-bool ks_log_batch_encode(struct ks_log *log, struct ks_log_batch *batch) KS_MUST_CHECK;
-/* Its append begins, behind that writer's batch; what to append, borrowed from the batch. */
-struct sqlb_append ks_log_batch_begin(struct ks_log *log, struct ks_log_batch *batch, int64_t after_writer,
-				      int64_t after_batch);
-void ks_log_batch_ended(struct ks_log *log, const struct ks_log_batch *batch, enum sqlb_outcome outcome, bool appended);
-/* The writer's batch is in the log: publishes, answers; what was sent behind it takes its place. */
-void ks_log_batch_landed(struct ks_log *log);
-/* The requests go back to the front of the queue; the store was rolled back. */
-void ks_log_batch_put_back(struct ks_log *log, struct ks_log_batch *batch);
-/* A batch was made, or ended: for the gauge. */
-void ks_log_batch_count_in_flight(struct ks_log_writer *w);
-
-/* ---- ahead.c ---- */
-
-/* Sends the writer's batch instead of appending it, if that may be good for something; *wait_ms as a step returns. False: append it. */
-bool ks_log_ahead_send(struct ks_log *log, int64_t *wait_ms);
-/* How many requests go together; fewer than all that wait where several appends share the way. With the role's mutex held. */
-size_t ks_log_ahead_share(const struct ks_log *log);
-/* How long an append took. */
-void ks_log_ahead_took(struct ks_log *log, int64_t took_ms);
-/* While appends are on their way (writer.sent): sends another one, or takes an answer. Returns as a step does. */
-int64_t ks_log_ahead_step(struct ks_log *log);
 
 /* ---- head.c ---- */
 

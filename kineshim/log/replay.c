@@ -19,7 +19,7 @@
 #include "base/diag.h"
 #include "base/metrics.h"
 #include "base/panic.h"
-#include "log/log_priv.h"
+#include "log/writer.h"
 #include "store/count.h"
 
 #define WHOLE_LOG (SIZE_MAX / 4)
