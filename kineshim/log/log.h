@@ -5,7 +5,7 @@
  * Five threads, each with a database connection of its own:
  *   writer  writer.h, replay.c   gather → evaluate → append → publish → answer; the only one that changes the store
  *   tail    tail.c               waits for foreign appends and pokes the writer
- *   reader  head.c               one head probe for all waiting linearizable reads; values that the cache let go
+ *   reader  reader.h             one head probe for all waiting linearizable reads; values that the cache let go
  *   side    housekeeper.c        one thing after the other:
  *           keepalive.c          keepalives;
  *           lease_times.c        the remaining times of leases;

@@ -347,7 +347,7 @@ void ks_log_writer_expire(struct ks_log *log);
 /* The writer's own bookkeeping after ks_store_publish (also replay.c). */
 void ks_log_writer_published(struct ks_log *log, struct ks_log_applied applied, uint64_t proof_mark);
 
-/* ---- head.c ---- */
+/* ---- head.c, values.c, reader.c ---- */
 
 void ks_log_prove_read(struct ks_committer *committer, struct ks_read_proof *proof);
 void ks_log_fetch(struct ks_committer *committer, struct ks_fetch *fetch);
