@@ -103,7 +103,7 @@ static void db_set(struct sqlb_db *db, size_t *count, const char *keyword, const
 	db->values[(*count)++] = ks_xstrdup(value);
 }
 
-/* A standby is no database for us (postgres_conn.c), and of several hosts the next one may be the primary. */
+/* A standby is no database for us (postgres_error.c), and of several hosts the next one may be the primary. */
 static bool wants_primary(const struct sqlb_db *db, const PQconninfoOption *options)
 {
 	bool several = false;

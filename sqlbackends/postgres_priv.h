@@ -3,7 +3,12 @@
  * What the files of the PostgreSQL backend share.
  *
  *   postgres.c        the vtable, the URL, the schema
- *   postgres_conn.c   one connection: connect, send, wait with a deadline, errors → outcomes
+ *   postgres_conn.c   connecting, and what a session is set to
+ *   postgres_error.c  errors → outcomes
+ *   postgres_io.c     sending, and waiting with a deadline
+ *   postgres_binary.c parameters and results
+ *   postgres_query.c  a statement and its answer, COPY
+ *   postgres_block.c  transactions
  *   postgres_sql.c    the texts of the statements
  *   postgres_append.c, postgres_read.c   the log
  *   postgres_wait.c   waiting for change
@@ -166,6 +171,57 @@ struct sqlb_conn {
 
 /* ---- postgres_conn.c ---- */
 
+/* Ready for a statement, with 'timeout_ms' for it. AWAY when there is no connection to be had. */
+enum sqlb_outcome sqlb_pg_begin(struct sqlb_conn *conn, int timeout_ms, struct ks_err *err);
+/* Forgets the connection; the next begin makes a new one. */
+void sqlb_pg_drop(struct sqlb_conn *conn);
+
+/* ---- postgres_error.c ---- */
+
+/* Drops the connection and says AWAY, with libpq's reason. */
+enum sqlb_outcome sqlb_pg_lost(struct sqlb_conn *conn, struct ks_err *err);
+/* Data or schema that we cannot have written. Drops the connection: a mended schema needs new plans. */
+enum sqlb_outcome sqlb_pg_broken(struct sqlb_conn *conn, struct ks_err *err, const char *what);
+/* No database to be had: AWAY is the caller's to say. 'why' may have several lines. */
+void sqlb_pg_fail_away(struct ks_err *err, const char *what, const char *why);
+/*
+ * A standby answers with a head that lies behind, and would prove reads that miss what was acknowledged. So it counts as no
+ * database at all; a connection that was made to a standby and saw its promotion is not wanted back either.
+ */
+enum sqlb_outcome sqlb_pg_refuse_standby(struct sqlb_conn *conn, struct ks_err *err);
+/*
+ * What an error result means for a statement that changed nothing: AWAY or BROKEN. Drops the connection unless
+ * the error is one after which it is as good as before. 'result' stays the caller's.
+ */
+enum sqlb_outcome sqlb_pg_judge(struct sqlb_conn *conn, const PGresult *result, struct ks_err *err);
+bool sqlb_pg_has_state(const PGresult *result, const char *sqlstate);
+
+/* ---- postgres_io.c ---- */
+
+int64_t sqlb_pg_now_ms(void);
+/* There was progress: the deadline moves. */
+void sqlb_pg_more_time(struct sqlb_conn *conn, int timeout_ms);
+/* Waits until the socket can be read (or, when there is something to send, written). False: not by 'until_ms'. */
+bool sqlb_pg_wait_for_socket(struct sqlb_conn *conn, bool to_write, int64_t until_ms);
+/* Hands everything that is queued to the kernel; reads meanwhile, so that neither side waits for the other. */
+bool sqlb_pg_flush(struct sqlb_conn *conn);
+/* The next result, NULL between statements; false: the connection is lost or the deadline passed. */
+bool sqlb_pg_next(struct sqlb_conn *conn, PGresult **result);
+/*
+ * Waits until sqlb_pg_next need not wait; at 'until_ms' (monotonic) it gives up with NOT_YET. LOST: nothing more will come.
+ * Sends meanwhile what is still to be sent.
+ */
+enum sqlb_pg_arrival { SQLB_PG_ARRIVED, SQLB_PG_NOT_YET, SQLB_PG_LOST };
+enum sqlb_pg_arrival sqlb_pg_await(struct sqlb_conn *conn, int64_t until_ms);
+/* Reads what nobody waited for, and leaves pipeline mode after it when no append is on its way. */
+enum sqlb_pg_arrival sqlb_pg_read_unread(struct sqlb_conn *conn, int64_t until_ms);
+/* Takes all that has come in already; false: the connection has ended (and libpq forgot what it was waiting for). */
+bool sqlb_pg_take_arrived(struct sqlb_conn *conn);
+/* Takes what can be read at once, so that sqlb_pg_await need not wait for it; not the end behind it. */
+void sqlb_pg_look(struct sqlb_conn *conn);
+
+/* ---- postgres_binary.c ---- */
+
 /* Parameters of a prepared statement, all in binary. What 'value' points to is borrowed until it was sent. */
 struct sqlb_pg_params {
 	int count;
@@ -190,46 +246,18 @@ void sqlb_pg_int8_array(struct ks_buf *buf, const int64_t *a, size_t a_count, co
 void sqlb_pg_leases_arrays(struct ks_buf *buf, const struct sqlb_lease *leases, size_t count, size_t *middle);
 enum { SQLB_PG_BYTEA = 17, SQLB_PG_INT8 = 20, SQLB_PG_INT2 = 21, SQLB_PG_INT4 = 23 };
 
-void sqlb_pg_block_make(struct sqlb_db *db); /* of open */
-/* Ready for a statement, with 'timeout_ms' for it. AWAY when there is no connection to be had. */
-enum sqlb_outcome sqlb_pg_begin(struct sqlb_conn *conn, int timeout_ms, struct ks_err *err);
-/* Forgets the connection; the next begin makes a new one. */
-void sqlb_pg_drop(struct sqlb_conn *conn);
-/* There was progress: the deadline moves. */
-void sqlb_pg_more_time(struct sqlb_conn *conn, int timeout_ms);
-int64_t sqlb_pg_now_ms(void);
+/* Binary results. False: NULL, or not of that size, which only a changed schema can cause. */
+bool sqlb_pg_get_int8(const PGresult *result, int row, int column, int64_t *value);
+bool sqlb_pg_get_int4(const PGresult *result, int row, int column, int32_t *value);
+bool sqlb_pg_get_int2(const PGresult *result, int row, int column, int16_t *value);
+bool sqlb_pg_get_bool(const PGresult *result, int row, int column, bool *value);
+struct ks_slice sqlb_pg_get_slice(const PGresult *result, int row, int column);
 
-/* Drops the connection and says AWAY, with libpq's reason. */
-enum sqlb_outcome sqlb_pg_lost(struct sqlb_conn *conn, struct ks_err *err);
-/* Data or schema that we cannot have written. Drops the connection: a mended schema needs new plans. */
-enum sqlb_outcome sqlb_pg_broken(struct sqlb_conn *conn, struct ks_err *err, const char *what);
-
-/*
- * What an error result means for a statement that changed nothing: AWAY or BROKEN. Drops the connection unless
- * the error is one after which it is as good as before. 'result' stays the caller's.
- */
-enum sqlb_outcome sqlb_pg_judge(struct sqlb_conn *conn, const PGresult *result, struct ks_err *err);
-bool sqlb_pg_has_state(const PGresult *result, const char *sqlstate);
+/* ---- postgres_query.c ---- */
 
 enum sqlb_outcome sqlb_pg_prepare(struct sqlb_conn *conn, enum sqlb_pg_statement statement, struct ks_err *err);
 /* Queues a prepared statement (its text, where nothing can be prepared). False: the connection is lost. */
 bool sqlb_pg_send(struct sqlb_conn *conn, enum sqlb_pg_statement statement, const struct sqlb_pg_params *params);
-/* Hands everything that is queued to the kernel; reads meanwhile, so that neither side waits for the other. */
-bool sqlb_pg_flush(struct sqlb_conn *conn);
-/* The next result, NULL between statements; false: the connection is lost or the deadline passed. */
-bool sqlb_pg_next(struct sqlb_conn *conn, PGresult **result);
-/*
- * Waits until sqlb_pg_next need not wait; at 'until_ms' (monotonic) it gives up with NOT_YET. LOST: nothing more will come.
- * Sends meanwhile what is still to be sent.
- */
-enum sqlb_pg_arrival { SQLB_PG_ARRIVED, SQLB_PG_NOT_YET, SQLB_PG_LOST };
-enum sqlb_pg_arrival sqlb_pg_await(struct sqlb_conn *conn, int64_t until_ms);
-/* Reads what nobody waited for, and leaves pipeline mode after it when no append is on its way. */
-enum sqlb_pg_arrival sqlb_pg_read_unread(struct sqlb_conn *conn, int64_t until_ms);
-/* Takes all that has come in already; false: the connection has ended (and libpq forgot what it was waiting for). */
-bool sqlb_pg_take_arrived(struct sqlb_conn *conn);
-/* Takes what can be read at once, so that sqlb_pg_await need not wait for it; not the end behind it. */
-void sqlb_pg_look(struct sqlb_conn *conn);
 
 /* One prepared statement and its result, of the given number of columns. Only OK leaves a *result to clear. */
 enum sqlb_outcome sqlb_pg_query(struct sqlb_conn *conn, enum sqlb_pg_statement statement,
@@ -243,6 +271,8 @@ enum sqlb_outcome sqlb_pg_run(struct sqlb_conn *conn, enum sqlb_pg_statement sta
  * NULL.
  */
 enum sqlb_outcome sqlb_pg_exec(struct sqlb_conn *conn, const char *sql, PGresult **result, struct ks_err *err);
+/* Does the one row of such a result say true there? */
+bool sqlb_pg_is_true(const PGresult *result, int column);
 
 /* What a COPY in binary begins with; the zero is part of it. */
 #define SQLB_PG_COPY_SIGNATURE "PGCOPY\n\377\r\n"
@@ -255,6 +285,9 @@ int sqlb_pg_get_copied(struct sqlb_conn *conn, char **data);
 /* What the server says of a COPY once all of it was sent or came. */
 enum sqlb_outcome sqlb_pg_end_copy(struct sqlb_conn *conn, struct ks_err *err);
 
+/* ---- postgres_block.c ---- */
+
+void sqlb_pg_block_make(struct sqlb_db *db); /* of open */
 /*
  * A transaction of several calls. Where a session lasts this is BEGIN; elsewhere it also brings what the session would
  * have been set to. Who fails inside drops the connection or says ROLLBACK.
@@ -265,18 +298,14 @@ enum sqlb_outcome sqlb_pg_block_end(struct sqlb_conn *conn, const char *sql, str
 size_t sqlb_pg_block_send(struct sqlb_conn *conn);
 /* 'sql' in a transaction of its own, with the schema that the URL names. */
 enum sqlb_outcome sqlb_pg_exec_block(struct sqlb_conn *conn, const char *sql, PGresult **result, struct ks_err *err);
+/* One statement in a transaction of its own, as one pipeline; as sqlb_pg_query, but tried once. *result is NULL before. */
+enum sqlb_outcome sqlb_pg_query_in_block(struct sqlb_conn *conn, enum sqlb_pg_statement statement,
+					 const struct sqlb_pg_params *params, PGresult **result, struct ks_err *err);
 
 static inline size_t sqlb_pg_row_bytes(const struct sqlb_row *row)
 {
 	return row->key.size + row->value.size + row->payload.size;
 }
-
-/* Binary results. False: NULL, or not of that size, which only a changed schema can cause. */
-bool sqlb_pg_get_int8(const PGresult *result, int row, int column, int64_t *value);
-bool sqlb_pg_get_int4(const PGresult *result, int row, int column, int32_t *value);
-bool sqlb_pg_get_int2(const PGresult *result, int row, int column, int16_t *value);
-bool sqlb_pg_get_bool(const PGresult *result, int row, int column, bool *value);
-struct ks_slice sqlb_pg_get_slice(const PGresult *result, int row, int column);
 
 /* ---- postgres_plain.c: the same calls where conn->plain, after sqlb_pg_begin ---- */
 
