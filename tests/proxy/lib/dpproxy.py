@@ -154,6 +154,12 @@ def request(port, path="/", method="GET", headers=None, body=None, timeout=10, t
         connection.close()
 
 
+def is_bound_root():
+    """Root that may not open everybody's files (./dev dist): nginx's master could not open again what its workers own."""
+    capabilities = int(re.search(r"^CapEff:\s*(\w+)", pathlib.Path("/proc/self/status").read_text(), re.M).group(1), 16)
+    return os.geteuid() == 0 and not capabilities & 1 << 1     # CAP_DAC_OVERRIDE
+
+
 class Gateway:
     def __init__(self, folder, etcd_url, config=None, workers=2):
         self.folder = folder / "gateway"
@@ -164,6 +170,8 @@ class Gateway:
                      "--tls-listen", f"127.0.0.1:{self.tls}", "--control", f"127.0.0.1:{self.control}",
                      "--metrics", f"127.0.0.1:{self.metrics_port}", "--status", f"127.0.0.1:{self.status}",
                      "--workers", str(workers), "--runtime-dir", str(self.folder)]
+        if is_bound_root():
+            self.args += ["--user", "root"]
         self.log = folder / "dpproxy.log"
         self.start()
 
