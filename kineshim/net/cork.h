@@ -18,7 +18,7 @@
 #include <stdint.h>
 
 #define KS_CORK_SLOTS 64
-#define KS_CORK_FREE_WRITES 2 /* of a burst to one connection, that do not wait */
+#define KS_CORK_FREE_WRITES 2  /* of a burst to one connection, that do not wait */
 #define KS_CORK_MOST_WRITES 32 /* of a burst; then it is pulled */
 #define KS_CORK_MOST_US 200
 
@@ -31,9 +31,9 @@ struct ks_cork {
 	} slots[KS_CORK_SLOTS];  /* by descriptor, modulo their number; the newest has the place */
 	int corked[KS_CORK_MOST_WRITES];
 	unsigned corked_count;
-	unsigned writes;   /* in this burst */
-	uint32_t burst;    /* its number, from 1 on */
-	int64_t since_us;  /* its first write, or that of the first in 'corked' */
+	unsigned writes;  /* in this burst */
+	uint32_t burst;   /* its number, from 1 on */
+	int64_t since_us; /* its first write, or that of the first in 'corked' */
 	int64_t (*now_us)(void);
 };
 

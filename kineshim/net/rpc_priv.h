@@ -73,7 +73,7 @@ struct rpc_queue {
 	grpc_completion_queue *cq;
 	pthread_t thread;
 	bool running;
-	bool worker; /* not the first */
+	bool worker;            /* not the first */
 	struct rpc_slot *slots; /* rpc->method_count, and one for any other method */
 	struct rpc_call *free_calls;
 	struct ks_list streams;       /* open ones, for the end */
@@ -92,7 +92,8 @@ struct rpc_queue {
 	 * shutdown half-way is never given back, and the queue never ends.
 	 */
 	struct ks_mutex requesting;
-	struct ks_mutex turn; /* held for a turn: by the queue's thread, or by a visitor while that one waits for events */
+	struct ks_mutex
+		turn; /* held for a turn: by the queue's thread, or by a visitor while that one waits for events */
 
 	/* any thread */
 	_Atomic uint32_t streams_given;              /* open ones, and those on their way here */
@@ -149,9 +150,10 @@ struct ks_rpc {
 	alignas(64) atomic_bool stopping;
 	atomic_bool identities; /* some connection has or had one */
 	_Atomic uint64_t calls_started, calls_open;
-	atomic_bool shared;          /* workers serve unary calls, too */
-	_Atomic uint32_t next_queue; /* the worker that is next, for calls that do not come from the core, and long ones */
-	_Atomic size_t reply_bytes;  /* of large unary replies on their way out */
+	atomic_bool shared; /* workers serve unary calls, too */
+	_Atomic uint32_t
+		next_queue; /* the worker that is next, for calls that do not come from the core, and long ones */
+	_Atomic size_t reply_bytes; /* of large unary replies on their way out */
 };
 
 struct rpc_call {
@@ -159,7 +161,8 @@ struct rpc_call {
 	struct rpc_tag tag; /* of the posted request, later of the batch that ends the unary call */
 	struct rpc_tag close_tag;
 	struct rpc_slot *slot;
-	struct rpc_queue *home; /* whose completion queue the core knows it by; base.queue may be another (ks_call_move) */
+	struct rpc_queue
+		*home; /* whose completion queue the core knows it by; base.queue may be another (ks_call_move) */
 	grpc_call *call;
 	gpr_timespec deadline;
 	grpc_metadata_array metadata;
@@ -167,7 +170,7 @@ struct rpc_call {
 	grpc_byte_buffer *payload; /* of the request, later of the reply */
 	struct ks_grpc_message request;
 	char *peer;
-	int fd; /* of the connection; -1: not asked for yet */
+	int fd;                       /* of the connection; -1: not asked for yet */
 	struct ks_identity *identity; /* once it was asked for */
 	bool identity_known;
 	enum ks_status status; /* of the reply */

@@ -169,7 +169,8 @@ static grpc_completion_queue *create_cq(bool worker)
 static void *run_queue(void *arg)
 {
 	struct rpc_queue *queue = arg;
-	gpr_timespec never = gpr_inf_future(GPR_CLOCK_MONOTONIC), past = gpr_inf_past(GPR_CLOCK_MONOTONIC), until = never;
+	gpr_timespec never = gpr_inf_future(GPR_CLOCK_MONOTONIC), past = gpr_inf_past(GPR_CLOCK_MONOTONIC),
+		     until = never;
 	bool holds = false;
 
 	current = queue;

@@ -25,7 +25,7 @@ struct watchers_connection {
 struct watchers {
 	_Atomic int64_t created, events, responses; /* responses: with events */
 	_Atomic int64_t ended;
-	atomic_bool measuring; /* how old events are */
+	atomic_bool measuring;   /* how old events are */
 	_Atomic int64_t awaited; /* so many events; INT64_MAX: nobody waits */
 	struct ks_mutex mutex;
 	struct ks_cond came; /* as many as are awaited, or the end of a stream */

@@ -16,6 +16,8 @@
 
 #include "sqlbackends/sqlb.h"
 
+#define SETTLED_STALL_MS 15000 /* so long a busy machine may stand still, with all that is on it */
+
 /* A database handle with one connection. */
 struct side {
 	struct sqlb_db *db;
