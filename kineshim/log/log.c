@@ -16,14 +16,9 @@ struct thread_start {
 	step_fn *step;
 };
 
-static struct ks_log *log_of(struct ks_committer *committer)
-{
-	return ks_container_of(committer, struct ks_log, committer);
-}
-
 static void log_status(struct ks_committer *committer, struct ks_cluster_status *status)
 {
-	struct ks_log *log = log_of(committer);
+	struct ks_log *log = ks_log_of(committer);
 	struct ks_log_side *s = &log->side;
 	int64_t applied = ks_store_committed(log->store).position;
 	int64_t known = atomic_load(&log->head_known);

@@ -270,6 +270,11 @@ struct ks_log {
 	struct ks_log_chores chores;
 };
 
+static inline struct ks_log *ks_log_of(struct ks_committer *committer)
+{
+	return ks_container_of(committer, struct ks_log, committer);
+}
+
 /* ---- life cycle without threads ---- */
 
 /* Everything but the threads: the caller calls the steps, and at the end ks_log_stop. */

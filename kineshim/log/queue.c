@@ -8,11 +8,6 @@
 
 #define SUBMIT_OVERHEAD 256 /* bytes that a queued request costs besides its own */
 
-static struct ks_log *log_of(struct ks_committer *committer)
-{
-	return ks_container_of(committer, struct ks_log, committer);
-}
-
 void ks_log_submit_fail(struct ks_submit *submit, enum ks_status status, const char *text)
 {
 	if (status != KS_ABORTED) /* a guard's refusal is no failure */
@@ -39,7 +34,7 @@ static size_t cost(const struct ks_submit *submit)
 
 void ks_log_submit(struct ks_committer *committer, struct ks_submit *submit)
 {
-	struct ks_log *log = log_of(committer);
+	struct ks_log *log = ks_log_of(committer);
 	struct ks_log_writer *w = &log->writer;
 	const char *refusal;
 	enum ks_status status = KS_UNAVAILABLE;

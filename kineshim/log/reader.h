@@ -20,11 +20,6 @@ struct ks_log_fetch_slot {
 	struct ks_kvref *ref;
 };
 
-static inline struct ks_log *ks_log_of(struct ks_committer *committer)
-{
-	return ks_container_of(committer, struct ks_log, committer);
-}
-
 static inline struct ks_read_proof *ks_log_proof_of(struct ks_list *link)
 {
 	return ks_container_of(link, struct ks_read_proof, link);
