@@ -69,6 +69,7 @@ struct ks_api {
 	int64_t min_lease_ttl_s;
 	int64_t quota_bytes; /* not above 0: no limit */
 	_Atomic uint32_t lease_counter;
+	_Atomic size_t watch_streams; /* open ones */
 	/* The watchdog, once a second: ends streams that asked for a leader when there is none (spec 3.10), and tells health
 	 * watchers. Its lock guards the list; order: watchdog before anything of the net. */
 	struct ks_timer watchdog;

@@ -369,6 +369,7 @@ static void watch_open(struct ks_call *call)
 		return;
 	}
 	KS_COUNT(WATCH_STREAMS, 1);
+	atomic_fetch_add(&api->watch_streams, 1);
 	stream->call = call;
 	stream->api = api;
 	stream->hub = ks_store_hub(api->store);
@@ -406,6 +407,7 @@ static void watch_closed(struct ks_call *call)
 	if (!stream)
 		return;
 	KS_COUNT(WATCH_STREAMS, -1);
+	atomic_fetch_sub(&stream->api->watch_streams, 1);
 	stream->finishing = true;
 	ks_api_stream_closed(stream->api, &stream->base);
 	ks_timer_cancel(stream->api->timers, &stream->progress_timer);

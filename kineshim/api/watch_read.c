@@ -9,14 +9,16 @@
 
 /*
  * Responses given to the transport before a client has to take some (spec 3.9 has the same purpose). Each stream whose client does not read costs so
- * much memory, and a batch: with 4 MiB 300 of them cost 1.2 GB where etcd's cost 0.2, and nobody caught up sooner.
+ * much memory, and a batch; so where there are many streams, each gets a share of what all may have.
  */
 #define QUEUE_RESPONSES 128
 #define QUEUE_BYTES (512u << 10)
+#define SHARED_BYTES ((size_t)256 << 20)
+#define SHARE_LEAST (32u << 10)
 /* One response during catch-up (spec 3.4), and one step under the store's lock. */
 #define BATCH_REVISIONS 1000
 #define BATCH_EVENTS 16384
-#define BATCH_BYTES (4u << 20) /* mostly by reference, else BATCH_REVISIONS are fewer */
+#define BATCH_BYTES (4u << 20) /* the most; BATCH_REVISIONS are fewer then */
 #define BATCH_SCANNED 16384
 /* Reads of one pump before other calls of the same thread get their turn. */
 #define PUMP_READS 256
@@ -237,16 +239,24 @@ static void mark_unread(struct stream *stream, const struct batch *batch)
 	}
 }
 
+static size_t share_of(const struct stream *stream)
+{
+	size_t share = SHARED_BYTES / (atomic_load_explicit(&stream->api->watch_streams, memory_order_relaxed) + 1);
+
+	return share > SHARE_LEAST ? share : SHARE_LEAST;
+}
+
 /* One read of the first active watch, and of those like it, as far as there is room for so many responses. How many watches it was. */
 static size_t read_watches(struct stream *stream, size_t room)
 {
+	size_t share = share_of(stream);
 	struct watch *watch = first_active(stream);
 	size_t alike = count_alike(stream, (room < TOGETHER_WATCHES ? room : TOGETHER_WATCHES) - 1);
 	struct batch *batch = malloc(sizeof(*batch));
 	struct ks_watch_read read = {
 		.max_revisions = BATCH_REVISIONS,
 		.max_events = BATCH_EVENTS,
-		.max_bytes = BATCH_BYTES,
+		.max_bytes = share < BATCH_BYTES ? share : BATCH_BYTES,
 		.max_scanned = BATCH_SCANNED,
 		.visit = collect,
 		.ctx = batch,
@@ -301,9 +311,11 @@ out:
 /* Responses that the queue still takes. */
 static size_t room_of(struct stream *stream)
 {
-	size_t bytes, queued = ks_stream_queued(stream->call, &bytes);
+	size_t bytes, queued = ks_stream_queued(stream->call, &bytes), share = share_of(stream);
 
-	return queued < QUEUE_RESPONSES && bytes < QUEUE_BYTES ? QUEUE_RESPONSES - queued : 0;
+	return queued < QUEUE_RESPONSES && bytes < (share < QUEUE_BYTES ? share : QUEUE_BYTES)
+		       ? QUEUE_RESPONSES - queued
+		       : 0;
 }
 
 void ks_api_watch_pump(struct stream *stream)

@@ -105,17 +105,23 @@ static void count_events(void *arg, const struct etcdc_watch_event *event)
 	}
 }
 
-static struct etcdc_stream *create_raw_watch(const char *key)
+static struct etcdc_stream *create_raw_watch_from(const char *key, int64_t revision)
 {
 	struct etcdc_stream *stream = etcdc_stream_open(client, &etcdc_method_watch, &(struct etcdc_stream_options){0});
 	Etcdserverpb__WatchRequest request = ETCDSERVERPB__WATCH_REQUEST__INIT;
 	Etcdserverpb__WatchCreateRequest create = ETCDSERVERPB__WATCH_CREATE_REQUEST__INIT;
 
 	create.key = text(key);
+	create.start_revision = revision;
 	request.request_union_case = ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_CREATE_REQUEST;
 	request.create_request = &create;
 	CU_ASSERT_TRUE(etcdc_stream_send(stream, &request));
 	return stream;
+}
+
+static struct etcdc_stream *create_raw_watch(const char *key)
+{
+	return create_raw_watch_from(key, 0);
 }
 
 /* Sanitizers take more memory and time: KS_TEST_SLOW says how many times more. */
@@ -180,6 +186,43 @@ static void client_that_never_reads_its_watch_costs_nobody_anything(void)
 	etcdc_close(other);
 	free(value);
 	server_still_serves();
+}
+
+/* Old values, which nobody has in memory any more: each stream reads its own. */
+static void many_streams_that_nobody_reads_share_what_they_may_have(void)
+{
+	enum { STREAMS = 400, PUTS = 1000, SIZE = 100 * 1024 };
+	struct etcdc_stream *streams[STREAMS];
+	Etcdserverpb__WatchResponse *response;
+	char *value = ks_xcalloc(1, SIZE);
+	struct etcdc_err err;
+	int64_t first = 0;
+	long before, after, last;
+
+	for (int i = 0; i < PUTS; i++) {
+		int64_t revision = put("old", 3, value, SIZE);
+
+		CU_ASSERT_TRUE_FATAL(revision > 0);
+		first = first ? first : revision;
+	}
+	before = after = server_memory();
+	for (int i = 0; i < STREAMS; i++) {
+		streams[i] = create_raw_watch_from("old", first + i * 7919 % (PUTS * 9 / 10));
+		CU_ASSERT_EQUAL_FATAL(etcdc_stream_recv(streams[i], 10000, (void **)&response, &err), KS_OK);
+		CU_ASSERT_TRUE(response->created);
+		etcdc_free(response);
+	}
+	do {
+		last = after;
+		usleep(2000000);
+		after = server_memory();
+	} while (after > last + 10 * MIB);
+	printf("# the server grew from %ld to %ld MB for %d streams\n", before / MIB, after / MIB, STREAMS);
+	CU_ASSERT(after - before < 500 * MIB * slowness());
+	server_still_serves();
+	for (int i = 0; i < STREAMS; i++)
+		etcdc_stream_close(streams[i]);
+	free(value);
 }
 
 /* ---- many watchers on one stream (spec 14, case 117) ---- */
@@ -435,6 +478,8 @@ int main(int argc, char **argv)
 		{"ten_thousand_watchers_on_one_stream_are_all_told", ten_thousand_watchers_on_one_stream_are_all_told},
 		{"client_that_never_reads_its_watch_costs_nobody_anything",
 		 client_that_never_reads_its_watch_costs_nobody_anything},
+		{"many_streams_that_nobody_reads_share_what_they_may_have",
+		 many_streams_that_nobody_reads_share_what_they_may_have},
 		{"ranges_of_a_million_keys_are_served_and_leave_room_for_others",
 		 ranges_of_a_million_keys_are_served_and_leave_room_for_others},
 		{NULL, NULL},
