@@ -26,6 +26,7 @@ static void block_signals(sigset_t *waited)
 	blocked = *waited;
 	(void)sigaddset(&blocked, SIGPIPE);
 	(void)sigprocmask(SIG_BLOCK, &blocked, NULL);
+	(void)signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like others */
 }
 
 /* The signal that ends us. */

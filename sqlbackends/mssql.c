@@ -173,13 +173,9 @@ static enum sqlb_outcome run_section(struct sqlb_conn *conn, int version, struct
 	char *section = sqlb_schema_upgrade(schema, version);
 	enum sqlb_outcome outcome = SQLB_OK;
 
-	for (const char *at = section; *at && outcome == SQLB_OK;) {
-		const char *go = strstr(at, "\nGO\n");
-
-		KS_ASSERT(go);
+	for (const char *at = section, *go; outcome == SQLB_OK && (go = strstr(at, "\nGO\n"));
+	     at = go + strlen("\nGO\n"))
 		outcome = run_batch(conn, at, (size_t)(go - at), err);
-		at = go + strlen("\nGO\n");
-	}
 	free(section);
 	return outcome;
 }

@@ -3,6 +3,7 @@
  * Statements and their answers: prepared ones, SQL text, COPY.
  */
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/panic.h"

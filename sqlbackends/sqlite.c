@@ -400,6 +400,8 @@ static enum sqlb_outcome migrate_locked(struct sqlb_conn *conn, struct ks_err *e
 		rc = rebase(conn);
 	if (rc == SQLITE_OK)
 		rc = sqlb_lite_ask(conn, LITE_HEAD, NULL, 0, head, 4);
+	if (rc == SQLITE_OK || rc == SQLITE_ROW)
+		sqlb_lite_make_room(conn);
 	outcome = sqlb_lite_end_side(conn, rc, "migrate", err);
 	if (outcome == SQLB_OK) {
 		ks_mutex_lock(&conn->db->mutex);
@@ -423,9 +425,6 @@ static enum sqlb_outcome lite_migrate(struct sqlb_conn *conn, uint64_t *cluster_
 		outcome = migrate_locked(conn, err);
 	if (outcome != SQLB_OK)
 		return outcome;
-	sqlb_lite_take_turn(conn->db);
-	sqlb_lite_make_room(conn);
-	sqlb_lite_give_turn(conn->db);
 	rc = ask_text(conn, "SELECT value FROM kineshim_meta WHERE name = 'cluster_id'", text, sizeof(text));
 	if (sqlb_lite_outcome(rc) != SQLB_OK)
 		return sqlb_lite_failed(conn, "migrate", rc, err);

@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/diag.h"
 #include "base/metrics.h"
 #include "base/panic.h"
 

@@ -141,7 +141,10 @@ enum sqlb_outcome sqlb_lite_end_read(struct sqlb_conn *conn, int rc, const char 
 
 /* ---- sqlite_wal.c ---- */
 
-/* Makes the write-ahead log as long as it gets before it starts over, if it is shorter. With the turn, after something was read or written. */
+/*
+ * Makes the write-ahead log as long as it gets before it starts over, if it is shorter. In a transaction that writes: nobody else, no other program
+ * either, adds to the log then, or takes something away.
+ */
 void sqlb_lite_make_room(struct sqlb_conn *conn);
 /* The thread: runs until db->stop. */
 void *sqlb_lite_checkpointer(void *arg);

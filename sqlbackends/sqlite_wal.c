@@ -38,9 +38,13 @@ void sqlb_lite_make_room(struct sqlb_conn *conn)
 	if (rc != SQLITE_OK || !file || !file->pMethods)
 		return;
 	rc = file->pMethods->xFileSize(file, &size);
-	if (rc == SQLITE_OK && size < room)
-		rc = write_zeros(file, size, room);
-	if (rc != SQLITE_OK) /* commits will be slower, or meet the same and say so */
+	if (rc != SQLITE_OK || size >= room)
+		return;
+	rc = write_zeros(file, size, room);
+	if (rc == SQLITE_OK)
+		return;
+	/* What there is of room others may need; commits will be slower, or meet the same and say so. */
+	if (file->pMethods->xTruncate(file, size) == SQLITE_OK)
 		ks_diag(KS_DEBUG, "sqlite", "no room could be made for the write-ahead log: %s", sqlite3_errstr(rc));
 }
 

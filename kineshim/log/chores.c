@@ -21,7 +21,7 @@ static void fail(struct ks_chore *chore, enum ks_status status, const char *text
 
 void ks_log_chore(struct ks_committer *committer, struct ks_chore *chore)
 {
-	struct ks_log *log = ks_container_of(committer, struct ks_log, committer);
+	struct ks_log *log = ks_log_of(committer);
 	struct ks_log_role *role = &log->side.role;
 	struct ks_list *queue = &log->side.physical;
 	const char *refusal;
@@ -41,14 +41,14 @@ void ks_log_chore(struct ks_committer *committer, struct ks_chore *chore)
 }
 
 /* Those that have waited since then. */
-static void fail_waiting(struct ks_log_role *role, struct ks_list *queue, int64_t since_ms, enum ks_status status,
+static void fail_waiting(struct ks_log_role *role, struct ks_list *queue, int64_t than_ms, enum ks_status status,
 			 const char *text)
 {
 	struct ks_list failed, *link;
 
 	ks_list_init(&failed);
 	ks_mutex_lock(&role->mutex);
-	while (!ks_list_empty(queue) && ks_container_of(queue->next, struct ks_chore, link)->since_ms <= since_ms) {
+	while (!ks_list_empty(queue) && ks_container_of(queue->next, struct ks_chore, link)->since_ms <= than_ms) {
 		link = ks_list_pop(queue);
 		ks_list_append(&failed, link);
 	}
@@ -71,13 +71,13 @@ void ks_log_side_chores_fail_all(struct ks_log *log, const char *text)
 		fail_waiting(&s->role, queues[i], INT64_MAX, KS_UNAVAILABLE, text);
 }
 
-void ks_log_side_chores_expire(struct ks_log *log, int64_t since_ms)
+void ks_log_side_chores_expire(struct ks_log *log, int64_t than_ms)
 {
 	struct ks_log_side *s = &log->side;
 
-	fail_waiting(&s->role, &s->moving, since_ms, KS_UNKNOWN, KS_LOG_MOVE_TIMEOUT);
-	fail_waiting(&s->role, &s->moves, since_ms, KS_UNKNOWN, KS_LOG_MOVE_TIMEOUT);
-	fail_waiting(&s->role, &s->sizes, since_ms, KS_UNAVAILABLE, "etcdserver: request timed out");
+	fail_waiting(&s->role, &s->moving, than_ms, KS_UNKNOWN, KS_LOG_MOVE_TIMEOUT);
+	fail_waiting(&s->role, &s->moves, than_ms, KS_UNKNOWN, KS_LOG_MOVE_TIMEOUT);
+	fail_waiting(&s->role, &s->sizes, than_ms, KS_UNAVAILABLE, "etcdserver: request timed out");
 }
 
 /* ---- the thread for long ones ---- */

@@ -122,11 +122,11 @@ void ks_log_side_fail_all(struct ks_log *log, const char *text)
 
 void ks_log_side_expire(struct ks_log *log)
 {
-	int64_t since_ms = ks_clock_now(log->clock) - log->config.request_timeout_ms;
+	int64_t than_ms = ks_clock_now(log->clock) - log->config.request_timeout_ms;
 
-	ks_log_keepalives_fail(log, since_ms, "etcdserver: request timed out");
-	ks_log_lease_times_fail(log, since_ms, "etcdserver: request timed out");
-	ks_log_side_chores_expire(log, since_ms);
+	ks_log_keepalives_fail(log, than_ms, "etcdserver: request timed out");
+	ks_log_lease_times_fail(log, than_ms, "etcdserver: request timed out");
+	ks_log_side_chores_expire(log, than_ms);
 }
 
 void ks_log_side_init(struct ks_log *log)

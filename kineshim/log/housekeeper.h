@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the files of the side thread share (housekeeper.c). Steps are called on that thread, ask the database on its connection, and do one
+ * What the files of the side thread share that serve requests (housekeeper.c; log_priv.h has its other work). Steps are called on that thread, ask the database on its connection, and do one
  * bounded piece of work; '*outcome' says what came of it, and 'err' why it is not OK: then what was asked for waits for the next time.
- * The others may be called on any thread. Requests that are failed have waited since 'since_ms' or longer; INT64_MAX: all.
+ * The others may be called on any thread. Requests that are failed came at 'than_ms' or before; INT64_MAX: all.
  */
 #ifndef KS_LOG_HOUSEKEEPER_H
 #define KS_LOG_HOUSEKEEPER_H
@@ -13,7 +13,7 @@
 
 /* True when there was something to do. */
 bool ks_log_keepalives_step(struct ks_log *log, enum sqlb_outcome *outcome, struct ks_err *err);
-void ks_log_keepalives_fail(struct ks_log *log, int64_t since_ms, const char *text);
+void ks_log_keepalives_fail(struct ks_log *log, int64_t than_ms, const char *text);
 /* Does the committed view have this lease? */
 bool ks_log_lease_known(struct ks_log *log, int64_t id);
 
@@ -21,7 +21,7 @@ bool ks_log_lease_known(struct ks_log *log, int64_t id);
 
 /* True when there was something to do. */
 bool ks_log_lease_times_step(struct ks_log *log, enum sqlb_outcome *outcome, struct ks_err *err);
-void ks_log_lease_times_fail(struct ks_log *log, int64_t since_ms, const char *text);
+void ks_log_lease_times_fail(struct ks_log *log, int64_t than_ms, const char *text);
 
 /* ---- expiry.c ---- */
 
@@ -33,7 +33,7 @@ const char *ks_log_expiry_step(struct ks_log *log, int64_t now, enum sqlb_outcom
 /* ---- chores.c: those that wait for the side thread ---- */
 
 void ks_log_side_chores_fail_all(struct ks_log *log, const char *text);
-/* Those that have waited since then. A physical compaction may take as long as it takes. */
-void ks_log_side_chores_expire(struct ks_log *log, int64_t since_ms);
+/* A physical compaction may take as long as it takes. */
+void ks_log_side_chores_expire(struct ks_log *log, int64_t than_ms);
 
 #endif

@@ -24,7 +24,7 @@ static void finish_keepalive(struct ks_keepalive *keepalive, int64_t ttl, const 
 
 void ks_log_keepalive(struct ks_committer *committer, struct ks_keepalive *keepalive)
 {
-	struct ks_log *log = ks_container_of(committer, struct ks_log, committer);
+	struct ks_log *log = ks_log_of(committer);
 	struct ks_log_side *s = &log->side;
 	const char *refusal;
 
@@ -43,24 +43,24 @@ void ks_log_keepalive(struct ks_committer *committer, struct ks_keepalive *keepa
 		finish_keepalive(keepalive, 0, refusal);
 }
 
-static void take_waiting(struct ks_list *from, int64_t since_ms, struct ks_list *to)
+static void take_waiting(struct ks_list *from, int64_t than_ms, struct ks_list *to)
 {
-	while (!ks_list_empty(from) && ks_container_of(from->next, struct ks_keepalive, link)->since_ms <= since_ms) {
+	while (!ks_list_empty(from) && ks_container_of(from->next, struct ks_keepalive, link)->since_ms <= than_ms) {
 		struct ks_list *link = ks_list_pop(from);
 
 		ks_list_append(to, link);
 	}
 }
 
-void ks_log_keepalives_fail(struct ks_log *log, int64_t since_ms, const char *text)
+void ks_log_keepalives_fail(struct ks_log *log, int64_t than_ms, const char *text)
 {
 	struct ks_log_side *s = &log->side;
 	struct ks_list failed, *link;
 
 	ks_list_init(&failed);
 	ks_mutex_lock(&s->role.mutex);
-	take_waiting(&s->lapsed, since_ms, &failed);
-	take_waiting(&s->keepalives, since_ms, &failed);
+	take_waiting(&s->lapsed, than_ms, &failed);
+	take_waiting(&s->keepalives, than_ms, &failed);
 	ks_mutex_unlock(&s->role.mutex);
 	while ((link = ks_list_pop(&failed)))
 		finish_keepalive(ks_container_of(link, struct ks_keepalive, link), 0, text);

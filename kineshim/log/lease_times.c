@@ -20,7 +20,7 @@ static void finish_times(struct ks_lease_times *times, enum ks_status status, co
 
 void ks_log_lease_times(struct ks_committer *committer, struct ks_lease_times *times)
 {
-	struct ks_log *log = ks_container_of(committer, struct ks_log, committer);
+	struct ks_log *log = ks_log_of(committer);
 	const char *refusal;
 
 	times->since_ms = ks_clock_now(log->clock);
@@ -31,7 +31,7 @@ void ks_log_lease_times(struct ks_committer *committer, struct ks_lease_times *t
 		finish_times(times, KS_UNAVAILABLE, refusal);
 }
 
-void ks_log_lease_times_fail(struct ks_log *log, int64_t since_ms, const char *text)
+void ks_log_lease_times_fail(struct ks_log *log, int64_t than_ms, const char *text)
 {
 	struct ks_log_side *s = &log->side;
 	struct ks_list failed, *link;
@@ -39,7 +39,7 @@ void ks_log_lease_times_fail(struct ks_log *log, int64_t since_ms, const char *t
 	ks_list_init(&failed);
 	ks_mutex_lock(&s->role.mutex);
 	while (!ks_list_empty(&s->times) &&
-	       ks_container_of(s->times.next, struct ks_lease_times, link)->since_ms <= since_ms) {
+	       ks_container_of(s->times.next, struct ks_lease_times, link)->since_ms <= than_ms) {
 		link = ks_list_pop(&s->times);
 		ks_list_append(&failed, link);
 	}

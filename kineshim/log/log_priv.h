@@ -346,7 +346,6 @@ void ks_log_writer_verify(struct ks_log *log);                     /* something 
 void ks_log_writer_fail_all(struct ks_log *log, const char *text); /* what waits in the queues */
 /* The last act of the thread, and of fini: fails what it was working on. */
 void ks_log_writer_abandon(struct ks_log *log);
-void ks_log_reader_abandon(struct ks_log *log);
 void ks_log_writer_fini(struct ks_log *log);
 void ks_log_writer_expire(struct ks_log *log);
 /* The writer's own bookkeeping after ks_store_publish (also replay.c). */
@@ -358,6 +357,8 @@ void ks_log_prove_read(struct ks_committer *committer, struct ks_read_proof *pro
 void ks_log_fetch(struct ks_committer *committer, struct ks_fetch *fetch);
 /* Proofs that arrived before the mark was taken are served by an append that begins after it. */
 uint64_t ks_log_proof_mark(struct ks_log *log);
+/* The last act of the thread, and of fini: fails what it was working on. */
+void ks_log_reader_abandon(struct ks_log *log);
 void ks_log_reader_published(struct ks_log *log, struct ks_log_applied applied, uint64_t proof_mark);
 /* What was published last, by any thread's look; position 0: nothing, the log is being loaded. */
 struct ks_log_applied ks_log_reader_applied(struct ks_log *log);

@@ -110,7 +110,7 @@ static struct ks_member *block_of(const struct ks_member *members, size_t count,
 
 struct ks_member *ks_log_members(struct ks_committer *committer, size_t *count)
 {
-	struct ks_log_side *s = &ks_container_of(committer, struct ks_log, committer)->side;
+	struct ks_log_side *s = &ks_log_of(committer)->side;
 	struct ks_member *copy;
 	size_t size;
 

@@ -65,13 +65,7 @@ void ks_log_submit_expired(struct ks_log *log, struct ks_submit *submit)
 	const char *refusal;
 
 	submit->since_ms = ks_clock_now(log->clock);
-	ks_mutex_lock(&w->role.mutex);
-	refusal = ks_log_role_refuses(log, &w->role);
-	if (!refusal) {
-		ks_list_append(&w->expired, &submit->link);
-		w->role.poked = true;
-	}
-	ks_log_role_unlock(&w->role);
+	refusal = ks_log_role_queue(log, &w->role, &w->expired, &submit->link);
 	if (refusal)
 		ks_log_submit_fail(submit, KS_UNAVAILABLE, refusal);
 }

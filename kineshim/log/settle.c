@@ -10,7 +10,6 @@
  *   BROKEN    the same, and new requests are refused until a slow retry finds that the tables are whole.
  */
 #include "base/diag.h"
-#include "base/panic.h"
 #include "log/writer.h"
 
 /* The guard of the lease table found one whose deadline has moved. Which one shows when each is tried alone. */

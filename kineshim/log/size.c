@@ -44,7 +44,7 @@ int64_t ks_log_size_expected(struct ks_log *log)
 
 int64_t ks_log_db_size(struct ks_committer *committer)
 {
-	return ks_log_size_expected(ks_container_of(committer, struct ks_log, committer));
+	return ks_log_size_expected(ks_log_of(committer));
 }
 
 enum sqlb_outcome ks_log_size_step(struct ks_log *log, struct ks_err *err)

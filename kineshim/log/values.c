@@ -33,13 +33,7 @@ void ks_log_fetch(struct ks_committer *committer, struct ks_fetch *fetch)
 	const char *refusal;
 
 	fetch->since_ms = ks_clock_now(log->clock);
-	ks_mutex_lock(&r->role.mutex);
-	refusal = ks_log_role_refuses(log, &r->role);
-	if (!refusal) {
-		ks_list_append(&r->fetches, &fetch->link);
-		r->role.poked = true;
-	}
-	ks_log_role_unlock(&r->role);
+	refusal = ks_log_role_queue(log, &r->role, &r->fetches, &fetch->link);
 	if (refusal)
 		finish_fetch(fetch, KS_UNAVAILABLE, refusal);
 }

@@ -92,8 +92,8 @@ struct rpc_queue {
 	 * shutdown half-way is never given back, and the queue never ends.
 	 */
 	struct ks_mutex requesting;
-	struct ks_mutex
-		turn; /* held for a turn: by the queue's thread, or by a visitor while that one waits for events */
+	/* Held for a turn: by the queue's thread, or by a visitor while that one waits for events. */
+	struct ks_mutex turn;
 
 	/* any thread */
 	_Atomic uint32_t streams_given;              /* open ones, and those on their way here */
@@ -151,8 +151,8 @@ struct ks_rpc {
 	atomic_bool identities; /* some connection has or had one */
 	_Atomic uint64_t calls_started, calls_open;
 	atomic_bool shared; /* workers serve unary calls, too */
-	_Atomic uint32_t
-		next_queue; /* the worker that is next, for calls that do not come from the core, and long ones */
+	/* The worker that is next, for calls that do not come from the core, and long ones. */
+	_Atomic uint32_t next_queue;
 	_Atomic size_t reply_bytes; /* of large unary replies on their way out */
 };
 
@@ -161,8 +161,8 @@ struct rpc_call {
 	struct rpc_tag tag; /* of the posted request, later of the batch that ends the unary call */
 	struct rpc_tag close_tag;
 	struct rpc_slot *slot;
-	struct rpc_queue
-		*home; /* whose completion queue the core knows it by; base.queue may be another (ks_call_move) */
+	/* Whose completion queue the core knows it by; base.queue may be another (ks_call_move). */
+	struct rpc_queue *home;
 	grpc_call *call;
 	gpr_timespec deadline;
 	grpc_metadata_array metadata;

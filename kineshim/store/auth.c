@@ -53,6 +53,9 @@ static void ref_row(struct ks_auth_row *row)
 	atomic_fetch_add_explicit(&row->refs, 1, memory_order_relaxed);
 }
 
+_Static_assert(offsetof(struct ks_auth_user_object, row) == 0 && offsetof(struct ks_auth_role_object, row) == 0,
+	       "a row is freed as its object");
+
 /* Of a user or a role, which goes with it. */
 static void unref_row(struct ks_auth_row *row)
 {

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The invariants of the B+tree. */
+#include <string.h>
+
 #include "base/panic.h"
 #include "store/key_index_priv.h"
 

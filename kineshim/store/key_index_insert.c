@@ -2,6 +2,8 @@
 /*
  * Inserting into the B+tree. A full node splits in half, except at its ends: keys that arrive in order leave full leaves behind.
  */
+#include <string.h>
+
 #include "base/panic.h"
 #include "store/key_index_priv.h"
 

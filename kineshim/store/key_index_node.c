@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One node of the B+tree: made and freed, filled, counted. */
+#include <string.h>
+
 #include "base/panic.h"
 #include "store/key_index_priv.h"
 

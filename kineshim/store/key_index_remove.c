@@ -3,6 +3,8 @@
  * Removing from the B+tree. A node that falls below a quarter is merged with a neighbour under the same parent when both fill at most
  * three quarters.
  */
+#include <string.h>
+
 #include "base/panic.h"
 #include "store/key_index_priv.h"
 

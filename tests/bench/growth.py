@@ -202,7 +202,7 @@ INTRO = """What a thing costs when there is more of it. *A decade* is how many t
 ✗ where that is more than its bound allows, by a factor of {factor:.2f} a decade or more. n: keys, w: watchers, c: connections. sqlite and postgres are
 kineshim; processor time is the server's alone, that of PostgreSQL has a line of its own. Rates and latencies are those of
 closed loops that share the cores with the server. In parentheses what one key, watcher or connection costs. Keys are of 32 bytes, with values of
-100; etcd's size on disk has its write-ahead log (64 MB at a time), PostgreSQL's has not. Between the load of the keys and the calls
+100; etcd's size on disk has its write-ahead log (64 MB at a time), SQLite's has too (10 MB), PostgreSQL's has not. Between the load of the keys and the calls
 PostgreSQL vacuums and makes a checkpoint, which it would else do beside the calls: its autovacuum made a put of 10,000,000 keys look twice as dear."""
 
 

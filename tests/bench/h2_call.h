@@ -31,7 +31,7 @@ void h2_call(struct h2_connection *connection, const char *path, struct ks_slice
 void h2_calls_run(struct h2_calls *calls);
 /* Until no call is open. */
 void h2_calls_wait(struct h2_calls *calls);
-/* Both on the thread of the caller. */
+/* As run and wait, but on the thread of the caller. */
 void h2_calls_serve(struct h2_calls *calls);
 /* None may be open. NULL is fine. */
 void h2_calls_free(struct h2_calls *calls);

@@ -2,6 +2,7 @@
 /* See writer.h. */
 #include "tests/bench/writer.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/panic.h"

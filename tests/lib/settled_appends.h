@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Appends while connections are cut, sessions are ended and servers die: what log/writer.c does, in small, tries each again
+ * Appends while connections are cut, sessions are ended and servers die: what log/settle.c does, in small, tries each again
  * until it is settled, and in the end every batch must be in the log once, in order. That is the same for all SQL backends
  * with append_send; the suite of a backend gives what differs.
  *
