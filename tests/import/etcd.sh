@@ -124,7 +124,7 @@ waits_on() {
 	"$kineshim" --endpoint "$1" --listen-client-urls http://127.0.0.1:0 --log-format console >"$log" 2>&1 </dev/null &
 	ks_pid=$!
 	pids+=("$ks_pid")
-	for _ in $(seq 200); do
+	for _ in $(seq 600); do
 		grep -q 'is not finished: run kineshim import again' "$log" && break
 		sleep 0.05
 	done
