@@ -6,12 +6,9 @@
  * ODBC is the way in: through unixODBC to Microsoft's driver or to FreeTDS'. Nothing is held exclusively: any number
  * of instances share one database.
  */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "base/diag.h"
 #include "base/panic.h"
@@ -63,7 +60,7 @@ static void ms_disconnect(struct sqlb_conn *conn)
 	if (!conn)
 		return;
 	sqlb_ms_drop(conn);
-	close(conn->cancel_fd);
+	sqlb_cancel_close(&conn->cancel);
 	ks_buf_fini(&conn->text);
 	for (int i = 0; i < SQLB_MS_SLICES; i++)
 		ks_buf_fini(&conn->slices[i]);
@@ -83,9 +80,7 @@ static enum sqlb_outcome ms_connect(struct sqlb_db *db, struct sqlb_conn **conn,
 	ks_buf_init(&new_conn->text, (size_t)1 << 20);
 	for (int i = 0; i < SQLB_MS_SLICES; i++)
 		ks_buf_init(&new_conn->slices[i], (size_t)1 << 30);
-	new_conn->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (new_conn->cancel_fd < 0) {
-		ks_fail(err, KS_RESOURCE_EXHAUSTED, "eventfd: %s", strerror(errno));
+	if (sqlb_cancel_open(&new_conn->cancel, err) != SQLB_OK) {
 		free(new_conn);
 		return SQLB_AWAY;
 	}

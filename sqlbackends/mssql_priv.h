@@ -23,6 +23,7 @@
 #include <sqlext.h>
 
 #include "base/buf.h"
+#include "cancel.h"
 #include "sqlb.h"
 
 enum {
@@ -172,7 +173,7 @@ struct sqlb_conn {
 	size_t row_bytes;                     /* what a row of the log had lately, to size the next read */
 
 	/* wait_for_change */
-	int cancel_fd;         /* eventfd; cancel writes to it */
+	struct sqlb_cancel cancel;
 	int64_t probed_at_ms;  /* monotonic */
 	int64_t changed_at_ms; /* when a probe last found something, monotonic */
 };

@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <poll.h>
-#include <unistd.h>
 
 #include "base/panic.h"
 #include "mssql_priv.h"
@@ -14,18 +13,7 @@ enum { PROBE_IDLE_MS = 200 };
 
 void sqlb_ms_cancel(struct sqlb_conn *conn)
 {
-	static const uint64_t one = 1;
-
-	/* EAGAIN: the counter is full, so it is readable, which is all that is wanted. */
-	if (write(conn->cancel_fd, &one, sizeof(one)) < 0)
-		KS_ASSERT(errno == EAGAIN);
-}
-
-static bool was_cancelled(struct sqlb_conn *conn)
-{
-	uint64_t count;
-
-	return read(conn->cancel_fd, &count, sizeof(count)) == (ssize_t)sizeof(count);
+	sqlb_cancel_poke(&conn->cancel);
 }
 
 /* A tenth of the time that nothing happened. */
@@ -57,10 +45,10 @@ enum sqlb_outcome sqlb_ms_wait_for_change(struct sqlb_conn *conn, int64_t after,
 
 	for (;;) {
 		int64_t now_ms = sqlb_ms_now_ms(), wake_ms = conn->probed_at_ms + probe_interval(conn);
-		struct pollfd poll_fd = {.fd = conn->cancel_fd, .events = POLLIN};
+		struct pollfd poll_fd = {.fd = conn->cancel.fd, .events = POLLIN};
 		bool changed = false;
 
-		if (was_cancelled(conn))
+		if (sqlb_cancel_came(&conn->cancel))
 			return SQLB_OK;
 		/* The first look is at once: an earlier wait may have seen more than its caller has come to since. */
 		if (!probed || wake_ms <= now_ms) {

@@ -4,12 +4,9 @@
  * Connector/C: its vtable and handles. mysql_priv.h says what is in the other files, docs/internals/mysql.md why things are as
  * they are. Nothing is held exclusively: any number of instances share one database.
  */
-#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "base/panic.h"
 #include "mysql_priv.h"
@@ -50,7 +47,7 @@ static void my_disconnect(struct sqlb_conn *conn)
 	if (!conn)
 		return;
 	sqlb_my_drop(conn);
-	close(conn->cancel_fd);
+	sqlb_cancel_close(&conn->cancel);
 	for (size_t i = 0; i < 3; i++)
 		ks_buf_fini(&conn->slices[i]);
 	free(conn->binds);
@@ -72,9 +69,7 @@ static enum sqlb_outcome my_connect(struct sqlb_db *db, struct sqlb_conn **conn,
 	new_conn->refused_after = -1;
 	for (size_t i = 0; i < 3; i++)
 		ks_buf_init(&new_conn->slices[i], SLICE_BYTES_MAX);
-	new_conn->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (new_conn->cancel_fd < 0) {
-		ks_fail(err, KS_RESOURCE_EXHAUSTED, "eventfd: %s", strerror(errno));
+	if (sqlb_cancel_open(&new_conn->cancel, err) != SQLB_OK) {
 		free(new_conn);
 		return SQLB_AWAY;
 	}

@@ -23,6 +23,7 @@
 
 #include "base/buf.h"
 #include "few.h"
+#include "cancel.h"
 #include "sqlb.h"
 
 enum {
@@ -157,7 +158,7 @@ struct sqlb_conn {
 	unsigned oldest, sent_count;
 
 	/* wait_for_change */
-	int cancel_fd;         /* eventfd; cancel writes to it */
+	struct sqlb_cancel cancel;
 	int64_t changed_at_ms; /* when a probe last found something, monotonic */
 };
 

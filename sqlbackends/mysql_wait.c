@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <poll.h>
-#include <unistd.h>
 
 #include "base/panic.h"
 #include "mysql_priv.h"
@@ -14,18 +13,7 @@ enum { POLL_LEAST_MS = 1, POLL_BUSY_MS = 50, POLL_IDLE_MS = 200, BUSY_MS = 2000 
 
 void sqlb_my_cancel(struct sqlb_conn *conn)
 {
-	static const uint64_t one = 1;
-
-	/* EAGAIN: the counter is full, so it is readable, which is all that is wanted. */
-	if (write(conn->cancel_fd, &one, sizeof(one)) < 0)
-		KS_ASSERT(errno == EAGAIN);
-}
-
-static bool was_cancelled(struct sqlb_conn *conn)
-{
-	uint64_t count;
-
-	return read(conn->cancel_fd, &count, sizeof(count)) == (ssize_t)sizeof(count);
+	sqlb_cancel_poke(&conn->cancel);
 }
 
 static int64_t poll_interval(const struct sqlb_conn *conn, int64_t now_ms)
@@ -54,11 +42,11 @@ enum sqlb_outcome sqlb_my_wait_for_change(struct sqlb_conn *conn, int64_t after,
 	int64_t until_ms = sqlb_my_now_ms() + wait_ms;
 
 	for (;;) {
-		struct pollfd poll_fd = {.fd = conn->cancel_fd, .events = POLLIN};
+		struct pollfd poll_fd = {.fd = conn->cancel.fd, .events = POLLIN};
 		enum sqlb_outcome outcome;
 		int64_t position, now_ms, pause_ms;
 
-		if (was_cancelled(conn))
+		if (sqlb_cancel_came(&conn->cancel))
 			return SQLB_OK;
 		outcome = sqlb_my_begin(conn, SQLB_MY_ANSWER_TIMEOUT_S, err);
 		if (outcome == SQLB_OK)

@@ -7,12 +7,9 @@
  * host. Nothing is held exclusively: any number of instances share one database.
  */
 #include <ctype.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "base/panic.h"
 #include "postgres_priv.h"
@@ -303,7 +300,7 @@ static void pg_disconnect(struct sqlb_conn *conn)
 	if (!conn)
 		return;
 	sqlb_pg_drop(conn);
-	close(conn->cancel_fd);
+	sqlb_cancel_close(&conn->cancel);
 	ks_buf_fini(&conn->arrays);
 	free(conn);
 }
@@ -319,9 +316,7 @@ static enum sqlb_outcome pg_connect(struct sqlb_db *db, struct sqlb_conn **conn,
 	}
 	new_conn->db = db;
 	ks_buf_init(&new_conn->arrays, (size_t)1 << 30);
-	new_conn->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (new_conn->cancel_fd < 0) {
-		ks_fail(err, KS_RESOURCE_EXHAUSTED, "eventfd: %s", strerror(errno));
+	if (sqlb_cancel_open(&new_conn->cancel, err) != SQLB_OK) {
 		free(new_conn);
 		return SQLB_AWAY;
 	}

@@ -26,6 +26,7 @@
 
 #include "base/buf.h"
 #include "few.h"
+#include "cancel.h"
 #include "sqlb.h"
 
 /* Payloads: the position that was appended, or the greeting of a member that was not there before. */
@@ -160,7 +161,7 @@ struct sqlb_conn {
 	struct sqlb_few few;
 
 	/* wait_for_change */
-	int cancel_fd; /* eventfd; cancel writes to it */
+	struct sqlb_cancel cancel;
 	bool listening;
 	int64_t announced;      /* highest position that a notification told of */
 	int64_t found_by_probe; /* a probe found this one first; was it announced afterwards? */

@@ -17,7 +17,6 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/panic.h"
 #include "postgres_priv.h"
@@ -31,18 +30,7 @@ enum {
 
 void sqlb_pg_cancel(struct sqlb_conn *conn)
 {
-	static const uint64_t one = 1;
-
-	/* EAGAIN: the counter is full, so it is readable, which is all that is wanted. */
-	if (write(conn->cancel_fd, &one, sizeof(one)) < 0)
-		KS_ASSERT(errno == EAGAIN);
-}
-
-static bool was_cancelled(struct sqlb_conn *conn)
-{
-	uint64_t count;
-
-	return read(conn->cancel_fd, &count, sizeof(count)) == (ssize_t)sizeof(count);
+	sqlb_cancel_poke(&conn->cancel);
 }
 
 /* Takes what has come in. True when one of the notifications tells of a position beyond 'after'. */
@@ -133,7 +121,7 @@ enum sqlb_outcome sqlb_pg_wait_for_change(struct sqlb_conn *conn, int64_t after,
 			outcome = listen_now(conn, err);
 		if (outcome != SQLB_OK)
 			return outcome;
-		if (heard_of_change(conn, after) || was_cancelled(conn))
+		if (heard_of_change(conn, after) || sqlb_cancel_came(&conn->cancel))
 			return SQLB_OK;
 		now_ms = sqlb_pg_now_ms();
 		wake_ms = conn->probed_at_ms + probe_interval(conn);
@@ -152,7 +140,7 @@ enum sqlb_outcome sqlb_pg_wait_for_change(struct sqlb_conn *conn, int64_t after,
 		if (wake_ms > until_ms)
 			wake_ms = until_ms;
 		poll_fds[0] = (struct pollfd){.fd = PQsocket(conn->pg), .events = POLLIN};
-		poll_fds[1] = (struct pollfd){.fd = conn->cancel_fd, .events = POLLIN};
+		poll_fds[1] = (struct pollfd){.fd = conn->cancel.fd, .events = POLLIN};
 		/* What comes in is taken by the next begin, which also finds a connection that has ended. */
 		if (poll(poll_fds, 2, (int)(wake_ms - now_ms)) < 0)
 			KS_ASSERT(errno == EINTR || errno == ENOMEM);
