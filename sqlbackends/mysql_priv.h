@@ -22,8 +22,8 @@
 #include <mysql.h>
 
 #include "base/buf.h"
-#include "few.h"
 #include "cancel.h"
+#include "few.h"
 #include "sqlb.h"
 
 enum {

@@ -25,8 +25,8 @@
 #include <stdatomic.h>
 
 #include "base/buf.h"
-#include "few.h"
 #include "cancel.h"
+#include "few.h"
 #include "sqlb.h"
 
 /* Payloads: the position that was appended, or the greeting of a member that was not there before. */
