@@ -100,50 +100,52 @@ void sqlb_pg_leases_arrays(struct ks_buf *buf, const struct sqlb_lease *leases, 
 
 /* ---- results ---- */
 
-static const char *value_of_size(const PGresult *result, int row, int column, int size)
+/* A big-endian number of so many bytes, at most 8. */
+static bool get_number(const PGresult *result, int row, int column, size_t size, uint64_t *value)
 {
-	return PQgetlength(result, row, column) == size ? PQgetvalue(result, row, column) : NULL;
+	bool fits = PQgetlength(result, row, column) == (int)size;
+	uint64_t big = 0;
+
+	if (fits)
+		memcpy((uint8_t *)&big + sizeof(big) - size, PQgetvalue(result, row, column), size);
+	*value = be64toh(big);
+	return fits;
 }
 
 bool sqlb_pg_get_int8(const PGresult *result, int row, int column, int64_t *value)
 {
-	const char *bytes = value_of_size(result, row, column, 8);
-	uint64_t big = 0;
+	uint64_t number;
+	bool fits = get_number(result, row, column, 8, &number);
 
-	if (bytes)
-		memcpy(&big, bytes, sizeof(big));
-	*value = (int64_t)be64toh(big);
-	return bytes != NULL;
+	*value = (int64_t)number;
+	return fits;
 }
 
 bool sqlb_pg_get_int4(const PGresult *result, int row, int column, int32_t *value)
 {
-	const char *bytes = value_of_size(result, row, column, 4);
-	uint32_t big = 0;
+	uint64_t number;
+	bool fits = get_number(result, row, column, 4, &number);
 
-	if (bytes)
-		memcpy(&big, bytes, sizeof(big));
-	*value = (int32_t)be32toh(big);
-	return bytes != NULL;
+	*value = (int32_t)(uint32_t)number;
+	return fits;
 }
 
 bool sqlb_pg_get_int2(const PGresult *result, int row, int column, int16_t *value)
 {
-	const char *bytes = value_of_size(result, row, column, 2);
-	uint16_t big = 0;
+	uint64_t number;
+	bool fits = get_number(result, row, column, 2, &number);
 
-	if (bytes)
-		memcpy(&big, bytes, sizeof(big));
-	*value = (int16_t)be16toh(big);
-	return bytes != NULL;
+	*value = (int16_t)(uint16_t)number;
+	return fits;
 }
 
 bool sqlb_pg_get_bool(const PGresult *result, int row, int column, bool *value)
 {
-	const char *bytes = value_of_size(result, row, column, 1);
+	uint64_t number;
+	bool fits = get_number(result, row, column, 1, &number);
 
-	*value = bytes && *bytes;
-	return bytes != NULL;
+	*value = number != 0;
+	return fits;
 }
 
 struct ks_slice sqlb_pg_get_slice(const PGresult *result, int row, int column)

@@ -400,7 +400,7 @@ static enum sqlb_outcome migrate_locked(struct sqlb_conn *conn, struct ks_err *e
 		rc = rebase(conn);
 	if (rc == SQLITE_OK)
 		rc = sqlb_lite_ask(conn, LITE_HEAD, NULL, 0, head, 4);
-	if (rc == SQLITE_OK || rc == SQLITE_ROW)
+	if (sqlb_lite_outcome(rc) == SQLB_OK)
 		sqlb_lite_make_room(conn);
 	outcome = sqlb_lite_end_side(conn, rc, "migrate", err);
 	if (outcome == SQLB_OK) {

@@ -239,24 +239,26 @@ static void mark_unread(struct stream *stream, const struct batch *batch)
 	}
 }
 
-static size_t share_of(const struct stream *stream)
+/* What this stream may have of the bytes that all share, and 'most' at the most. */
+static size_t share_of(const struct stream *stream, size_t most)
 {
 	size_t share = SHARED_BYTES / (atomic_load_explicit(&stream->api->watch_streams, memory_order_relaxed) + 1);
 
-	return share > SHARE_LEAST ? share : SHARE_LEAST;
+	if (share < SHARE_LEAST)
+		share = SHARE_LEAST;
+	return share < most ? share : most;
 }
 
 /* One read of the first active watch, and of those like it, as far as there is room for so many responses. How many watches it was. */
 static size_t read_watches(struct stream *stream, size_t room)
 {
-	size_t share = share_of(stream);
 	struct watch *watch = first_active(stream);
 	size_t alike = count_alike(stream, (room < TOGETHER_WATCHES ? room : TOGETHER_WATCHES) - 1);
 	struct batch *batch = malloc(sizeof(*batch));
 	struct ks_watch_read read = {
 		.max_revisions = BATCH_REVISIONS,
 		.max_events = BATCH_EVENTS,
-		.max_bytes = share < BATCH_BYTES ? share : BATCH_BYTES,
+		.max_bytes = share_of(stream, BATCH_BYTES),
 		.max_scanned = BATCH_SCANNED,
 		.visit = collect,
 		.ctx = batch,
@@ -311,11 +313,9 @@ out:
 /* Responses that the queue still takes. */
 static size_t room_of(struct stream *stream)
 {
-	size_t bytes, queued = ks_stream_queued(stream->call, &bytes), share = share_of(stream);
+	size_t bytes, queued = ks_stream_queued(stream->call, &bytes);
 
-	return queued < QUEUE_RESPONSES && bytes < (share < QUEUE_BYTES ? share : QUEUE_BYTES)
-		       ? QUEUE_RESPONSES - queued
-		       : 0;
+	return queued < QUEUE_RESPONSES && bytes < share_of(stream, QUEUE_BYTES) ? QUEUE_RESPONSES - queued : 0;
 }
 
 void ks_api_watch_pump(struct stream *stream)

@@ -61,4 +61,11 @@ static inline void ks_list_splice(struct ks_list *to, struct ks_list *from)
 	ks_list_init(from);
 }
 
+/* Moves all of 'from' to the front of 'to'. */
+static inline void ks_list_splice_front(struct ks_list *to, struct ks_list *from)
+{
+	ks_list_splice(from, to);
+	ks_list_splice(to, from);
+}
+
 #endif

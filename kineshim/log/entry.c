@@ -189,3 +189,17 @@ int64_t ks_log_ttl_ms(int64_t ttl)
 
 	return (ttl < max ? ttl : max) * 1000;
 }
+
+struct ks_bytes *ks_log_row_encode(const struct sqlb_row *row)
+{
+	const struct ks_kv kv = {
+		.key = row->key,
+		.value = row->value,
+		.create_revision = row->create_revision,
+		.mod_revision = row->revision,
+		.version = row->version,
+		.lease = row->lease,
+	};
+
+	return row->kind == KS_EFFECT_PUT ? ks_kv_encode(&kv) : NULL;
+}

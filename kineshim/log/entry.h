@@ -63,4 +63,7 @@ static inline bool ks_log_builder_ended(const struct ks_log_builder *builder)
 	return builder->rows != 0 && builder->subs[builder->entry.effect_count - 1] == builder->rows - 1;
 }
 
+/* A row of the log as a KeyValue; NULL without memory or when the row is no put. */
+struct ks_bytes *ks_log_row_encode(const struct sqlb_row *row);
+
 #endif

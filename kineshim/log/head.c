@@ -129,8 +129,7 @@ void ks_log_reader_published(struct ks_log *log, struct ks_log_applied applied, 
 static void probe_again_locked(struct ks_log_reader *r)
 {
 	ks_list_splice(&r->waiting, &r->sent);
-	ks_list_splice(&r->waiting, &r->fresh);
-	ks_list_splice(&r->fresh, &r->waiting);
+	ks_list_splice_front(&r->fresh, &r->waiting);
 }
 
 void ks_log_reader_reset(struct ks_log *log)
@@ -149,8 +148,7 @@ void ks_log_reader_probe_again(struct ks_log *log)
 	struct ks_log_reader *r = &log->reader;
 
 	ks_mutex_lock(&r->role.mutex);
-	ks_list_splice(&r->waiting, &r->fresh);
-	ks_list_splice(&r->fresh, &r->waiting);
+	ks_list_splice_front(&r->fresh, &r->waiting);
 	r->slowly = true; /* a database that shows us heads and no rows must not keep us busy */
 	r->role.poked = true;
 	ks_log_role_unlock(&r->role);
@@ -246,8 +244,7 @@ bool ks_log_prove(struct ks_log *log, int64_t *wait_ms)
 	KS_OBSERVE(PROBE_TIME, ks_metrics_now() - began);
 	if (outcome != SQLB_OK) {
 		ks_mutex_lock(&r->role.mutex);
-		ks_list_splice(&r->sent, &r->fresh);
-		ks_list_splice(&r->fresh, &r->sent);
+		ks_list_splice_front(&r->fresh, &r->sent);
 		ks_mutex_unlock(&r->role.mutex);
 		*wait_ms = ks_log_role_failed(log, &r->role, outcome, "head", &err);
 		return true;

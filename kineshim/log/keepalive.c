@@ -83,8 +83,7 @@ static enum sqlb_outcome put_keepalives_back(struct ks_log *log, struct ks_list 
 	struct ks_log_side *s = &log->side;
 
 	ks_mutex_lock(&s->role.mutex);
-	ks_list_splice(keepalives, &s->keepalives);
-	ks_list_splice(&s->keepalives, keepalives);
+	ks_list_splice_front(&s->keepalives, keepalives);
 	ks_mutex_unlock(&s->role.mutex);
 	return outcome;
 }
@@ -177,8 +176,7 @@ bool ks_log_keepalives_step(struct ks_log *log, enum sqlb_outcome *outcome, stru
 	s->arrived = 0;
 	if (again) {
 		/* The revoke has been seen, or will be, or a keepalive elsewhere was accepted after all: ask again. */
-		ks_list_splice(&s->lapsed, &s->keepalives);
-		ks_list_splice(&s->keepalives, &s->lapsed);
+		ks_list_splice_front(&s->keepalives, &s->lapsed);
 		s->lapsed_at_ms = 0;
 	}
 	for (size_t count = 0; count < TOUCH_MAX && !ks_list_empty(&s->keepalives); count++) {

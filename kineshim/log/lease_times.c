@@ -124,10 +124,7 @@ bool ks_log_lease_times_step(struct ks_log *log, enum sqlb_outcome *outcome, str
 	if (*outcome != SQLB_OK) {
 		free(listing.leases);
 		ks_mutex_lock(&s->role.mutex);
-		times->link.prev = &s->times;
-		times->link.next = s->times.next;
-		s->times.next->prev = &times->link;
-		s->times.next = &times->link;
+		ks_list_append(s->times.next, &times->link); /* before the first */
 		ks_mutex_unlock(&s->role.mutex);
 		return true;
 	}

@@ -367,8 +367,6 @@ void ks_log_reader_probe_again(struct ks_log *log); /* the head that proofs wait
 void ks_log_reader_fail_all(struct ks_log *log, const char *text);
 void ks_log_reader_expire(struct ks_log *log);
 void ks_log_reader_fini(struct ks_log *log);
-/* A row of the log as a KeyValue; NULL without memory or when the row is no put. */
-struct ks_bytes *ks_log_row_encode(const struct sqlb_row *row);
 /* Reads one value on the writer's connection; ctx = log. */
 struct ks_bytes *ks_log_writer_fetch(void *ctx, struct ks_loc loc);
 

@@ -115,6 +115,15 @@ void ks_log_writer_fail_all(struct ks_log *log, const char *text)
 	answer_errors(&all, KS_UNAVAILABLE, text);
 }
 
+void ks_log_queue_take(struct ks_log_writer *w, struct ks_submit *submit, bool expired)
+{
+	if (!expired) {
+		w->queue_count--;
+		w->queue_bytes -= cost(submit);
+	}
+	ks_list_remove(&submit->link);
+}
+
 /* Requests are queued in the order of their age, also those that were put back. */
 static void take_older(struct ks_log_writer *w, struct ks_list *from, int64_t than_ms, struct ks_list *to)
 {
@@ -123,13 +132,9 @@ static void take_older(struct ks_log_writer *w, struct ks_list *from, int64_t th
 
 		if (submit->since_ms > than_ms)
 			return;
-		ks_list_remove(&submit->link);
+		ks_log_queue_take(w, submit, from == &w->expired);
 		ks_list_append(to, &submit->link);
 		KS_COUNT_AT(LOG_LATE, 0, 1);
-		if (from != &w->queue)
-			continue;
-		w->queue_count--;
-		w->queue_bytes -= cost(submit);
 	}
 }
 
@@ -159,15 +164,6 @@ bool ks_log_queue_is_empty(struct ks_log_writer *w)
 	return nobody;
 }
 
-void ks_log_queue_take(struct ks_log_writer *w, struct ks_submit *submit, bool expired)
-{
-	if (!expired) {
-		w->queue_count--;
-		w->queue_bytes -= cost(submit);
-	}
-	ks_list_remove(&submit->link);
-}
-
 void ks_log_queue_put_back(struct ks_log_writer *w, struct ks_list *back, bool expired)
 {
 	struct ks_list *queue = expired ? &w->expired : &w->queue;
@@ -177,7 +173,6 @@ void ks_log_queue_put_back(struct ks_log_writer *w, struct ks_list *back, bool e
 		w->queue_count++;
 		w->queue_bytes += cost(ks_container_of(link, struct ks_submit, link));
 	}
-	ks_list_splice(back, queue);
-	ks_list_splice(queue, back);
+	ks_list_splice_front(queue, back);
 	ks_mutex_unlock(&w->role.mutex);
 }

@@ -61,8 +61,7 @@ enum sqlb_outcome ks_log_size_step(struct ks_log *log, struct ks_err *err)
 	outcome = ks_log_size_poll(log, s->role.conn, err);
 	if (outcome != SQLB_OK) {
 		ks_mutex_lock(&s->role.mutex);
-		ks_list_splice(&asked, &s->sizes);
-		ks_list_splice(&s->sizes, &asked);
+		ks_list_splice_front(&s->sizes, &asked);
 		ks_mutex_unlock(&s->role.mutex);
 	}
 	while ((link = ks_list_pop(&asked))) {

@@ -38,20 +38,6 @@ void ks_log_fetch(struct ks_committer *committer, struct ks_fetch *fetch)
 		finish_fetch(fetch, KS_UNAVAILABLE, refusal);
 }
 
-struct ks_bytes *ks_log_row_encode(const struct sqlb_row *row)
-{
-	const struct ks_kv kv = {
-		.key = row->key,
-		.value = row->value,
-		.create_revision = row->create_revision,
-		.mod_revision = row->revision,
-		.version = row->version,
-		.lease = row->lease,
-	};
-
-	return row->kind == KS_EFFECT_PUT ? ks_kv_encode(&kv) : NULL;
-}
-
 /* ---- the reader's thread ---- */
 
 static int by_loc(const void *a, const void *b)
@@ -163,8 +149,7 @@ static void finish_chunk(struct ks_log *log, bool trimmed)
 static void put_chunk_back(struct ks_log_reader *r)
 {
 	ks_mutex_lock(&r->role.mutex);
-	ks_list_splice(&r->chunk, &r->fetches);
-	ks_list_splice(&r->fetches, &r->chunk);
+	ks_list_splice_front(&r->fetches, &r->chunk);
 	ks_mutex_unlock(&r->role.mutex);
 }
 

@@ -628,19 +628,11 @@ struct fetching {
 static bool visit_fetch(void *ctx, const struct sqlb_row *row)
 {
 	struct fetching *fetching = ctx;
-	const struct ks_kv kv = {
-		.key = row->key,
-		.value = row->value,
-		.create_revision = row->create_revision,
-		.mod_revision = row->revision,
-		.version = row->version,
-		.lease = row->lease,
-	};
 
 	for (size_t i = 0; i < fetching->count; i++)
 		if (fetching->locs[i].position == row->position && fetching->locs[i].sub == row->sub &&
 		    !fetching->out[i])
-			fetching->out[i] = ks_kv_encode(&kv);
+			fetching->out[i] = ks_log_row_encode(row);
 	return true;
 }
 

@@ -398,9 +398,19 @@ static void refuse(const struct h2_connection *connection, etcdc_done_fn *done, 
 	done(arg, &result);
 }
 
-void h2_call(struct h2_connection *connection, const char *path, struct ks_slice request, etcdc_done_fn *done,
-	     void *arg)
+static struct ks_slice pack(struct ks_buf *packed, const ProtobufCMessage *request)
 {
+	size_t size = protobuf_c_message_get_packed_size(request);
+
+	KS_ASSERT(ks_buf_reserve(packed, size));
+	(void)protobuf_c_message_pack(request, packed->data);
+	return ks_slice_of(packed->data, size);
+}
+
+void h2_call(struct h2_connection *connection, const struct etcdc_method *method, const void *message,
+	     etcdc_done_fn *done, void *arg)
+{
+	struct ks_slice request;
 	struct call *call;
 	bool opened;
 
@@ -408,8 +418,9 @@ void h2_call(struct h2_connection *connection, const char *path, struct ks_slice
 		refuse(connection, done, arg);
 		return;
 	}
+	request = pack(&connection->calls->packed, message);
 	call = new_call(connection->calls);
-	call->path = path;
+	call->path = method->path;
 	call->done = done;
 	call->arg = arg;
 	call->put = 0;

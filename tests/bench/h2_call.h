@@ -25,8 +25,8 @@ struct h2_calls *h2_calls_new(void);
 /* To a plain "host:port"; the group's. NULL, and a message on stderr, when there is no such server. */
 struct h2_connection *h2_calls_connect(struct h2_calls *calls, const char *endpoint);
 /* 'done' is called once: on the group's thread, or before this returns when the connection has ended already. */
-void h2_call(struct h2_connection *connection, const char *path, struct ks_slice request, etcdc_done_fn *done,
-	     void *arg);
+void h2_call(struct h2_connection *connection, const struct etcdc_method *method, const void *request,
+	     etcdc_done_fn *done, void *arg);
 /* Ends the program when there can be no thread. */
 void h2_calls_run(struct h2_calls *calls);
 /* Until no call is open. */

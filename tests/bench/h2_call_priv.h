@@ -53,6 +53,7 @@ struct h2_connection {
 struct h2_calls {
 	pthread_t thread;
 	int epoll;
+	struct ks_buf packed; /* the request of the call that begins */
 	uint8_t *data;        /* what is read; its end is the beginning of a frame */
 	struct ks_list dirty; /* connections with something to write */
 	struct ks_list held;  /* calls whose answer lies in 'data' */

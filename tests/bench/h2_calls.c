@@ -21,6 +21,7 @@
 #define SILENCE_S 60 /* after which a server that says nothing counts as gone */
 #define SILENCE "no answer for a minute"
 #define READY_MAX 64
+#define PACKED_MAX (16 << 20)
 #define MOVE_MIN (1 << 20)
 
 /* ---- writing ---- */
@@ -169,6 +170,7 @@ struct h2_calls *h2_calls_new(void)
 	calls->epoll = epoll_create1(EPOLL_CLOEXEC);
 	KS_ASSERT(calls->epoll >= 0);
 	calls->data = ks_xmalloc(H2_READ_SIZE);
+	ks_buf_init(&calls->packed, PACKED_MAX);
 	ks_list_init(&calls->dirty);
 	ks_list_init(&calls->held);
 	ks_list_init(&calls->spare);
@@ -232,6 +234,7 @@ void h2_calls_free(struct h2_calls *calls)
 	while ((link = ks_list_pop(&calls->spare)))
 		h2_call_free(ks_container_of(link, struct call, link));
 	(void)close(calls->epoll);
+	ks_buf_fini(&calls->packed);
 	free(calls->data);
 	free(calls);
 }

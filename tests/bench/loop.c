@@ -13,7 +13,6 @@
 #include "base/panic.h"
 
 #define PATIENCE_NS 30000000000u
-#define PACKED_MAX (16 << 20)
 
 static void slot_done(struct slot *slot)
 {
@@ -62,16 +61,10 @@ static void answered(void *arg, const struct etcdc_result *result)
 static void call(struct loop *loop, int64_t client, const struct etcdc_method *method, const void *request,
 		 const struct etcdc_call_options *options, etcdc_done_fn *done, void *arg)
 {
-	size_t size;
-
-	if (!loop->calls) {
+	if (loop->calls)
+		h2_call(loop->connections[client], method, request, done, arg);
+	else
 		etcdc_async(loop->bench->client[client], method, request, options, done, arg);
-		return;
-	}
-	size = protobuf_c_message_get_packed_size(request);
-	KS_ASSERT(ks_buf_reserve(&loop->packed, size));
-	(void)protobuf_c_message_pack(request, loop->packed.data);
-	h2_call(loop->connections[client], method->path, ks_slice_of(loop->packed.data, size), done, arg);
 }
 
 void bench_call(struct slot *slot, const struct etcdc_method *method, const void *request)
@@ -304,13 +297,11 @@ int bench_loop(struct bench *bench, const char *name, void (*start)(struct slot 
 	loop->start = start;
 	loop->answer = answer;
 	loop->run = (unsigned)(now_ns() >> 20);
-	ks_buf_init(&loop->packed, PACKED_MAX);
 	ks_mutex_init(&loop->mutex);
 	ks_cond_init(&loop->idle);
 	status = run(loop, name);
 	h2_calls_free(loop->calls);
 	free(loop->connections);
-	ks_buf_fini(&loop->packed);
 	ks_cond_fini(&loop->idle);
 	ks_mutex_fini(&loop->mutex);
 	free(loop);

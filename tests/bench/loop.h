@@ -39,7 +39,6 @@ struct loop {
 	/* NULL: libetcdc calls */
 	struct h2_calls *calls;
 	struct h2_connection **connections; /* of the clients */
-	struct ks_buf packed;               /* a request */
 	void (*start)(struct slot *slot);
 	bench_answer_fn *answer;
 	atomic_bool measuring, stopping;

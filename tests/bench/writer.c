@@ -5,14 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/panic.h"
-
-#define PACKED_MAX (16 << 20)
-
 bool bench_writer_open(struct bench_writer *writer, const struct bench *bench)
 {
 	*writer = (struct bench_writer){.calls = h2_calls_new()};
-	ks_buf_init(&writer->packed, PACKED_MAX);
 	writer->connection = h2_calls_connect(writer->calls, bench->endpoints[0]);
 	return writer->connection != NULL;
 }
@@ -20,7 +15,6 @@ bool bench_writer_open(struct bench_writer *writer, const struct bench *bench)
 void bench_writer_close(struct bench_writer *writer)
 {
 	h2_calls_free(writer->calls);
-	ks_buf_fini(&writer->packed);
 }
 
 static void answered(void *arg, const struct etcdc_result *result)
@@ -38,13 +32,9 @@ static void answered(void *arg, const struct etcdc_result *result)
 bool bench_writer_call(struct bench_writer *writer, const struct etcdc_method *method, const void *request,
 		       bool (*read)(struct ks_slice answer, int64_t *revision))
 {
-	size_t size = protobuf_c_message_get_packed_size(request);
-
 	writer->read = read;
 	writer->failed = writer->succeeded = false;
-	KS_ASSERT(ks_buf_reserve(&writer->packed, size));
-	(void)protobuf_c_message_pack(request, writer->packed.data);
-	h2_call(writer->connection, method->path, ks_slice_of(writer->packed.data, size), answered, writer);
+	h2_call(writer->connection, method, request, answered, writer);
 	h2_calls_serve(writer->calls);
 	return !writer->failed;
 }

@@ -8,14 +8,12 @@
 #ifndef BENCH_WRITER_H
 #define BENCH_WRITER_H
 
-#include "base/buf.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/h2_call.h"
 
 struct bench_writer {
 	struct h2_calls *calls;
 	struct h2_connection *connection;
-	struct ks_buf packed; /* a request */
 	/* of the call under way */
 	bool (*read)(struct ks_slice answer, int64_t *revision);
 	bool failed, succeeded;
